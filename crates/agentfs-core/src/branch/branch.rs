@@ -1,0 +1,177 @@
+//! A branch: one version that changes, and the two locks that order changes against snapshots.
+
+use std::sync::Arc;
+
+use parking_lot::{RwLock, RwLockReadGuard};
+
+use super::Draft;
+use crate::error::{FsError, Result};
+use crate::log::{Journal, Record};
+use crate::store::Content;
+use crate::tree::{Edit, Inode, Orphans, Version};
+use crate::types::{BranchId, Epoch, InodeId, ViewId};
+
+/// A branch. Lock order: the epoch gate before the state.
+pub struct Branch {
+    /// Its id.
+    pub id: BranchId,
+    /// The index of its node ids.
+    pub view: ViewId,
+    /// Rank 2. Shared by whoever writes data into private content, exclusive to whoever freezes the branch:
+    /// no write that began before a snapshot lands in what the snapshot holds.
+    gate: RwLock<()>,
+    /// Rank 3. Held for the length of an edit in memory, never over I/O on content.
+    state: RwLock<State>,
+}
+
+/// What a branch is now.
+pub(super) struct State {
+    pub(super) version: Version,
+    pub(super) orphans: Orphans,
+    epoch: Epoch,
+    deleted: bool,
+}
+
+impl State {
+    pub(super) fn inode(&self, ino: InodeId) -> Option<&Arc<Inode>> {
+        self.version.get(ino).or_else(|| self.orphans.get(&ino))
+    }
+}
+
+/// The result of a change, and the inodes that lost their last name by it.
+pub struct Changed<T> {
+    /// What the operation answers.
+    pub value: T,
+    /// Orphans made.
+    pub orphaned: Vec<InodeId>,
+}
+
+/// Leave to write private content of the branch while held: no snapshot comes between.
+pub struct WritePermit<'a> {
+    /// The epoch that private content has.
+    pub epoch: Epoch,
+    _gate: RwLockReadGuard<'a, ()>,
+}
+
+impl Branch {
+    /// A branch that begins as `version`.
+    pub fn new(id: BranchId, view: ViewId, version: Version, epoch: Epoch) -> Branch {
+        let state = State { version, orphans: Orphans::new(), epoch, deleted: false };
+        Branch { id, view, gate: RwLock::new(()), state: RwLock::new(state) }
+    }
+
+    /// Reads the present version.
+    pub fn read<T>(&self, f: impl FnOnce(&Version) -> T) -> T {
+        f(&self.state.read().version)
+    }
+
+    /// Reads an inode, an orphan too.
+    ///
+    /// # Errors
+    /// `Stale` when there is none.
+    pub fn with_inode<T>(&self, ino: InodeId, f: impl FnOnce(&Inode) -> T) -> Result<T> {
+        self.state.read().inode(ino).map(|inode| f(inode)).ok_or(FsError::Stale)
+    }
+
+    /// Carries out an operation: `plan` looks at the present state and drafts edits; the journal takes them;
+    /// they are applied. When `plan` or the journal fails, nothing has changed.
+    ///
+    /// # Errors
+    /// What `plan` or the journal answers; `Stale` when the branch is deleted.
+    pub fn change<T>(
+        &self,
+        journal: &dyn Journal,
+        plan: impl FnOnce(&mut Draft<'_>) -> Result<T>,
+    ) -> Result<Changed<T>> {
+        let mut state = self.state.write();
+        if state.deleted {
+            return Err(FsError::Stale);
+        }
+        let mut draft = Draft::new(&state);
+        let value = plan(&mut draft)?;
+        let edits = draft.finish();
+        if !edits.recorded.is_empty() {
+            let record = Record::Edits(self.id, edits.recorded);
+            journal.append(&record)?;
+            if let Record::Edits(_, recorded) = record {
+                state.apply(recorded);
+            }
+        }
+        state.apply(edits.unrecorded);
+        Ok(Changed { value, orphaned: edits.dropped })
+    }
+
+    /// Waits until no snapshot is being taken, and keeps them out while the permit lives.
+    pub fn permit_write(&self) -> WritePermit<'_> {
+        let gate = self.gate.read();
+        let epoch = self.state.read().epoch;
+        WritePermit { epoch, _gate: gate }
+    }
+
+    /// The present epoch. It may end at any time but while a permit is held.
+    pub fn epoch(&self) -> Epoch {
+        self.state.read().epoch
+    }
+
+    /// Ends the epoch: waits for the data writes under way, lets `commit` see and record the version that is now
+    /// frozen, and goes on in `next`.
+    ///
+    /// # Errors
+    /// What `commit` answers, `Stale` when the branch is deleted; the epoch then goes on.
+    pub fn freeze<T>(&self, next: Epoch, commit: impl FnOnce(&Version) -> Result<T>) -> Result<T> {
+        let _gate = self.gate.write();
+        let mut state = self.state.write();
+        if state.deleted {
+            return Err(FsError::Stale);
+        }
+        let value = commit(&state.version)?;
+        state.epoch = next;
+        Ok(value)
+    }
+
+    /// Takes the branch out of life: what is under way fails with `Stale`. Returns what it held.
+    ///
+    /// # Errors
+    /// What `commit` answers; the branch then lives on.
+    pub fn retire(&self, commit: impl FnOnce() -> Result<()>) -> Result<(Version, Orphans)> {
+        let _gate = self.gate.write();
+        let mut state = self.state.write();
+        commit()?;
+        state.deleted = true;
+        let empty = Version::new(0, 0, 0, crate::types::Timestamp::default());
+        Ok((std::mem::replace(&mut state.version, empty), std::mem::take(&mut state.orphans)))
+    }
+
+    /// The bytes of a regular file.
+    ///
+    /// # Errors
+    /// `Stale` when it is gone, `IsDirectory` and `InvalidArgument` when it is no regular file.
+    pub fn content(&self, ino: InodeId) -> Result<Content> {
+        self.with_inode(ino, regular_content)?
+    }
+
+    /// Lets go of an inode without a name, if `ino` is one.
+    pub fn drop_orphan(&self, ino: InodeId) {
+        if self.state.read().orphans.contains_key(&ino) {
+            let orphan = self.state.write().orphans.remove(&ino);
+            drop(orphan);
+        }
+    }
+}
+
+impl State {
+    fn apply(&mut self, edits: Vec<Edit>) {
+        for edit in edits {
+            edit.apply(&mut self.version, &mut self.orphans);
+        }
+    }
+}
+
+/// The content of a regular file, or why there is none.
+pub(super) fn regular_content(inode: &Inode) -> Result<Content> {
+    match inode.content() {
+        Some(content) => Ok(content.clone()),
+        None if inode.directory().is_some() => Err(FsError::IsDirectory),
+        None => Err(FsError::InvalidArgument("not a regular file")),
+    }
+}

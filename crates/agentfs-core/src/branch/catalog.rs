@@ -1,0 +1,199 @@
+//! The catalogue of branches and snapshots: ids, names, and what grew from what.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use super::{Branch, Snapshot};
+use crate::error::{FsError, Result};
+use crate::types::{BranchId, SnapshotId, Timestamp, ViewId};
+
+/// What a branch grew from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nothing: it is the first.
+    Empty,
+    /// A snapshot.
+    Snapshot(SnapshotId),
+    /// The state a branch had.
+    Branch(BranchId),
+}
+
+/// A branch as lists show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BranchInfo {
+    /// Its id.
+    pub id: BranchId,
+    /// Its name, if it has one.
+    pub name: Option<Arc<str>>,
+    /// What it grew from.
+    pub origin: Origin,
+    /// When it was made.
+    pub created: Timestamp,
+    /// The index of its node ids.
+    pub view: ViewId,
+}
+
+/// A snapshot as lists show it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SnapshotInfo {
+    /// Its id.
+    pub id: SnapshotId,
+    /// Its name, if it has one.
+    pub name: Option<Arc<str>>,
+    /// The branch it is a state of.
+    pub branch: BranchId,
+    /// When it was taken.
+    pub created: Timestamp,
+}
+
+/// All branches and snapshots of a volume. Names are unique among branches, and among snapshots.
+#[derive(Default)]
+pub struct Catalog {
+    branches: BTreeMap<BranchId, (BranchInfo, Arc<Branch>)>,
+    snapshots: BTreeMap<SnapshotId, (SnapshotInfo, Arc<Snapshot>)>,
+    branch_names: HashMap<Arc<str>, BranchId>,
+    snapshot_names: HashMap<Arc<str>, SnapshotId>,
+}
+
+/// May a branch or snapshot be called `name`? Names become directory names, and must not look like ids.
+///
+/// # Errors
+/// `BadName`, saying why not.
+pub fn check_name(name: &str) -> Result<()> {
+    let reason = if name.is_empty() || name.len() > 255 {
+        "has 1 to 255 bytes"
+    } else if name.chars().any(char::is_control) {
+        "has no control characters"
+    } else if name.contains('/') || name == "." || name == ".." {
+        "has no '/' and is neither '.' nor '..'"
+    } else if name.parse::<BranchId>().is_ok() {
+        "does not look like an id"
+    } else {
+        return Ok(());
+    };
+    Err(FsError::BadName(format!("the name of a branch or snapshot {reason}")))
+}
+
+impl Catalog {
+    /// Finds a branch by id or name.
+    ///
+    /// # Errors
+    /// `UnknownVersion`, naming what was asked for.
+    pub fn branch(&self, id_or_name: &str) -> Result<(&BranchInfo, &Arc<Branch>)> {
+        let id = id_or_name.parse().ok().or_else(|| self.branch_names.get(id_or_name).copied());
+        let found = id.and_then(|id| self.branches.get(&id)).map(|(info, branch)| (info, branch));
+        found.ok_or_else(|| FsError::UnknownVersion(format!("there is no branch {id_or_name:?}")))
+    }
+
+    /// Finds a snapshot by id or name.
+    ///
+    /// # Errors
+    /// `UnknownVersion`, naming what was asked for.
+    pub fn snapshot(&self, id_or_name: &str) -> Result<(&SnapshotInfo, &Arc<Snapshot>)> {
+        let id = id_or_name.parse().ok().or_else(|| self.snapshot_names.get(id_or_name).copied());
+        let found = id.and_then(|id| self.snapshots.get(&id)).map(|(info, snapshot)| (info, snapshot));
+        found.ok_or_else(|| FsError::UnknownVersion(format!("there is no snapshot {id_or_name:?}")))
+    }
+
+    /// All branches in order of creation.
+    pub fn branches(&self) -> impl Iterator<Item = &BranchInfo> {
+        self.branches.values().map(|(info, _)| info)
+    }
+
+    /// All snapshots in order of creation.
+    pub fn snapshots(&self) -> impl Iterator<Item = &SnapshotInfo> {
+        self.snapshots.values().map(|(info, _)| info)
+    }
+
+    /// The branches later than `after`, in order of creation.
+    pub fn branches_after(&self, after: Option<BranchId>) -> impl Iterator<Item = &BranchInfo> {
+        let start = after.map_or(BranchId(0), |id| BranchId(id.0.saturating_add(1)));
+        self.branches.range(start..).map(|(_, (info, _))| info)
+    }
+
+    /// The snapshots later than `after`, in order of creation.
+    pub fn snapshots_after(&self, after: Option<SnapshotId>) -> impl Iterator<Item = &SnapshotInfo> {
+        let start = after.map_or(SnapshotId(0), |id| SnapshotId(id.0.saturating_add(1)));
+        self.snapshots.range(start..).map(|(_, (info, _))| info)
+    }
+
+    /// How many branches there are.
+    pub fn branch_count(&self) -> usize {
+        self.branches.len()
+    }
+
+    /// How many snapshots there are.
+    pub fn snapshot_count(&self) -> usize {
+        self.snapshots.len()
+    }
+
+    /// Is the name free for a branch?
+    ///
+    /// # Errors
+    /// `NameTaken` if not.
+    pub fn free_branch_name(&self, name: &str) -> Result<()> {
+        match self.branch_names.get(name) {
+            Some(id) => Err(FsError::NameTaken(format!("the branch {id} is called {name:?} already"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Is the name free for a snapshot?
+    ///
+    /// # Errors
+    /// `NameTaken` if not.
+    pub fn free_snapshot_name(&self, name: &str) -> Result<()> {
+        match self.snapshot_names.get(name) {
+            Some(id) => Err(FsError::NameTaken(format!("the snapshot {id} is called {name:?} already"))),
+            None => Ok(()),
+        }
+    }
+
+    /// The branches that grew from `origin`.
+    pub fn children(&self, origin: Origin) -> impl Iterator<Item = &BranchInfo> {
+        self.branches().filter(move |info| info.origin == origin)
+    }
+
+    /// The snapshots of a branch.
+    pub fn snapshots_of(&self, branch: BranchId) -> impl Iterator<Item = &SnapshotInfo> {
+        self.snapshots().filter(move |info| info.branch == branch)
+    }
+
+    pub(crate) fn insert_branch(&mut self, info: BranchInfo, branch: Arc<Branch>) {
+        self.branch_names.extend(info.name.clone().map(|name| (name, info.id)));
+        self.branches.insert(info.id, (info, branch));
+    }
+
+    pub(crate) fn insert_snapshot(&mut self, info: SnapshotInfo, snapshot: Arc<Snapshot>) {
+        self.snapshot_names.extend(info.name.clone().map(|name| (name, info.id)));
+        self.snapshots.insert(info.id, (info, snapshot));
+    }
+
+    pub(crate) fn rename_branch(&mut self, id: BranchId, name: &Arc<str>) {
+        if let Some((info, _)) = self.branches.get_mut(&id) {
+            let old = info.name.replace(name.clone());
+            old.and_then(|old| self.branch_names.remove(&old));
+            self.branch_names.insert(name.clone(), id);
+        }
+    }
+
+    pub(crate) fn rename_snapshot(&mut self, id: SnapshotId, name: &Arc<str>) {
+        if let Some((info, _)) = self.snapshots.get_mut(&id) {
+            let old = info.name.replace(name.clone());
+            old.and_then(|old| self.snapshot_names.remove(&old));
+            self.snapshot_names.insert(name.clone(), id);
+        }
+    }
+
+    pub(crate) fn remove_branch(&mut self, id: BranchId) {
+        if let Some((info, _)) = self.branches.remove(&id) {
+            info.name.and_then(|name| self.branch_names.remove(&name));
+        }
+    }
+
+    pub(crate) fn remove_snapshot(&mut self, id: SnapshotId) -> Option<Arc<Snapshot>> {
+        let (info, snapshot) = self.snapshots.remove(&id)?;
+        info.name.and_then(|name| self.snapshot_names.remove(&name));
+        Some(snapshot)
+    }
+}

@@ -1,0 +1,180 @@
+//! An operation being planned: it reads the state of a branch and collects the edits that will change it.
+
+use std::sync::Arc;
+
+use super::branch::State;
+use crate::error::{FsError, Result};
+use crate::store::Content;
+use crate::tree::{Edit, Entry, Inode, Meta, Version, Xattrs};
+use crate::types::{FileKind, InodeId, Name, Timestamp};
+
+/// Edits collected from the present state. Reading through it shows the state before them,
+/// but for attributes, which it keeps as changed.
+pub struct Draft<'a> {
+    state: &'a State,
+    recorded: Vec<Edit>,
+    unrecorded: Vec<Edit>,
+    metas: Vec<(InodeId, Meta, Durability)>,
+    dropped: Vec<InodeId>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Durability {
+    Recorded,
+    Unrecorded,
+}
+
+/// A finished draft.
+pub(super) struct Edits {
+    pub(super) recorded: Vec<Edit>,
+    pub(super) unrecorded: Vec<Edit>,
+    pub(super) dropped: Vec<InodeId>,
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(state: &'a State) -> Draft<'a> {
+        Draft { state, recorded: Vec::new(), unrecorded: Vec::new(), metas: Vec::new(), dropped: Vec::new() }
+    }
+
+    /// The version before the edits.
+    pub fn version(&self) -> &'a Version {
+        &self.state.version
+    }
+
+    /// An inode before the edits, an orphan too.
+    ///
+    /// # Errors
+    /// `Stale` when there is none.
+    pub fn inode(&self, ino: InodeId) -> Result<&'a Arc<Inode>> {
+        self.state.inode(ino).ok_or(FsError::Stale)
+    }
+
+    /// The entry of `name` in a directory that is still in the tree.
+    ///
+    /// # Errors
+    /// `NotFound` when the directory was removed, `Stale` when it never was, `NotDirectory`.
+    pub fn entry(&self, dir: InodeId, name: &Name) -> Result<Option<Entry>> {
+        if self.state.orphans.contains_key(&dir) {
+            return Err(FsError::NotFound);
+        }
+        self.version().entry(dir, name)
+    }
+
+    /// The entry of a name that must be there.
+    ///
+    /// # Errors
+    /// `NotFound`, and those of [`Draft::entry`].
+    pub fn existing(&self, dir: InodeId, name: &Name) -> Result<Entry> {
+        self.entry(dir, name)?.ok_or(FsError::NotFound)
+    }
+
+    /// The attributes of `ino`, to be changed.
+    ///
+    /// # Errors
+    /// `Stale` when there is no such inode.
+    pub fn meta(&mut self, ino: InodeId) -> Result<&mut Meta> {
+        self.meta_with(ino, Durability::Recorded)
+    }
+
+    /// The attributes of `ino`, to be changed without a record: what a write changes is recorded when
+    /// the file is closed.
+    ///
+    /// # Errors
+    /// `Stale` when there is no such inode.
+    pub fn touch(&mut self, ino: InodeId) -> Result<&mut Meta> {
+        self.meta_with(ino, Durability::Unrecorded)
+    }
+
+    fn meta_with(&mut self, ino: InodeId, durability: Durability) -> Result<&mut Meta> {
+        let at = match self.metas.iter().position(|(known, ..)| *known == ino) {
+            Some(at) => at,
+            None => {
+                self.metas.push((ino, self.inode(ino)?.meta, Durability::Unrecorded));
+                self.metas.len() - 1
+            }
+        };
+        let (_, meta, kept) = self.metas.get_mut(at).ok_or(FsError::Stale)?;
+        if durability == Durability::Recorded {
+            *kept = Durability::Recorded;
+        }
+        Ok(meta)
+    }
+
+    fn push(&mut self, ino: InodeId, edit: Edit) {
+        if self.state.orphans.contains_key(&ino) {
+            self.unrecorded.push(edit);
+        } else {
+            self.recorded.push(edit);
+        }
+    }
+
+    /// Adds a new inode.
+    pub fn put(&mut self, ino: InodeId, inode: Inode) {
+        self.push(ino, Edit::Put(ino, Arc::new(inode)));
+    }
+
+    /// Gives a regular file other bytes.
+    pub fn set_content(&mut self, ino: InodeId, content: Content) {
+        self.push(ino, Edit::Content(ino, content));
+    }
+
+    /// Gives a file other extended attributes.
+    pub fn set_xattrs(&mut self, ino: InodeId, xattrs: Option<Arc<Xattrs>>) {
+        self.push(ino, Edit::Xattrs(ino, xattrs));
+    }
+
+    /// Adds a name, and the changes of its directory that come with it. The link count of `child` is the caller's.
+    ///
+    /// # Errors
+    /// `Stale` when there is no such directory.
+    pub fn link(&mut self, dir: InodeId, name: &Name, child: Entry, now: Timestamp) -> Result<()> {
+        self.push(dir, Edit::Link(dir, name.clone(), child));
+        let parent = self.meta(dir)?;
+        parent.nlink += u32::from(child.kind() == FileKind::Directory);
+        (parent.times.mtime, parent.times.ctime) = (now, now);
+        Ok(())
+    }
+
+    /// Removes a name, and makes the changes of its directory that come with it.
+    ///
+    /// # Errors
+    /// `Stale` when there is no such directory.
+    pub fn unlink(&mut self, dir: InodeId, name: &Name, child: Entry, now: Timestamp) -> Result<()> {
+        self.push(dir, Edit::Unlink(dir, name.clone()));
+        let parent = self.meta(dir)?;
+        parent.nlink -= u32::from(child.kind() == FileKind::Directory);
+        (parent.times.mtime, parent.times.ctime) = (now, now);
+        Ok(())
+    }
+
+    /// Takes one name off a file, or all there is off a directory; without names it leaves the tree.
+    ///
+    /// # Errors
+    /// `Stale` when there is no such inode.
+    pub fn release(&mut self, child: Entry, now: Timestamp) -> Result<()> {
+        let meta = self.meta(child.ino())?;
+        meta.nlink = if child.kind() == FileKind::Directory { 0 } else { meta.nlink.saturating_sub(1) };
+        meta.times.ctime = now;
+        if meta.nlink == 0 {
+            self.dropped.push(child.ino());
+        }
+        Ok(())
+    }
+
+    /// Tells a directory where it lies now.
+    pub fn set_parent(&mut self, dir: InodeId, parent: InodeId) {
+        self.push(dir, Edit::Parent(dir, parent));
+    }
+
+    pub(super) fn finish(self) -> Edits {
+        let Draft { state, mut recorded, mut unrecorded, metas, dropped } = self;
+        for (ino, meta, durability) in metas {
+            let orphan = state.orphans.contains_key(&ino);
+            let list =
+                if orphan || durability == Durability::Unrecorded { &mut unrecorded } else { &mut recorded };
+            list.push(Edit::Meta(ino, meta));
+        }
+        recorded.extend(dropped.iter().map(|ino| Edit::Drop(*ino)));
+        Edits { recorded, unrecorded, dropped }
+    }
+}

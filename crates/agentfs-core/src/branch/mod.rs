@@ -1,0 +1,16 @@
+//! Which version: branches that change, snapshots that do not, and the catalogue of both.
+
+#[expect(clippy::module_inception, reason = "the module's main type")]
+mod branch;
+mod catalog;
+mod draft;
+mod snapshot;
+mod tree_of;
+mod views;
+
+pub use branch::Branch;
+pub use catalog::{BranchInfo, Catalog, Origin, SnapshotInfo, check_name};
+pub use draft::Draft;
+pub use snapshot::Snapshot;
+pub use tree_of::Tree;
+pub use views::Views;

@@ -1,0 +1,59 @@
+//! What an operation works on: a branch or a snapshot, read alike.
+
+use std::sync::Arc;
+
+use super::branch::regular_content;
+use super::{Branch, Snapshot};
+use crate::error::{FsError, Result};
+use crate::store::Content;
+use crate::tree::{Inode, Version};
+use crate::types::InodeId;
+
+/// A tree that can be looked at.
+#[derive(Clone)]
+pub enum Tree {
+    /// It changes.
+    Branch(Arc<Branch>),
+    /// It does not.
+    Snapshot(Arc<Snapshot>),
+}
+
+impl Tree {
+    /// Reads the version.
+    pub fn read<T>(&self, f: impl FnOnce(&Version) -> T) -> T {
+        match self {
+            Tree::Branch(branch) => branch.read(f),
+            Tree::Snapshot(snapshot) => f(&snapshot.version),
+        }
+    }
+
+    /// Reads an inode.
+    ///
+    /// # Errors
+    /// `Stale` when there is none.
+    pub fn with_inode<T>(&self, ino: InodeId, f: impl FnOnce(&Inode) -> T) -> Result<T> {
+        match self {
+            Tree::Branch(branch) => branch.with_inode(ino, f),
+            Tree::Snapshot(snapshot) => snapshot.with_inode(ino, f),
+        }
+    }
+
+    /// The bytes of a regular file.
+    ///
+    /// # Errors
+    /// `Stale` when it is gone, `IsDirectory` and `InvalidArgument` when it is no regular file.
+    pub fn content(&self, ino: InodeId) -> Result<Content> {
+        self.with_inode(ino, regular_content)?
+    }
+
+    /// The branch, to change it.
+    ///
+    /// # Errors
+    /// `ReadOnly` when it is a snapshot.
+    pub fn branch(&self) -> Result<&Arc<Branch>> {
+        match self {
+            Tree::Branch(branch) => Ok(branch),
+            Tree::Snapshot(_) => Err(FsError::ReadOnly),
+        }
+    }
+}

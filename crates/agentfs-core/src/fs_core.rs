@@ -1,0 +1,160 @@
+//! The volume: what all operations share. The operations themselves are in `ops/`, a file a verb.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::branch::{Branch, BranchInfo, Catalog, Draft, Origin, Tree, Views};
+use crate::config::Config;
+use crate::error::{FsError, Result};
+use crate::handle::{Handles, Lookups, OpenFiles};
+use crate::log::{Journal, NewBranch, Record};
+use crate::store::{Device, Store};
+use crate::tree::Version;
+use crate::types::{BranchId, Epoch, InodeId, ObjectId, Timestamp, ViewId};
+
+/// The name of the branch a volume starts with.
+pub const MAIN: &str = "main";
+
+/// A volume.
+pub struct FsCore {
+    pub(crate) config: Config,
+    pub(crate) store: Store,
+    pub(crate) journal: Box<dyn Journal>,
+    /// Rank 0. Held by whoever adds, renames or deletes branches and snapshots.
+    pub(crate) control: Mutex<()>,
+    /// Rank 4.
+    pub(crate) catalog: RwLock<Catalog>,
+    pub(crate) views: Views,
+    pub(crate) open_files: OpenFiles,
+    pub(crate) handles: Handles,
+    pub(crate) lookups: Lookups,
+    next_inode: AtomicU64,
+    next_epoch: AtomicU64,
+}
+
+impl FsCore {
+    /// A new volume on `device`, with the empty branch `main`.
+    ///
+    /// # Errors
+    /// When a thread cannot be started or the journal refuses the first record.
+    pub fn new_volume(device: Arc<dyn Device>, journal: Box<dyn Journal>, config: Config) -> Result<FsCore> {
+        let core = FsCore {
+            store: Store::new(device, ObjectId(1))?,
+            journal,
+            control: Mutex::new(()),
+            catalog: RwLock::default(),
+            views: Views::default(),
+            open_files: OpenFiles::default(),
+            handles: Handles::new(config.max_open_handles),
+            lookups: Lookups::default(),
+            next_inode: AtomicU64::new(InodeId::FIRST_FREE.0),
+            next_epoch: AtomicU64::new(1),
+            config,
+        };
+        core.create_main()?;
+        Ok(core)
+    }
+
+    fn create_main(&self) -> Result<()> {
+        let now = Timestamp::now();
+        let record = NewBranch {
+            id: BranchId::generate(),
+            name: Some(MAIN.into()),
+            snapshot: None,
+            branch: None,
+            view: self.views.reserve()?,
+            epoch: self.fresh_epoch(),
+            source_epoch: None,
+            created: now,
+        };
+        self.journal.append(&Record::BranchCreated(record.clone()))?;
+        let version = Version::new(self.config.root_mode, self.config.root_uid, self.config.root_gid, now);
+        self.add_branch(record, Origin::Empty, version);
+        Ok(())
+    }
+
+    /// Puts a recorded branch into catalogue and views.
+    pub(crate) fn add_branch(&self, new: NewBranch, origin: Origin, version: Version) -> BranchInfo {
+        let branch = Arc::new(Branch::new(new.id, new.view, version, new.epoch));
+        let info = BranchInfo { id: new.id, name: new.name, origin, created: new.created, view: new.view };
+        self.views.fill(new.view, Tree::Branch(branch.clone()));
+        self.catalog.write().insert_branch(info.clone(), branch);
+        info
+    }
+
+    pub(crate) fn fresh_inode(&self) -> Result<InodeId> {
+        let number = self.next_inode.fetch_add(1, Ordering::Relaxed);
+        if number >= InodeId::LIMIT {
+            self.next_inode.store(InodeId::LIMIT, Ordering::Relaxed);
+            return Err(FsError::LimitReached("this store has given out all its inode numbers".into()));
+        }
+        Ok(InodeId(number))
+    }
+
+    pub(crate) fn fresh_epoch(&self) -> Epoch {
+        Epoch(self.next_epoch.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Carries out an operation on the branch that `view` means.
+    pub(crate) fn change<T>(
+        &self,
+        view: ViewId,
+        plan: impl FnOnce(&mut Draft<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let tree = self.views.get(view)?;
+        self.change_branch(tree.branch()?, plan)
+    }
+
+    /// Carries out an operation on `branch`.
+    pub(crate) fn change_branch<T>(
+        &self,
+        branch: &Branch,
+        plan: impl FnOnce(&mut Draft<'_>) -> Result<T>,
+    ) -> Result<T> {
+        let changed = branch.change(&*self.journal, plan)?;
+        for ino in changed.orphaned {
+            self.drop_if_unused(branch, ino);
+        }
+        Ok(changed.value)
+    }
+
+    /// Lets go of an inode without a name that nobody has open and the kernel does not remember.
+    pub(crate) fn drop_if_unused(&self, branch: &Branch, ino: InodeId) {
+        if !self.open_files.contains(branch.view, ino) && !self.lookups.remembers(branch.view, ino) {
+            branch.drop_orphan(ino);
+        }
+    }
+
+    /// The kernel is told of an inode: it lives, even without a name, until the kernel forgets it.
+    pub fn remember(&self, view: ViewId, ino: InodeId) {
+        self.lookups.add(view, ino);
+    }
+
+    /// The kernel forgets `times` of what it was told of an inode.
+    pub fn forget(&self, view: ViewId, ino: InodeId, times: u64) {
+        let forgotten = self.lookups.forget(view, ino, times);
+        if forgotten.inode
+            && let Ok(Tree::Branch(branch)) = self.views.get(view)
+        {
+            self.drop_if_unused(&branch, ino);
+        }
+        if forgotten.view {
+            self.views.forgotten(view, |view| !self.lookups.remembers_view(view));
+        }
+    }
+
+    /// Makes the volume leave its objects where they are when it is dropped.
+    pub fn close(&self) {
+        self.store.close();
+    }
+
+    /// Reads the version a view shows now, for checks and comparisons.
+    ///
+    /// # Errors
+    /// `Stale` when the view means nothing.
+    pub fn version(&self, view: ViewId) -> Result<Version> {
+        Ok(self.views.get(view)?.read(Version::clone))
+    }
+}

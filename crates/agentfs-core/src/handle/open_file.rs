@@ -1,0 +1,83 @@
+//! A file that is open, once for each inode of a tree however often it was opened.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use parking_lot::RwLock;
+
+use crate::branch::Tree;
+use crate::store::{Object, ObjectFile};
+use crate::types::{InodeId, ViewId};
+
+/// Where an open file's bytes come from.
+pub enum Source {
+    /// Not looked up yet.
+    Unknown,
+    /// From no object: all zeros.
+    Hole,
+    /// From this object, open on the host.
+    Object(Arc<Object>, Arc<dyn ObjectFile>),
+}
+
+/// An open regular file.
+pub struct OpenFile {
+    /// The tree it was opened in.
+    pub tree: Tree,
+    /// The index of that tree.
+    pub view: ViewId,
+    /// The inode.
+    pub ino: InodeId,
+    /// Rank 1, the content lock: shared to read, exclusive to write or to change what the file is made of.
+    /// The only lock that is held over I/O.
+    pub source: RwLock<Source>,
+    /// Users, counted under the table's lock.
+    users: AtomicU32,
+    /// Handles that may write.
+    pub writers: AtomicU32,
+}
+
+/// All open files.
+#[derive(Default)]
+pub struct OpenFiles {
+    files: DashMap<(ViewId, InodeId), Arc<OpenFile>>,
+}
+
+impl OpenFiles {
+    /// The open file of an inode, now with one user more. [`OpenFiles::release`] it.
+    pub fn acquire(&self, tree: &Tree, view: ViewId, ino: InodeId) -> Arc<OpenFile> {
+        let file = self.files.entry((view, ino)).or_insert_with(|| {
+            let (source, users, writers) =
+                (RwLock::new(Source::Unknown), AtomicU32::new(0), AtomicU32::new(0));
+            Arc::new(OpenFile { tree: tree.clone(), view, ino, source, users, writers })
+        });
+        file.users.fetch_add(1, Ordering::Relaxed);
+        file.clone()
+    }
+
+    /// One user less; true when that was the last.
+    pub fn release(&self, file: &OpenFile) -> bool {
+        let Entry::Occupied(entry) = self.files.entry((file.view, file.ino)) else { return false };
+        let last = file.users.fetch_sub(1, Ordering::Relaxed) == 1;
+        if last {
+            entry.remove();
+        }
+        last
+    }
+
+    /// The open file of an inode, if it is open.
+    pub fn get(&self, view: ViewId, ino: InodeId) -> Option<Arc<OpenFile>> {
+        self.files.get(&(view, ino)).map(|file| file.clone())
+    }
+
+    /// Is the inode open?
+    pub fn contains(&self, view: ViewId, ino: InodeId) -> bool {
+        self.files.contains_key(&(view, ino))
+    }
+
+    /// How many inodes of a view are open. Looks at all open files: for rare questions.
+    pub fn count(&self, view: ViewId) -> usize {
+        self.files.iter().filter(|file| file.view == view).count()
+    }
+}

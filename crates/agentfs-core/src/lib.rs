@@ -1,0 +1,40 @@
+//! The AgentFS core: a branching filesystem without a kernel.
+//!
+//! A *version* is an immutable tree in persistent maps; a *branch* has one that changes, a *snapshot* one that
+//! does not. Operations ([`FsCore`]'s methods, one file a verb in `ops/`) take a view and an inode, plan their
+//! edits on the branch's state, hand them to the journal and apply them. Bytes live in objects of a store;
+//! content made in a branch's present epoch is written in place, any other is copied first.
+//!
+//! Lock order, lowest first; none but the content lock is held over I/O on content:
+//! 0 control (changes of the catalogue) · 1 content lock of an open file · 2 epoch gate of a branch ·
+//! 3 state of a branch · 4 catalogue, views · shards of the open-file, handle and lookup tables.
+
+#![forbid(unsafe_code)]
+
+mod branch;
+mod config;
+mod error;
+mod fs_core;
+mod handle;
+mod log;
+mod ops;
+mod store;
+mod tree;
+mod types;
+
+#[cfg(feature = "testing")]
+pub mod testing;
+
+pub use branch::{BranchInfo, Origin, SnapshotInfo, check_name};
+pub use config::Config;
+pub use error::{FsError, Result};
+pub use fs_core::FsCore;
+pub use log::{Journal, NewBranch, NewSnapshot, Record, Recorder, Unrecorded};
+pub use ops::{CreateMode, DirEntry, Entered, OpenMode, RenameMode, Status, XattrMode};
+pub use rustix::fs::FallocateFlags;
+pub use store::{Device, HostFs, Memory, ObjectFile, Seek, Space, StoreError};
+pub use tree::{Edit, Fault, Inode, Orphans, Version, check};
+pub use types::{
+    Attr, BranchId, Caller, Epoch, FileKind, HandleId, InodeId, MAX_NAME_LEN, Name, ObjectId, ParseIdError,
+    SetAttr, SetTime, SnapshotId, Timestamp, ViewId,
+};

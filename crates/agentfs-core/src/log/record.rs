@@ -1,0 +1,61 @@
+//! The records: one for each change of state, complete enough to repeat it.
+
+use std::sync::Arc;
+
+use crate::tree::Edit;
+use crate::types::{BranchId, Epoch, SnapshotId, Timestamp, ViewId};
+
+/// A branch that came to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewBranch {
+    /// Its id.
+    pub id: BranchId,
+    /// Its name, if it has one.
+    pub name: Option<Arc<str>>,
+    /// The snapshot it grew from, if it grew from one.
+    pub snapshot: Option<SnapshotId>,
+    /// The branch it grew from, if it grew straight from one.
+    pub branch: Option<BranchId>,
+    /// The index of its node ids.
+    pub view: ViewId,
+    /// Its first epoch.
+    pub epoch: Epoch,
+    /// The next epoch of the branch it grew straight from, whose content it now shares.
+    pub source_epoch: Option<Epoch>,
+    /// When.
+    pub created: Timestamp,
+}
+
+/// A snapshot that was taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewSnapshot {
+    /// Its id.
+    pub id: SnapshotId,
+    /// Its name, if it has one.
+    pub name: Option<Arc<str>>,
+    /// The branch it is a state of.
+    pub branch: BranchId,
+    /// The epoch its branch goes on in.
+    pub epoch: Epoch,
+    /// When.
+    pub created: Timestamp,
+}
+
+/// One change of state.
+#[derive(Clone, Debug)]
+pub enum Record {
+    /// A file operation: all its edits, or none.
+    Edits(BranchId, Vec<Edit>),
+    /// A snapshot was taken.
+    SnapshotCreated(NewSnapshot),
+    /// A branch was made.
+    BranchCreated(NewBranch),
+    /// A snapshot got another name.
+    SnapshotRenamed(SnapshotId, Arc<str>),
+    /// A branch got another name.
+    BranchRenamed(BranchId, Arc<str>),
+    /// A snapshot is gone.
+    SnapshotDeleted(SnapshotId),
+    /// A branch is gone.
+    BranchDeleted(BranchId),
+}

@@ -1,0 +1,70 @@
+//! `getattr` and `setattr`.
+
+use std::sync::atomic::Ordering;
+
+use super::privileges;
+use crate::branch::Draft;
+use crate::error::Result;
+use crate::fs_core::FsCore;
+use crate::handle::Source;
+use crate::types::{Attr, Caller, FileKind, InodeId, SetAttr, SetTime, Timestamp, ViewId};
+
+impl FsCore {
+    /// What `stat` shows.
+    ///
+    /// # Errors
+    /// `Stale`.
+    pub fn getattr(&self, view: ViewId, ino: InodeId) -> Result<Attr> {
+        let attr = self.views.get(view)?.with_inode(ino, |inode| inode.attr(ino))?;
+        Ok(self.with_live_blocks(view, attr))
+    }
+
+    /// While a file is being written, its host file knows best how much space it holds.
+    pub(crate) fn with_live_blocks(&self, view: ViewId, attr: Attr) -> Attr {
+        if attr.kind != FileKind::File {
+            return attr;
+        }
+        let written =
+            |file: &std::sync::Arc<crate::handle::OpenFile>| file.writers.load(Ordering::Relaxed) > 0;
+        let Some(file) = self.open_files.get(view, attr.ino).filter(written) else { return attr };
+        let blocks = match file.source.try_read().as_deref() {
+            Some(Source::Object(_, object)) => object.blocks().unwrap_or(attr.blocks),
+            Some(Source::Hole | Source::Unknown) | None => attr.blocks,
+        };
+        Attr { blocks, ..attr }
+    }
+
+    /// Changes attributes, all of them or none, and answers what they are then. The kernel has checked that
+    /// the caller may.
+    ///
+    /// # Errors
+    /// `Stale`, `ReadOnly`; for a new size also `IsDirectory`, `FileTooLarge` and what the store answers.
+    pub fn setattr(&self, view: ViewId, ino: InodeId, set: &SetAttr, caller: Caller) -> Result<Attr> {
+        if let Some(size) = set.size {
+            self.truncate(view, ino, size, caller)?;
+        }
+        let attributes = SetAttr { size: None, ..*set };
+        if set.size.is_none() || attributes != SetAttr::default() {
+            self.change(view, |draft| plan(draft, ino, &attributes))?;
+        }
+        self.getattr(view, ino)
+    }
+}
+
+fn plan(draft: &mut Draft<'_>, ino: InodeId, set: &SetAttr) -> Result<()> {
+    let now = Timestamp::now();
+    let chosen = |time: SetTime| if let SetTime::At(time) = time { time } else { now };
+    let is_directory = draft.inode(ino)?.kind() == FileKind::Directory;
+    let changes_owner = set.uid.is_some() || set.gid.is_some();
+    if *set == SetAttr::default() || (changes_owner && !is_directory) {
+        privileges::strip(draft, ino)?;
+    }
+    let meta = draft.meta(ino)?;
+    meta.uid = set.uid.unwrap_or(meta.uid);
+    meta.gid = set.gid.unwrap_or(meta.gid);
+    meta.mode = set.mode.unwrap_or(meta.mode);
+    meta.times.atime = set.atime.map_or(meta.times.atime, chosen);
+    meta.times.mtime = set.mtime.map_or(meta.times.mtime, chosen);
+    meta.times.ctime = set.ctime.unwrap_or(now);
+    Ok(())
+}

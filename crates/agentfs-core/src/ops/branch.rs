@@ -1,0 +1,181 @@
+//! Branches: make, list, rename, delete.
+
+use std::sync::Arc;
+
+use crate::branch::{BranchInfo, Catalog, Origin, check_name};
+use crate::error::{FsError, Result};
+use crate::fs_core::FsCore;
+use crate::log::{NewBranch, Record};
+use crate::tree::Version;
+use crate::types::{BranchId, Epoch, Timestamp, ViewId};
+
+/// What a branch begins as.
+struct Seed {
+    version: Version,
+    origin: Origin,
+    /// The epoch in which the branch it grew straight from goes on.
+    source_epoch: Option<Epoch>,
+}
+
+impl FsCore {
+    /// Grows a branch from a snapshot, or from the present state of a branch; both are given by id or name. O(1).
+    ///
+    /// # Errors
+    /// `UnknownVersion`; `BadName` when the name means a snapshot and a branch, or may not be given; `NameTaken`,
+    /// `LimitReached`.
+    pub fn create_branch(&self, from: &str, name: Option<&str>) -> Result<BranchInfo> {
+        let _control = self.control.lock();
+        {
+            let catalog = self.catalog.read();
+            self.check_new_branch(catalog.branch_count())?;
+            name.map(|name| check_name(name).and_then(|()| catalog.free_branch_name(name))).transpose()?;
+        }
+        let origin = find_origin(&self.catalog.read(), from)?;
+        let view = self.views.reserve()?;
+        self.grow(origin, view, name).inspect_err(|_| self.views.free(view))
+    }
+
+    fn grow(&self, origin: Origin, view: ViewId, name: Option<&str>) -> Result<BranchInfo> {
+        let mut record = NewBranch {
+            id: BranchId::generate(),
+            name: name.map(Arc::from),
+            snapshot: None,
+            branch: None,
+            view,
+            epoch: self.fresh_epoch(),
+            source_epoch: None,
+            created: Timestamp::now(),
+        };
+        let seed = self.plant(origin, &mut record)?;
+        record.source_epoch = seed.source_epoch;
+        Ok(self.add_branch(record, seed.origin, seed.version))
+    }
+
+    /// Records the new branch, and takes the version it begins as.
+    fn plant(&self, origin: Origin, record: &mut NewBranch) -> Result<Seed> {
+        match origin {
+            Origin::Empty => Err(FsError::InvalidArgument("a branch grows from a snapshot or a branch")),
+            Origin::Snapshot(id) => {
+                let version = self.catalog.read().snapshot(&id.to_string())?.1.version.clone();
+                record.snapshot = Some(id);
+                self.journal.append(&Record::BranchCreated(record.clone()))?;
+                Ok(Seed { version, origin, source_epoch: None })
+            }
+            Origin::Branch(id) => {
+                let source = self.catalog.read().branch(&id.to_string())?.1.clone();
+                let next = self.fresh_epoch();
+                (record.branch, record.source_epoch) = (Some(id), Some(next));
+                let version = source.freeze(next, |version| {
+                    self.journal.append(&Record::BranchCreated(record.clone()))?;
+                    Ok(version.clone())
+                })?;
+                Ok(Seed { version, origin, source_epoch: Some(next) })
+            }
+        }
+    }
+
+    fn check_new_branch(&self, count: usize) -> Result<()> {
+        let limit = self.config.max_branches;
+        if count < limit {
+            return Ok(());
+        }
+        Err(FsError::LimitReached(format!("limits.max_branches allows {limit}; delete one first")))
+    }
+
+    /// Up to `limit` branches after `after`, in order of creation.
+    pub fn list_branches(&self, after: Option<BranchId>, limit: usize) -> Vec<BranchInfo> {
+        self.catalog.read().branches_after(after).take(limit).cloned().collect()
+    }
+
+    /// A branch, by id or name.
+    ///
+    /// # Errors
+    /// `UnknownVersion`.
+    pub fn find_branch(&self, branch: &str) -> Result<BranchInfo> {
+        Ok(self.catalog.read().branch(branch)?.0.clone())
+    }
+
+    /// How many files of a branch are open.
+    pub fn open_files_of(&self, branch: &BranchInfo) -> usize {
+        self.open_files.count(branch.view)
+    }
+
+    /// Gives a branch another name.
+    ///
+    /// # Errors
+    /// `UnknownVersion`, `BadName`, `NameTaken`; `Refused` for `main`.
+    pub fn rename_branch(&self, branch: &str, name: &str) -> Result<BranchInfo> {
+        let _control = self.control.lock();
+        check_name(name)?;
+        let mut catalog = self.catalog.write();
+        let info = catalog.branch(branch)?.0.clone();
+        if info.name.as_deref() == Some(name) {
+            return Ok(info);
+        }
+        refuse_main(&info, "renamed")?;
+        catalog.free_branch_name(name)?;
+        let name: Arc<str> = name.into();
+        self.journal.append(&Record::BranchRenamed(info.id, name.clone()))?;
+        catalog.rename_branch(info.id, &name);
+        Ok(BranchInfo { name: Some(name), ..info })
+    }
+
+    /// Deletes a branch; returns its id and the bytes that came back. With `force` also one that others grew from:
+    /// they keep all they hold.
+    ///
+    /// # Errors
+    /// `UnknownVersion`; `Refused` for `main`; `Busy` while files in it are open, or (without `force`) while
+    /// snapshots of it or branches grown from it exist.
+    pub fn delete_branch(&self, branch: &str, force: bool) -> Result<(BranchId, u64)> {
+        let control = self.control.lock();
+        let (info, target) = {
+            let catalog = self.catalog.read();
+            let (info, target) = catalog.branch(branch)?;
+            refuse_main(info, "deleted")?;
+            self.check_unused_branch(&catalog, info, force)?;
+            (info.clone(), target.clone())
+        };
+        let garbage = target.retire(|| self.journal.append(&Record::BranchDeleted(info.id)))?;
+        self.catalog.write().remove_branch(info.id);
+        self.views.retire(info.view, |view| !self.lookups.remembers_view(view));
+        drop(control);
+        Ok((info.id, self.store.reclaim(garbage)))
+    }
+
+    fn check_unused_branch(&self, catalog: &Catalog, info: &BranchInfo, force: bool) -> Result<()> {
+        let shown = info.name.as_deref().map_or_else(|| info.id.to_string(), str::to_owned);
+        let open = self.open_files.count(info.view);
+        if open > 0 {
+            return Err(FsError::Busy(format!("branch {shown:?} has {open} open files; close them first")));
+        }
+        let snapshots = catalog.snapshots_of(info.id).count();
+        let branches = catalog.children(Origin::Branch(info.id)).count();
+        if snapshots + branches > 0 && !force {
+            let grown = format!("{snapshots} snapshots and {branches} branches");
+            return Err(FsError::Busy(format!(
+                "{grown} grew from branch {shown:?}; delete them first, or use force"
+            )));
+        }
+        Ok(())
+    }
+}
+
+fn refuse_main(info: &BranchInfo, what: &str) -> Result<()> {
+    if info.view == ViewId::MAIN {
+        return Err(FsError::Refused(format!("the branch \"main\" cannot be {what}")));
+    }
+    Ok(())
+}
+
+/// What `from` means. A name may be a snapshot's and a branch's: then only the id will do.
+fn find_origin(catalog: &Catalog, from: &str) -> Result<Origin> {
+    match (catalog.snapshot(from), catalog.branch(from)) {
+        (Ok((snapshot, _)), Err(_)) => Ok(Origin::Snapshot(snapshot.id)),
+        (Err(_), Ok((branch, _))) => Ok(Origin::Branch(branch.id)),
+        (Ok((snapshot, _)), Ok((branch, _))) => Err(FsError::BadName(format!(
+            "{from:?} is the name of snapshot {} and of branch {}; use the id",
+            snapshot.id, branch.id
+        ))),
+        (Err(_), Err(_)) => Err(FsError::UnknownVersion(format!("there is no snapshot or branch {from:?}"))),
+    }
+}

@@ -1,0 +1,112 @@
+//! Where bytes are read from, and where they may be written: copy-on-write of content.
+
+use std::sync::Arc;
+
+use parking_lot::RwLockReadGuard;
+
+use crate::branch::Branch;
+use crate::error::Result;
+use crate::fs_core::FsCore;
+use crate::handle::{OpenFile, Source};
+use crate::store::{Content, ObjectFile};
+use crate::types::{Epoch, ObjectId};
+
+impl FsCore {
+    /// The bytes of an open file, to read. Waits for who writes it.
+    pub(super) fn source_to_read<'a>(&self, file: &'a OpenFile) -> Result<RwLockReadGuard<'a, Source>> {
+        let source = file.source.read();
+        if !matches!(*source, Source::Unknown) {
+            return Ok(source);
+        }
+        drop(source);
+        let mut source = file.source.write();
+        self.find_source(file, &mut source)?;
+        Ok(parking_lot::RwLockWriteGuard::downgrade(source))
+    }
+
+    /// Opens the object of a file whose source nobody has asked for yet.
+    pub(super) fn find_source(&self, file: &OpenFile, source: &mut Source) -> Result<()> {
+        if let Source::Unknown = source {
+            *source = match file.tree.content(file.ino)? {
+                Content::Hole => Source::Hole,
+                Content::Whole(object) => {
+                    let open = self.store.open(&object)?;
+                    Source::Object(object, open)
+                }
+            };
+        }
+        Ok(())
+    }
+
+    /// Would a write have to copy first? A hint, to choose where to do it.
+    pub fn write_copies(&self, file: &OpenFile) -> bool {
+        let Ok(branch) = file.tree.branch() else { return false };
+        match file.source.try_read().as_deref() {
+            Some(Source::Object(object, _)) => object.epoch != branch.epoch(),
+            Some(Source::Hole) => false,
+            Some(Source::Unknown) | None => true,
+        }
+    }
+
+    /// Calls `write` with an object that is the branch's own, while no snapshot can come between. Where the
+    /// content is shared, its first `keep` bytes are copied before; when that fails, nothing has changed.
+    pub(super) fn write_private<T>(
+        &self,
+        file: &OpenFile,
+        source: &mut Source,
+        keep: u64,
+        write: impl FnOnce(&Branch, &dyn ObjectFile) -> Result<T>,
+    ) -> Result<T> {
+        let branch = file.tree.branch()?;
+        self.find_source(file, source)?;
+        let mut fresh = None;
+        loop {
+            let permit = branch.permit_write();
+            if let Source::Object(object, open) = source
+                && object.epoch == permit.epoch
+            {
+                return write(branch, &**open);
+            }
+            match fresh.take() {
+                Some(copy) => self.adopt(file, source, copy, permit.epoch)?,
+                None => {
+                    // The copy is made without the permit: a snapshot need not wait for it.
+                    drop(permit);
+                    fresh = Some(self.copy_content(file, source, keep)?);
+                }
+            }
+        }
+    }
+
+    /// An object with the first `keep` bytes of what `source` has.
+    fn copy_content(&self, file: &OpenFile, source: &Source, keep: u64) -> Result<Copied> {
+        let size = file.tree.with_inode(file.ino, |inode| inode.meta.size)?.min(keep);
+        if let Source::Object(object, _) = source {
+            return Ok(self.store.duplicate(object, size)?);
+        }
+        let (id, open) = self.store.create()?;
+        match if size > 0 { open.set_len(size) } else { Ok(()) } {
+            Ok(()) => Ok((id, open)),
+            Err(e) => {
+                self.store.discard(id);
+                Err(e.into())
+            }
+        }
+    }
+
+    /// Makes a copy the content of the file. The caller holds the permit for `epoch`.
+    fn adopt(&self, file: &OpenFile, source: &mut Source, (id, open): Copied, epoch: Epoch) -> Result<()> {
+        let object = self.store.adopt(id, epoch);
+        let branch = file.tree.branch()?;
+        self.change_branch(branch, |draft| {
+            draft.inode(file.ino)?;
+            draft.set_content(file.ino, Content::Whole(object.clone()));
+            Ok(())
+        })?;
+        *source = Source::Object(object, open);
+        Ok(())
+    }
+}
+
+/// An object that no content names yet.
+type Copied = (ObjectId, Arc<dyn ObjectFile>);

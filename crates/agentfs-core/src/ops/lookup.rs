@@ -1,0 +1,26 @@
+//! `lookup`: a name in a directory.
+
+use crate::error::{FsError, Result};
+use crate::fs_core::FsCore;
+use crate::types::{Attr, InodeId, Name, ViewId};
+
+impl FsCore {
+    /// The attributes of what `name` leads to in the directory `dir`; `None` when there is no such name.
+    ///
+    /// # Errors
+    /// `Stale`, `NotDirectory`.
+    pub fn lookup(&self, view: ViewId, dir: InodeId, name: &Name) -> Result<Option<Attr>> {
+        let tree = self.views.get(view)?;
+        let found = tree.read(|version| {
+            let Some(entry) = version.entry(dir, name)? else { return Ok(None) };
+            let inode = version.get(entry.ino()).ok_or(FsError::Stale)?;
+            Ok(Some(inode.attr(entry.ino())))
+        });
+        match found {
+            Ok(attr) => Ok(attr.map(|attr| self.with_live_blocks(view, attr))),
+            // A removed directory that somebody still stands in has no names.
+            Err(FsError::Stale) => tree.with_inode(dir, |_| None),
+            Err(e) => Err(e),
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The operations, a file a verb. Each plans on the state of one branch and changes it in one edit step.
+
+mod allocate;
+mod attr;
+mod branch;
+mod content;
+mod create;
+mod fsync;
+mod link;
+mod lookup;
+mod open;
+mod privileges;
+mod read;
+mod readdir;
+mod remove;
+mod rename;
+mod seek;
+mod snapshot;
+mod statfs;
+mod status;
+mod symlink;
+mod truncate;
+mod view;
+mod write;
+mod xattr;
+
+pub use create::CreateMode;
+pub use open::OpenMode;
+pub use readdir::DirEntry;
+pub use rename::RenameMode;
+pub use status::Status;
+pub use view::Entered;
+pub use xattr::XattrMode;

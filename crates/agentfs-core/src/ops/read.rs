@@ -1,0 +1,52 @@
+//! `read`.
+
+use crate::error::Result;
+use crate::fs_core::FsCore;
+use crate::handle::{OpenFile, Source};
+use crate::types::{HandleId, Timestamp};
+
+/// How old a read time may grow while the file is read and not changed (`relatime`), in seconds.
+const ATIME_SLACK: i64 = 24 * 3600;
+
+impl FsCore {
+    /// Reads at `offset` until `buf` is full or the file ends; returns the bytes read.
+    ///
+    /// # Errors
+    /// `BadHandle`, `Stale`, and what the store answers.
+    pub fn read(&self, handle: HandleId, offset: u64, buf: &mut [u8]) -> Result<usize> {
+        let handle = self.handles.get(handle)?;
+        let file = &handle.file;
+        let source = self.source_to_read(file)?;
+        let read = match &*source {
+            Source::Object(_, object) => object.read_at(buf, offset)?,
+            Source::Hole | Source::Unknown => {
+                let size = file.tree.with_inode(file.ino, |inode| inode.meta.size)?;
+                let len = size.saturating_sub(offset).min(buf.len() as u64) as usize;
+                buf.get_mut(..len).unwrap_or_default().fill(0);
+                len
+            }
+        };
+        drop(source);
+        self.touch_atime(file);
+        Ok(read)
+    }
+
+    fn touch_atime(&self, file: &OpenFile) {
+        let Ok(branch) = file.tree.branch() else { return };
+        let now = Timestamp::now();
+        let is_old = |times: &crate::tree::Times| {
+            let (atime, age) = (times.atime, now.secs.saturating_sub(times.atime.secs));
+            atime <= times.mtime || atime <= times.ctime || age >= ATIME_SLACK
+        };
+        if !branch.with_inode(file.ino, |inode| is_old(&inode.meta.times)).unwrap_or(false) {
+            return;
+        }
+        let touched = self.change_branch(branch, |draft| {
+            draft.touch(file.ino)?.times.atime = now;
+            Ok(())
+        });
+        if let Err(error) = touched {
+            tracing::debug!(%error, "no read time for a file that is gone");
+        }
+    }
+}

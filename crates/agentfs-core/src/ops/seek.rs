@@ -1,0 +1,28 @@
+//! `SEEK_DATA` and `SEEK_HOLE`.
+
+use crate::error::{FsError, Result};
+use crate::fs_core::FsCore;
+use crate::handle::Source;
+use crate::store::Seek;
+use crate::types::HandleId;
+
+impl FsCore {
+    /// The next data or hole at or after `offset`; the end of the file counts as a hole.
+    ///
+    /// # Errors
+    /// `NoData` past the end, or when only a hole follows; `BadHandle`, and what the store answers.
+    pub fn seek(&self, handle: HandleId, what: Seek, offset: u64) -> Result<u64> {
+        let handle = self.handles.get(handle)?;
+        let file = &handle.file;
+        let source = self.source_to_read(file)?;
+        let size = file.tree.with_inode(file.ino, |inode| inode.meta.size)?;
+        if offset >= size {
+            return Err(FsError::NoData);
+        }
+        match (&*source, what) {
+            (Source::Object(_, object), _) => object.seek(what, offset)?.ok_or(FsError::NoData),
+            (Source::Hole | Source::Unknown, Seek::Hole) => Ok(offset),
+            (Source::Hole | Source::Unknown, Seek::Data) => Err(FsError::NoData),
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Snapshots: take, list, rename, delete.
+
+use std::sync::Arc;
+
+use crate::branch::{Origin, Snapshot, SnapshotInfo, check_name};
+use crate::error::{FsError, Result};
+use crate::fs_core::FsCore;
+use crate::log::{NewSnapshot, Record};
+use crate::types::{SnapshotId, Timestamp};
+
+impl FsCore {
+    /// Takes a snapshot of a branch, given by id or name. It holds every write that returned before the call.
+    /// O(1), whatever the branch holds; waits for the data writes under way.
+    ///
+    /// # Errors
+    /// `UnknownVersion`, `BadName`, `NameTaken`, `LimitReached`.
+    pub fn create_snapshot(&self, branch: &str, name: Option<&str>) -> Result<SnapshotInfo> {
+        let _control = self.control.lock();
+        let (info, branch) = {
+            let catalog = self.catalog.read();
+            self.check_new_snapshot(catalog.snapshot_count())?;
+            name.map(|name| check_name(name).and_then(|()| catalog.free_snapshot_name(name))).transpose()?;
+            let (of, branch) = catalog.branch(branch)?;
+            let (id, created) = (SnapshotId::generate(), Timestamp::now());
+            (SnapshotInfo { id, name: name.map(Arc::from), branch: of.id, created }, branch.clone())
+        };
+        let epoch = self.fresh_epoch();
+        let version = branch.freeze(epoch, |version| {
+            let (id, name, created) = (info.id, info.name.clone(), info.created);
+            let record = NewSnapshot { id, name, branch: info.branch, epoch, created };
+            self.journal.append(&Record::SnapshotCreated(record))?;
+            Ok(version.clone())
+        })?;
+        let snapshot = Arc::new(Snapshot { id: info.id, version });
+        self.catalog.write().insert_snapshot(info.clone(), snapshot);
+        Ok(info)
+    }
+
+    fn check_new_snapshot(&self, count: usize) -> Result<()> {
+        let limit = self.config.max_snapshots;
+        if count < limit {
+            return Ok(());
+        }
+        Err(FsError::LimitReached(format!("limits.max_snapshots allows {limit}; delete one first")))
+    }
+
+    /// Up to `limit` snapshots after `after`, in order of creation.
+    pub fn list_snapshots(&self, after: Option<SnapshotId>, limit: usize) -> Vec<SnapshotInfo> {
+        self.catalog.read().snapshots_after(after).take(limit).cloned().collect()
+    }
+
+    /// A snapshot, by id or name.
+    ///
+    /// # Errors
+    /// `UnknownVersion`.
+    pub fn find_snapshot(&self, snapshot: &str) -> Result<SnapshotInfo> {
+        Ok(self.catalog.read().snapshot(snapshot)?.0.clone())
+    }
+
+    /// Gives a snapshot another name.
+    ///
+    /// # Errors
+    /// `UnknownVersion`, `BadName`, `NameTaken`.
+    pub fn rename_snapshot(&self, snapshot: &str, name: &str) -> Result<SnapshotInfo> {
+        let _control = self.control.lock();
+        check_name(name)?;
+        let mut catalog = self.catalog.write();
+        let info = catalog.snapshot(snapshot)?.0.clone();
+        if info.name.as_deref() == Some(name) {
+            return Ok(info);
+        }
+        catalog.free_snapshot_name(name)?;
+        let name: Arc<str> = name.into();
+        self.journal.append(&Record::SnapshotRenamed(info.id, name.clone()))?;
+        catalog.rename_snapshot(info.id, &name);
+        Ok(SnapshotInfo { name: Some(name), ..info })
+    }
+
+    /// Deletes a snapshot; returns its id and the bytes that came back.
+    ///
+    /// # Errors
+    /// `UnknownVersion`; `Busy` while branches that grew from it exist or files in it are open.
+    pub fn delete_snapshot(&self, snapshot: &str) -> Result<(SnapshotId, u64)> {
+        let control = self.control.lock();
+        let id = self.check_unused_snapshot(snapshot)?;
+        self.journal.append(&Record::SnapshotDeleted(id))?;
+        let removed = self.catalog.write().remove_snapshot(id);
+        if let Some(view) = self.views.of_snapshot(id) {
+            self.views.retire(view, |view| !self.lookups.remembers_view(view));
+        }
+        drop(control);
+        Ok((id, self.store.reclaim(removed)))
+    }
+
+    fn check_unused_snapshot(&self, snapshot: &str) -> Result<SnapshotId> {
+        let catalog = self.catalog.read();
+        let info = catalog.snapshot(snapshot)?.0;
+        if let Some(child) = catalog.children(Origin::Snapshot(info.id)).next() {
+            let child = child.name.as_deref().map_or_else(|| child.id.to_string(), str::to_owned);
+            return Err(FsError::Busy(format!(
+                "the branch {child:?} grew from snapshot {snapshot:?}; delete it first"
+            )));
+        }
+        let open = self.views.of_snapshot(info.id).map_or(0, |view| self.open_files.count(view));
+        if open > 0 {
+            return Err(FsError::Busy(format!(
+                "snapshot {snapshot:?} has {open} open files; close them first"
+            )));
+        }
+        Ok(info.id)
+    }
+}

@@ -1,0 +1,43 @@
+//! Figures about a volume.
+
+use crate::error::Result;
+use crate::fs_core::FsCore;
+use crate::types::ViewId;
+
+/// What a volume holds now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Branches.
+    pub branches: usize,
+    /// Snapshots.
+    pub snapshots: usize,
+    /// Open files, counted by handle.
+    pub open_handles: usize,
+    /// Inodes the kernel remembers.
+    pub known_inodes: usize,
+    /// Files and directories in `main`.
+    pub main_inodes: usize,
+    /// Does the host share blocks when content is copied?
+    pub reflinks: bool,
+}
+
+impl FsCore {
+    /// What the volume holds now.
+    ///
+    /// # Errors
+    /// None at present; `Stale` if there were no `main`.
+    pub fn status(&self) -> Result<Status> {
+        let (branches, snapshots) = {
+            let catalog = self.catalog.read();
+            (catalog.branch_count(), catalog.snapshot_count())
+        };
+        Ok(Status {
+            branches,
+            snapshots,
+            open_handles: self.handles.len(),
+            known_inodes: self.lookups.len(),
+            main_inodes: self.views.get(ViewId::MAIN)?.read(|version| version.len()),
+            reflinks: self.store.device().reflinks(),
+        })
+    }
+}

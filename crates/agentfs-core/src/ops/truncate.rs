@@ -1,0 +1,65 @@
+//! Changing a file's size, by `truncate` or `O_TRUNC`.
+
+use super::write::{MAX_SIZE, note_change};
+use crate::error::{FsError, Result};
+use crate::fs_core::FsCore;
+use crate::handle::{OpenFile, Source};
+use crate::store::Content;
+use crate::types::{Caller, InodeId, ViewId};
+
+impl FsCore {
+    /// Cuts or extends a regular file to `size` bytes; what is added is a hole.
+    pub(super) fn truncate(&self, view: ViewId, ino: InodeId, size: u64, caller: Caller) -> Result<()> {
+        if size > MAX_SIZE {
+            return Err(FsError::FileTooLarge);
+        }
+        let tree = self.views.get(view)?;
+        tree.branch()?;
+        let file = self.open_files.acquire(&tree, view, ino);
+        let done = self.truncate_open(&file, size, Self::strips_for(caller));
+        self.let_go(&file);
+        done
+    }
+
+    fn truncate_open(&self, file: &OpenFile, size: u64, strip: bool) -> Result<()> {
+        let mut source = file.source.write();
+        match file.tree.content(file.ino)? {
+            Content::Hole => self.resize_hole(file, size, strip),
+            Content::Whole(object) if size == 0 && object.epoch != file.tree.branch()?.epoch() => {
+                self.empty(file, strip)?;
+                *source = Source::Hole;
+                Ok(())
+            }
+            Content::Whole(_) => self.write_private(file, &mut source, size, |branch, object| {
+                object.set_len(size)?;
+                let blocks = object.blocks()?;
+                self.change_branch(branch, |draft| {
+                    note_change(draft, file.ino, |_| size, strip)?;
+                    draft.meta(file.ino)?.blocks = blocks;
+                    Ok(())
+                })
+            }),
+        }
+    }
+
+    /// Without an object the size is all there is.
+    fn resize_hole(&self, file: &OpenFile, size: u64, strip: bool) -> Result<()> {
+        let branch = file.tree.branch()?;
+        self.change_branch(branch, |draft| {
+            note_change(draft, file.ino, |_| size, strip)?;
+            draft.meta(file.ino)?;
+            Ok(())
+        })
+    }
+
+    /// Shared content that is cut to nothing is let go of, not copied.
+    fn empty(&self, file: &OpenFile, strip: bool) -> Result<()> {
+        let branch = file.tree.branch()?;
+        self.change_branch(branch, |draft| {
+            note_change(draft, file.ino, |_| 0, strip)?;
+            draft.set_content(file.ino, Content::Hole);
+            draft.meta(file.ino)?.blocks = 0;
+            Ok(())
+        })
+    }
+}

@@ -1,0 +1,71 @@
+//! `write`.
+
+use super::privileges;
+use crate::branch::Draft;
+use crate::error::{FsError, Result};
+use crate::fs_core::FsCore;
+use crate::types::{Caller, HandleId, InodeId, Timestamp};
+
+/// Largest size of a file in bytes (what a file offset can say).
+pub(super) const MAX_SIZE: u64 = i64::MAX as u64;
+
+impl FsCore {
+    /// Writes `data` at `offset`; returns the bytes written, fewer than asked only when the store stopped midway.
+    /// `strip`: the kernel asks to clear suid and sgid, because the writer may not keep them.
+    ///
+    /// # Errors
+    /// `BadHandle`, `FileTooLarge`, `Stale`, and what the store answers; nothing was written then.
+    pub fn write(&self, handle: HandleId, offset: u64, data: &[u8], strip: bool) -> Result<usize> {
+        let handle = self.handles.get(handle)?;
+        if !handle.writable {
+            return Err(FsError::BadHandle);
+        }
+        check_end(offset, data.len() as u64)?;
+        let file = &handle.file;
+        let mut source = file.source.write();
+        self.write_private(file, &mut source, u64::MAX, |branch, object| {
+            let written = object.write_at(data, offset)?;
+            let end = offset + written as u64;
+            self.change_branch(branch, |draft| note_change(draft, file.ino, |size| size.max(end), strip))?;
+            Ok(written)
+        })
+    }
+
+    /// May writing through this handle have to copy the file first? A hint, to choose a thread by.
+    pub fn write_may_copy(&self, handle: HandleId) -> bool {
+        self.handles.get(handle).is_ok_and(|handle| self.write_copies(&handle.file))
+    }
+
+    /// As [`FsCore::truncate`], the caller's right to keep suid being the superuser's.
+    pub(super) fn strips_for(caller: Caller) -> bool {
+        !caller.is_root()
+    }
+}
+
+/// Does a range end where a file can?
+pub(super) fn check_end(offset: u64, len: u64) -> Result<()> {
+    match offset.checked_add(len) {
+        Some(end) if end <= MAX_SIZE => Ok(()),
+        _ => Err(FsError::FileTooLarge),
+    }
+}
+
+/// Content changed: size, times, and what a change takes from a file.
+pub(super) fn note_change(
+    draft: &mut Draft<'_>,
+    ino: InodeId,
+    size: impl FnOnce(u64) -> u64,
+    strip: bool,
+) -> Result<()> {
+    let privileged = privileges::any(draft.inode(ino)?);
+    if privileged && strip {
+        privileges::strip(draft, ino)?;
+    } else if privileged {
+        privileges::strip_capabilities(draft, ino)?;
+    }
+    let now = Timestamp::now();
+    let meta = draft.touch(ino)?;
+    meta.size = size(meta.size);
+    (meta.times.mtime, meta.times.ctime) = (now, now);
+    Ok(())
+}

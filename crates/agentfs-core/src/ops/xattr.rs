@@ -1,0 +1,107 @@
+//! Extended attributes.
+
+use std::sync::Arc;
+
+use crate::error::{FsError, Result};
+use crate::fs_core::FsCore;
+use crate::tree::Xattrs;
+use crate::types::{InodeId, Timestamp, ViewId};
+
+/// Largest value in bytes (`XATTR_SIZE_MAX`).
+const MAX_VALUE: usize = 65_536;
+
+/// What must hold for an attribute to be set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XattrMode {
+    /// Nothing.
+    Any,
+    /// It is not there yet (`XATTR_CREATE`).
+    Create,
+    /// It is there (`XATTR_REPLACE`).
+    Replace,
+}
+
+/// ACLs need the daemon to check them; until it does they are refused rather than kept without effect.
+fn check_namespace(name: &[u8]) -> Result<()> {
+    let known = [&b"user."[..], b"trusted.", b"security."];
+    if known.iter().any(|prefix| name.len() > prefix.len() && name.starts_with(prefix)) {
+        return Ok(());
+    }
+    Err(FsError::Unsupported("extended attributes are kept in user, trusted and security"))
+}
+
+impl FsCore {
+    /// Sets an extended attribute.
+    ///
+    /// # Errors
+    /// `Exists` or `NoAttribute` as `mode` demands, `AttributeTooLarge`, `Unsupported` outside the namespaces user,
+    /// trusted and security, `ReadOnly`, `Stale`.
+    pub fn setxattr(
+        &self,
+        view: ViewId,
+        ino: InodeId,
+        name: &[u8],
+        value: &[u8],
+        mode: XattrMode,
+    ) -> Result<()> {
+        check_namespace(name)?;
+        if value.len() > MAX_VALUE {
+            return Err(FsError::AttributeTooLarge);
+        }
+        self.change_xattrs(view, ino, |xattrs| {
+            match (mode, xattrs.contains_key(name)) {
+                (XattrMode::Create, true) => return Err(FsError::Exists),
+                (XattrMode::Replace, false) => return Err(FsError::NoAttribute),
+                _ => {}
+            }
+            xattrs.insert(name.into(), value.into());
+            Ok(())
+        })
+    }
+
+    /// Removes an extended attribute.
+    ///
+    /// # Errors
+    /// `NoAttribute`, `Unsupported`, `ReadOnly`, `Stale`.
+    pub fn removexattr(&self, view: ViewId, ino: InodeId, name: &[u8]) -> Result<()> {
+        check_namespace(name)?;
+        self.change_xattrs(view, ino, |xattrs| xattrs.remove(name).map(|_| ()).ok_or(FsError::NoAttribute))
+    }
+
+    fn change_xattrs(
+        &self,
+        view: ViewId,
+        ino: InodeId,
+        change: impl FnOnce(&mut Xattrs) -> Result<()>,
+    ) -> Result<()> {
+        self.change(view, |draft| {
+            let mut xattrs = draft.inode(ino)?.xattrs.as_deref().cloned().unwrap_or_default();
+            change(&mut xattrs)?;
+            draft.set_xattrs(ino, (!xattrs.is_empty()).then(|| Arc::new(xattrs)));
+            draft.meta(ino)?.times.ctime = Timestamp::now();
+            Ok(())
+        })
+    }
+
+    /// The value of an extended attribute.
+    ///
+    /// # Errors
+    /// `NoAttribute`, `Unsupported`, `Stale`.
+    pub fn getxattr(&self, view: ViewId, ino: InodeId, name: &[u8]) -> Result<Arc<[u8]>> {
+        check_namespace(name)?;
+        self.views.get(view)?.with_inode(ino, |inode| {
+            let value = inode.xattrs.as_ref().and_then(|xattrs| xattrs.get(name));
+            value.cloned().ok_or(FsError::NoAttribute)
+        })?
+    }
+
+    /// The names of all extended attributes.
+    ///
+    /// # Errors
+    /// `Stale`.
+    pub fn listxattr(&self, view: ViewId, ino: InodeId) -> Result<Vec<Box<[u8]>>> {
+        self.views.get(view)?.with_inode(ino, |inode| {
+            inode.xattrs.as_ref().map(|xattrs| xattrs.keys().cloned().collect()).unwrap_or_default()
+        })
+    }
+}

@@ -1,0 +1,67 @@
+//! The seam under all durable bytes: what a backstore must do, and nothing else does I/O on it.
+//! A memory, a host directory and (in tests) a failing device implement it.
+
+use std::io;
+use std::sync::Arc;
+
+use crate::types::ObjectId;
+
+/// What `lseek` can look for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seek {
+    /// `SEEK_DATA`
+    Data,
+    /// `SEEK_HOLE`
+    Hole,
+}
+
+/// The room in a backstore (`statvfs`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    /// Unit of the block counts, in bytes.
+    pub block_size: u32,
+    /// All blocks.
+    pub blocks: u64,
+    /// Free blocks.
+    pub free: u64,
+    /// Free blocks for an ordinary user.
+    pub available: u64,
+    /// Files the host can hold in all.
+    pub files: u64,
+    /// Files the host can still make.
+    pub files_free: u64,
+}
+
+/// An open backing object. Offsets and lengths are bytes; errors are the host's.
+pub trait ObjectFile: Send + Sync {
+    /// Reads until `buf` is full or the object ends; returns the bytes read.
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// Writes from the start of `data`; returns the bytes written, fewer only when the host stopped midway.
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize>;
+    /// Cuts or extends (by a hole) to `len`.
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Reserves space, as `fallocate` with these flags; all supported flags are passed on.
+    fn allocate(&self, mode: rustix::fs::FallocateFlags, offset: u64, len: u64) -> io::Result<()>;
+    /// The next data or hole at or after `offset`; `None` past the end.
+    fn seek(&self, what: Seek, offset: u64) -> io::Result<Option<u64>>;
+    /// Makes content (and, unless `data_only`, its length and times) durable.
+    fn sync(&self, data_only: bool) -> io::Result<()>;
+    /// Space held, in units of 512 bytes.
+    fn blocks(&self) -> io::Result<u64>;
+}
+
+/// A backstore.
+pub trait Device: Send + Sync {
+    /// Makes an empty object. `AlreadyExists` if there is one: ids are never reused.
+    fn create(&self, id: ObjectId) -> io::Result<Arc<dyn ObjectFile>>;
+    /// Opens an object to read and write.
+    fn open(&self, id: ObjectId) -> io::Result<Arc<dyn ObjectFile>>;
+    /// Makes `to` with the first `len` bytes of `from`, sharing blocks where the host can. Leaves no `to` behind when it fails.
+    fn duplicate(&self, from: ObjectId, to: ObjectId, len: u64) -> io::Result<Arc<dyn ObjectFile>>;
+    /// Deletes an object; returns the bytes it held.
+    fn remove(&self, id: ObjectId) -> io::Result<u64>;
+    /// The room left.
+    fn space(&self) -> io::Result<Space>;
+    /// Does `duplicate` share blocks?
+    fn reflinks(&self) -> bool;
+}

@@ -1,0 +1,205 @@
+//! The backstore in memory (`"InMemory"`): pages in a map, so that holes cost nothing. Gone with the daemon.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::{Mutex, RwLock};
+use rustix::fs::FallocateFlags;
+
+use super::{Device, ObjectFile, Seek, Space};
+use crate::types::ObjectId;
+
+const PAGE: u64 = 4096;
+const PAGE_LEN: usize = PAGE as usize;
+
+type Page = Box<[u8; PAGE_LEN]>;
+
+/// All objects in memory.
+#[derive(Default)]
+pub struct Memory {
+    objects: Mutex<HashMap<ObjectId, Arc<MemoryFile>>>,
+}
+
+impl Memory {
+    fn find(&self, id: ObjectId) -> io::Result<Arc<MemoryFile>> {
+        self.objects.lock().get(&id).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Device for Memory {
+    fn create(&self, id: ObjectId) -> io::Result<Arc<dyn ObjectFile>> {
+        let file = Arc::new(MemoryFile::default());
+        match self.objects.lock().insert(id, file.clone()) {
+            None => Ok(file),
+            Some(_) => Err(io::ErrorKind::AlreadyExists.into()),
+        }
+    }
+
+    fn open(&self, id: ObjectId) -> io::Result<Arc<dyn ObjectFile>> {
+        Ok(self.find(id)?)
+    }
+
+    fn duplicate(&self, from: ObjectId, to: ObjectId, len: u64) -> io::Result<Arc<dyn ObjectFile>> {
+        let mut pages = self.find(from)?.pages.read().clone();
+        pages.set_len(len);
+        let file = Arc::new(MemoryFile { pages: RwLock::new(pages) });
+        self.objects.lock().insert(to, file.clone());
+        Ok(file)
+    }
+
+    fn remove(&self, id: ObjectId) -> io::Result<u64> {
+        match self.objects.lock().remove(&id) {
+            Some(file) => Ok(file.pages.read().held()),
+            None => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        let info = rustix::system::sysinfo();
+        let unit = u64::from(info.mem_unit.max(1));
+        let pages = |amount: u64| amount.saturating_mul(unit) / PAGE;
+        let (all, free) = (pages(info.totalram), pages(info.freeram.saturating_add(info.bufferram)));
+        Ok(Space {
+            block_size: PAGE as u32,
+            blocks: all,
+            free,
+            available: free,
+            files: all,
+            files_free: free,
+        })
+    }
+
+    fn reflinks(&self) -> bool {
+        false
+    }
+}
+
+#[derive(Default)]
+struct MemoryFile {
+    pages: RwLock<Pages>,
+}
+
+#[derive(Clone, Default)]
+struct Pages {
+    len: u64,
+    map: BTreeMap<u64, Page>,
+}
+
+/// The part of the page that begins at `page` which `[offset, offset + len)` touches, as a range in the page.
+fn overlap(page: u64, offset: u64, len: u64) -> std::ops::Range<usize> {
+    let start = offset.max(page) - page;
+    let end = (offset + len).min(page + PAGE) - page;
+    start as usize..end as usize
+}
+
+fn pages_of(offset: u64, len: u64) -> impl Iterator<Item = u64> {
+    let first = offset - offset % PAGE;
+    (first..offset + len).step_by(PAGE_LEN)
+}
+
+impl Pages {
+    fn held(&self) -> u64 {
+        self.map.len() as u64 * PAGE
+    }
+
+    fn set_len(&mut self, len: u64) {
+        if len < self.len {
+            self.punch(len, self.len - len);
+        }
+        self.len = len;
+    }
+
+    fn punch(&mut self, offset: u64, len: u64) {
+        let touched: Vec<u64> =
+            self.map.range(offset - offset % PAGE..offset + len).map(|(at, _)| *at).collect();
+        for at in touched {
+            let part = overlap(at, offset, len);
+            let whole = part.len() == PAGE_LEN || (part.start == 0 && offset + len >= self.len);
+            if whole {
+                self.map.remove(&at);
+            } else if let Some(room) = self.map.get_mut(&at).and_then(|page| page.get_mut(part)) {
+                room.fill(0);
+            }
+        }
+    }
+
+    fn page(&mut self, at: u64) -> &mut Page {
+        self.map.entry(at).or_insert_with(|| Box::new([0; PAGE_LEN]))
+    }
+}
+
+impl ObjectFile for MemoryFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        let pages = self.pages.read();
+        let len = pages.len.saturating_sub(offset).min(buf.len() as u64);
+        let mut rest = buf.get_mut(..len as usize).unwrap_or_default();
+        for at in pages_of(offset, len) {
+            let part = overlap(at, offset, len);
+            let (room, tail) = std::mem::take(&mut rest).split_at_mut(part.len());
+            match pages.map.get(&at).and_then(|page| page.get(part)) {
+                Some(bytes) => room.copy_from_slice(bytes),
+                None => room.fill(0),
+            }
+            rest = tail;
+        }
+        Ok(len as usize)
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize> {
+        let mut pages = self.pages.write();
+        let len = data.len() as u64;
+        let mut rest = data;
+        for at in pages_of(offset, len) {
+            let part = overlap(at, offset, len);
+            let (bytes, tail) = rest.split_at(part.len());
+            if let Some(room) = pages.page(at).get_mut(part) {
+                room.copy_from_slice(bytes);
+            }
+            rest = tail;
+        }
+        pages.len = pages.len.max(offset + len);
+        Ok(data.len())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.pages.write().set_len(len);
+        Ok(())
+    }
+
+    fn allocate(&self, mode: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
+        let mut pages = self.pages.write();
+        if mode.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE) {
+            pages.punch(offset, len);
+        } else {
+            for at in pages_of(offset, len) {
+                pages.page(at);
+            }
+        }
+        if !mode.contains(FallocateFlags::KEEP_SIZE) {
+            pages.len = pages.len.max(offset + len);
+        }
+        Ok(())
+    }
+
+    fn seek(&self, what: Seek, offset: u64) -> io::Result<Option<u64>> {
+        let pages = self.pages.read();
+        if offset >= pages.len {
+            return Ok(None);
+        }
+        let mut at = offset - offset % PAGE;
+        while at < pages.len && pages.map.contains_key(&at) != (what == Seek::Data) {
+            at += PAGE;
+        }
+        let found = at.max(offset).min(pages.len);
+        Ok((what == Seek::Hole || found < pages.len).then_some(found))
+    }
+
+    fn sync(&self, _data_only: bool) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn blocks(&self) -> io::Result<u64> {
+        Ok(self.pages.read().held() / 512)
+    }
+}

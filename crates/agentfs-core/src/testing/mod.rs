@@ -1,0 +1,1 @@
+//! The operation model shared by the property, crash and mounted tests.

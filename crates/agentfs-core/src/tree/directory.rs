@@ -1,0 +1,153 @@
+//! A directory: names in the order of a 63-bit hash, which is also the position `readdir` resumes at.
+//! The hash depends on the name alone, so positions hold over changes, snapshots and remounts.
+
+use std::hash::Hasher;
+use std::ops::Bound;
+
+use imbl::OrdMap;
+use siphasher::sip::SipHasher13;
+
+use crate::types::{FileKind, InodeId, Name};
+
+/// Positions below are for `.` and `..`.
+const FIRST_POSITION: u64 = 3;
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    hash: u64,
+    name: Name,
+}
+
+impl Key {
+    fn of(name: &Name) -> Key {
+        let mut hasher = SipHasher13::new();
+        hasher.write(name.as_bytes());
+        Key { hash: (hasher.finish() >> 1).max(FIRST_POSITION), name: name.clone() }
+    }
+}
+
+/// Where a name leads: the inode, and its kind so that listing needs no second look-up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    packed: u64,
+}
+
+const KINDS: [FileKind; 7] = [
+    FileKind::File,
+    FileKind::Directory,
+    FileKind::Symlink,
+    FileKind::Fifo,
+    FileKind::CharDevice,
+    FileKind::BlockDevice,
+    FileKind::Socket,
+];
+
+impl Entry {
+    /// An entry for `ino`, which is a `kind`.
+    pub fn new(ino: InodeId, kind: FileKind) -> Entry {
+        let code = KINDS.iter().position(|k| *k == kind).unwrap_or_default() as u64;
+        Entry { packed: ino.0 << 3 | code }
+    }
+
+    /// The inode.
+    pub fn ino(self) -> InodeId {
+        InodeId(self.packed >> 3)
+    }
+
+    /// Its kind.
+    pub fn kind(self) -> FileKind {
+        KINDS.get((self.packed & 7) as usize).copied().unwrap_or(FileKind::File)
+    }
+}
+
+/// The entries of a directory, and the directory that holds it.
+#[derive(Clone, Debug)]
+pub struct Directory {
+    /// What `..` leads to; the root leads to itself.
+    pub parent: InodeId,
+    entries: OrdMap<Key, Entry>,
+}
+
+impl Directory {
+    /// An empty directory in `parent`.
+    pub fn new(parent: InodeId) -> Directory {
+        Directory { parent, entries: OrdMap::new() }
+    }
+
+    /// The entry of `name`.
+    pub fn get(&self, name: &Name) -> Option<Entry> {
+        self.entries.get(&Key::of(name)).copied()
+    }
+
+    /// Has it no entries?
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// How many entries it has.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// All entries, in order of position.
+    pub fn iter(&self) -> impl Iterator<Item = (&Name, Entry)> {
+        self.entries.iter().map(|(key, entry)| (&key.name, *entry))
+    }
+
+    /// The entries after `position`, each with the position to resume behind it. Of names with equal hashes all
+    /// but the last carry the position before them: a listing cut between them repeats a name and never skips one.
+    pub fn after(&self, position: u64) -> impl Iterator<Item = (u64, &Name, Entry)> {
+        let start = Key { hash: position.saturating_add(1), name: Name::lowest() };
+        let range = (Bound::Included(start), Bound::Unbounded);
+        let mut entries = self.entries.range::<_, Key>(range).peekable();
+        std::iter::from_fn(move || {
+            let (key, entry) = entries.next()?;
+            let shared = entries.peek().is_some_and(|(next, _)| next.hash == key.hash);
+            Some((key.hash - u64::from(shared), &key.name, *entry))
+        })
+    }
+
+    pub(super) fn insert(&mut self, name: &Name, entry: Entry) {
+        self.entries.insert(Key::of(name), entry);
+    }
+
+    pub(super) fn remove(&mut self, name: &Name) {
+        self.entries.remove(&Key::of(name));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_keeps_inode_and_kind_in_eight_bytes() {
+        for kind in KINDS {
+            let entry = Entry::new(InodeId(InodeId::LIMIT - 1), kind);
+            assert_eq!((entry.ino(), entry.kind()), (InodeId(InodeId::LIMIT - 1), kind));
+        }
+        assert_eq!(std::mem::size_of::<Entry>(), 8);
+    }
+
+    #[test]
+    fn a_listing_in_pieces_shows_every_name_once_while_others_come_and_go() {
+        let mut dir = Directory::new(InodeId::ROOT);
+        let name = |i: u32| Name::new(format!("file-{i}").as_bytes()).unwrap();
+        for i in 0..1000 {
+            dir.insert(&name(i), Entry::new(InodeId(u64::from(i) + 100), FileKind::File));
+        }
+        let (mut seen, mut position, mut round) = (Vec::new(), 0, 0);
+        loop {
+            let page: Vec<_> = dir.after(position).take(7).map(|(p, n, _)| (p, n.clone())).collect();
+            let Some((last, _)) = page.last() else { break };
+            position = *last;
+            seen.extend(page.into_iter().map(|(_, n)| n));
+            dir.remove(&name(500 + round));
+            dir.insert(&name(5000 + round), Entry::new(InodeId(9), FileKind::File));
+            round += 1;
+        }
+        for i in 0..500 {
+            assert_eq!(seen.iter().filter(|n| **n == name(i)).count(), 1, "file-{i}");
+        }
+    }
+}

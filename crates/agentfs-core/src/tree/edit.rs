@@ -1,0 +1,77 @@
+//! The only way a version changes. An operation becomes a list of edits, each a value to put and
+//! not a step to take: applied twice they leave the same, and a log of them is the version's history.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::{Body, Entry, Inode, Meta, Version, Xattrs};
+use crate::store::Content;
+use crate::types::{InodeId, Name};
+
+/// Inodes without a name that are still open or remembered by the kernel. No version holds them.
+pub type Orphans = HashMap<InodeId, Arc<Inode>>;
+
+/// A change of one value of a version.
+#[derive(Clone, Debug)]
+pub enum Edit {
+    /// A new inode.
+    Put(InodeId, Arc<Inode>),
+    /// Its attributes are now these.
+    Meta(InodeId, Meta),
+    /// Its bytes are now these.
+    Content(InodeId, Content),
+    /// Its extended attributes are now these.
+    Xattrs(InodeId, Option<Arc<Xattrs>>),
+    /// The directory now lies in that one.
+    Parent(InodeId, InodeId),
+    /// In this directory, the name leads there.
+    Link(InodeId, Name, Entry),
+    /// In this directory, the name is gone.
+    Unlink(InodeId, Name),
+    /// The last name is gone: the inode leaves the version and becomes an orphan.
+    Drop(InodeId),
+}
+
+impl Edit {
+    /// Carries the edit out. What it speaks of is there when the operation that made it checked so;
+    /// otherwise nothing happens.
+    pub fn apply(self, version: &mut Version, orphans: &mut Orphans) {
+        match self {
+            Edit::Put(ino, inode) => {
+                version.inodes.insert(ino, inode);
+            }
+            Edit::Drop(ino) => {
+                orphans.extend(version.inodes.remove(&ino).map(|inode| (ino, inode)));
+            }
+            Edit::Meta(ino, meta) => change(version, orphans, ino, |inode| inode.meta = meta),
+            Edit::Content(ino, content) => {
+                change(version, orphans, ino, |inode| inode.body = Body::File(content));
+            }
+            Edit::Xattrs(ino, xattrs) => change(version, orphans, ino, |inode| inode.xattrs = xattrs),
+            Edit::Parent(ino, parent) => change(version, orphans, ino, |inode| {
+                if let Body::Directory(directory) = &mut inode.body {
+                    directory.parent = parent;
+                }
+            }),
+            Edit::Link(dir, name, entry) => change(version, orphans, dir, |inode| {
+                if let Body::Directory(directory) = &mut inode.body {
+                    directory.insert(&name, entry);
+                }
+            }),
+            Edit::Unlink(dir, name) => change(version, orphans, dir, |inode| {
+                if let Body::Directory(directory) = &mut inode.body {
+                    directory.remove(&name);
+                }
+            }),
+        }
+    }
+}
+
+/// Changes an inode in place where this version alone holds it, in a copy where others do.
+fn change(version: &mut Version, orphans: &mut Orphans, ino: InodeId, edit: impl FnOnce(&mut Inode)) {
+    let found = version.inodes.get_mut(&ino).or_else(|| orphans.get_mut(&ino));
+    debug_assert!(found.is_some(), "an edit of inode {} that is not there", ino.0);
+    if let Some(inode) = found {
+        edit(Arc::make_mut(inode));
+    }
+}

@@ -1,0 +1,128 @@
+//! An inode: its attributes, its body by kind, its extended attributes.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::Directory;
+use crate::store::Content;
+use crate::types::{Attr, FileKind, InodeId, Timestamp};
+
+/// What `stat` shows for a directory's size and blocks, whatever it holds.
+const DIRECTORY_SIZE: u64 = 4096;
+
+/// Extended attributes by name.
+pub type Xattrs = BTreeMap<Box<[u8]>, Arc<[u8]>>;
+
+/// The three times of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    /// Last read.
+    pub atime: Timestamp,
+    /// Last change of content.
+    pub mtime: Timestamp,
+    /// Last change of content or attributes.
+    pub ctime: Timestamp,
+}
+
+impl Times {
+    /// All three at `now`.
+    pub fn all(now: Timestamp) -> Times {
+        Times { atime: now, mtime: now, ctime: now }
+    }
+}
+
+/// Attributes that an edit can change as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// Permission bits (07777).
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Names that lead here.
+    pub nlink: u32,
+    /// The three times.
+    pub times: Times,
+    /// Bytes, of regular files.
+    pub size: u64,
+    /// Space held by a regular file in units of 512 bytes, as of its last close.
+    pub blocks: u64,
+}
+
+/// What an inode is.
+#[derive(Clone, Debug)]
+pub enum Body {
+    /// A regular file's bytes.
+    File(Content),
+    /// A directory's entries.
+    Directory(Directory),
+    /// A symbolic link's target.
+    Symlink(Arc<[u8]>),
+    /// A pipe, socket or device: kind and device number.
+    Special(FileKind, u32),
+}
+
+/// One file of a version.
+#[derive(Clone, Debug)]
+pub struct Inode {
+    /// Attributes.
+    pub meta: Meta,
+    /// Body.
+    pub body: Body,
+    /// Extended attributes, if any.
+    pub xattrs: Option<Arc<Xattrs>>,
+}
+
+impl Inode {
+    /// What it is.
+    pub fn kind(&self) -> FileKind {
+        match &self.body {
+            Body::File(_) => FileKind::File,
+            Body::Directory(_) => FileKind::Directory,
+            Body::Symlink(_) => FileKind::Symlink,
+            Body::Special(kind, _) => *kind,
+        }
+    }
+
+    /// Its entries, of a directory.
+    pub fn directory(&self) -> Option<&Directory> {
+        match &self.body {
+            Body::Directory(directory) => Some(directory),
+            Body::File(_) | Body::Symlink(_) | Body::Special(..) => None,
+        }
+    }
+
+    /// Its bytes, of a regular file.
+    pub fn content(&self) -> Option<&Content> {
+        match &self.body {
+            Body::File(content) => Some(content),
+            Body::Directory(_) | Body::Symlink(_) | Body::Special(..) => None,
+        }
+    }
+
+    /// What `stat` shows.
+    pub fn attr(&self, ino: InodeId) -> Attr {
+        let meta = &self.meta;
+        let (size, blocks, rdev) = match &self.body {
+            Body::File(_) => (meta.size, meta.blocks, 0),
+            Body::Directory(_) => (DIRECTORY_SIZE, DIRECTORY_SIZE / 512, 0),
+            Body::Symlink(target) => (target.len() as u64, 0, 0),
+            Body::Special(_, rdev) => (0, 0, *rdev),
+        };
+        Attr {
+            ino,
+            kind: self.kind(),
+            mode: meta.mode,
+            uid: meta.uid,
+            gid: meta.gid,
+            nlink: meta.nlink,
+            rdev,
+            size,
+            blocks,
+            atime: meta.times.atime,
+            mtime: meta.times.mtime,
+            ctime: meta.times.ctime,
+        }
+    }
+}

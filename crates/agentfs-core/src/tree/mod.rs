@@ -1,0 +1,14 @@
+//! Versions in memory: persistent maps that a snapshot shares by cloning a root pointer.
+//! No I/O, no locks, no clocks.
+
+mod check;
+mod directory;
+mod edit;
+mod inode;
+mod version;
+
+pub use check::{Fault, check};
+pub use directory::{Directory, Entry};
+pub use edit::{Edit, Orphans};
+pub use inode::{Body, Inode, Meta, Times, Xattrs};
+pub use version::Version;

@@ -1,0 +1,54 @@
+//! A version: the whole tree of a branch or snapshot at one moment, cloned in O(1).
+
+use std::sync::Arc;
+
+use imbl::OrdMap;
+
+use super::{Body, Directory, Entry, Inode, Meta, Times};
+use crate::error::{FsError, Result};
+use crate::types::{InodeId, Name, Timestamp};
+
+/// All inodes of a tree, by number.
+#[derive(Clone, Debug)]
+pub struct Version {
+    pub(super) inodes: OrdMap<InodeId, Arc<Inode>>,
+}
+
+impl Version {
+    /// A tree with nothing but its root directory.
+    pub fn new(mode: u16, uid: u32, gid: u32, now: Timestamp) -> Version {
+        let meta = Meta { mode, uid, gid, nlink: 2, times: Times::all(now), size: 0, blocks: 0 };
+        let body = Body::Directory(Directory::new(InodeId::ROOT));
+        let root = Arc::new(Inode { meta, body, xattrs: None });
+        Version { inodes: OrdMap::unit(InodeId::ROOT, root) }
+    }
+
+    /// The inode, if this version has it.
+    pub fn get(&self, ino: InodeId) -> Option<&Arc<Inode>> {
+        self.inodes.get(&ino)
+    }
+
+    /// The entry of `name` in the directory `dir`.
+    ///
+    /// # Errors
+    /// `Stale` when there is no such inode, `NotDirectory` when it is none.
+    pub fn entry(&self, dir: InodeId, name: &Name) -> Result<Option<Entry>> {
+        let inode = self.get(dir).ok_or(FsError::Stale)?;
+        Ok(inode.directory().ok_or(FsError::NotDirectory)?.get(name))
+    }
+
+    /// How many inodes it has.
+    pub fn len(&self) -> usize {
+        self.inodes.len()
+    }
+
+    /// A version always has its root.
+    pub fn is_empty(&self) -> bool {
+        self.inodes.is_empty()
+    }
+
+    /// All inodes, in order of number.
+    pub fn iter(&self) -> impl Iterator<Item = (InodeId, &Arc<Inode>)> {
+        self.inodes.iter().map(|(ino, inode)| (*ino, inode))
+    }
+}

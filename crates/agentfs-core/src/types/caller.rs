@@ -1,0 +1,20 @@
+//! Who asks.
+
+/// The process behind an operation, as the kernel reports it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Caller {
+    /// Effective (filesystem) user.
+    pub uid: u32,
+    /// Effective (filesystem) group.
+    pub gid: u32,
+}
+
+impl Caller {
+    /// The superuser.
+    pub const ROOT: Caller = Caller { uid: 0, gid: 0 };
+
+    /// Is it the superuser?
+    pub fn is_root(self) -> bool {
+        self.uid == 0
+    }
+}

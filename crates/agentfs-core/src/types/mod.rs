@@ -1,0 +1,13 @@
+//! The words of the core: identities, names, attributes, callers. Imports nothing else of the crate.
+
+mod attr;
+mod caller;
+mod id;
+mod name;
+mod time;
+
+pub use attr::{Attr, FileKind, SetAttr, SetTime};
+pub use caller::Caller;
+pub use id::{BranchId, Epoch, HandleId, InodeId, ObjectId, ParseIdError, SnapshotId, ViewId};
+pub use name::{MAX_NAME_LEN, Name};
+pub use time::Timestamp;
