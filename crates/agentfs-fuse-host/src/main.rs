@@ -1,1 +1,74 @@
-fn main() {}
+//! `agentfs-fuse-host`: mounts a volume and serves it. Data flows one way: the kernel's requests come in through
+//! `adapter`, which calls the core (or `views` and `control` for what is the volume's own) and replies.
+
+mod adapter;
+mod args;
+mod background;
+mod config;
+mod control;
+mod host;
+mod metrics;
+mod mount;
+mod negotiate;
+mod signals;
+mod views;
+mod write_pool;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::args::Args;
+use crate::config::Settings;
+use crate::host::Host;
+
+fn main() -> ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Where standard error is closed there is nobody to tell.
+            let _ = writeln!(std::io::stderr(), "agentfs-fuse-host: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
+    let env = |name: &str| std::env::var(name);
+    let mount = mount::check_mount_point(&args.mount)?;
+    let settings = Settings::gather(args, &mount, &env)?;
+    if args.background {
+        let logs = config::state_directory(&env)?;
+        std::fs::create_dir_all(&logs).with_context(|| format!("{} cannot be made", logs.display()))?;
+        return background::start(&logs.join(format!("{}.log", config::escaped(&mount))));
+    }
+    start_log();
+    raise_descriptor_limit();
+    let started = Host::start(&settings, mount);
+    if args.report_start {
+        background::report(started.as_ref().map(|_| ()));
+        background::detach()?;
+    }
+    let host = started?;
+    tracing::info!(mount = %args.mount.display(), "mounted");
+    host.run()
+}
+
+fn start_log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    log.with_ansi(false).init();
+}
+
+/// Each file that is open in the volume may hold a descriptor here.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit on open files stays as it is");
+    }
+}

@@ -2,10 +2,12 @@
 
 use std::sync::atomic::Ordering;
 
+use super::CreateMode;
+use crate::branch::Tree;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::handle::{Handle, OpenFile, Source};
-use crate::types::{Caller, FileKind, HandleId, InodeId, ViewId};
+use crate::types::{Attr, Caller, FileKind, HandleId, InodeId, Name, ViewId};
 
 /// What a handle is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,9 +41,33 @@ impl FsCore {
             self.truncate(view, ino, 0, caller)?;
         }
         self.handles.reserve()?;
-        let file = self.open_files.acquire(&tree, view, ino);
+        Ok(self.add_handle(&tree, view, ino, writable))
+    }
+
+    /// Makes a regular file with the permissions `mode.0` and opens it.
+    ///
+    /// # Errors
+    /// Those of `create`, and `TooManyHandles`; no file was made then.
+    pub fn create_open(
+        &self,
+        view: ViewId,
+        dir: InodeId,
+        name: &Name,
+        mode: (u16, OpenMode),
+        caller: Caller,
+    ) -> Result<(Attr, HandleId)> {
+        self.handles.reserve()?;
+        let what = CreateMode { kind: FileKind::File, mode: mode.0, rdev: 0 };
+        let made = self.views.get(view).and_then(|tree| Ok((tree, self.create(view, dir, name, what, caller)?)));
+        let (tree, attr) = made.inspect_err(|_| self.handles.unreserve())?;
+        Ok((attr, self.add_handle(&tree, view, attr.ino, mode.1 != OpenMode::Read)))
+    }
+
+    /// A handle for which room was reserved.
+    fn add_handle(&self, tree: &Tree, view: ViewId, ino: InodeId, writable: bool) -> HandleId {
+        let file = self.open_files.acquire(tree, view, ino);
         file.writers.fetch_add(u32::from(writable), Ordering::Relaxed);
-        Ok(self.handles.insert(Handle { file, writable }))
+        self.handles.insert(Handle { file, writable })
     }
 
     /// Closes a handle.

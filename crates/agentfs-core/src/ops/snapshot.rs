@@ -57,6 +57,11 @@ impl FsCore {
         Ok(self.catalog.read().snapshot(snapshot)?.0.clone())
     }
 
+    /// How many branches grew from a snapshot.
+    pub fn children_of(&self, snapshot: &SnapshotInfo) -> usize {
+        self.catalog.read().children(Origin::Snapshot(snapshot.id)).count()
+    }
+
     /// Gives a snapshot another name.
     ///
     /// # Errors

@@ -1,1 +1,31 @@
-//! The operation model shared by the property, crash and mounted tests.
+//! The operation model shared by the property, crash, concurrency and mounted tests.
+//!
+//! An [`Op`] is one call on a volume. [`Model`] says in plain maps what it must do; a [`Driver`] does it on
+//! something real: [`CoreDriver`] on the core, others on a mount. [`Trial`] runs both and compares every answer
+//! and, when asked, every tree. Drivers act as the superuser, with umask 0.
+
+// Test support: what goes wrong here must stop the test at once, with its place.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+mod compare;
+mod core_driver;
+mod core_dump;
+mod dump;
+mod errno;
+mod model;
+mod op;
+mod strategy;
+
+pub use compare::{Answer, Driver, Mismatch, Outcome, Stat, Trial};
+pub use core_driver::{CoreDriver, config};
+pub use core_dump::dump;
+pub use dump::{Bytes, Dump, Node, Pairing};
+pub use errno::errno;
+pub use model::Model;
+pub use op::{
+    FileOp, KeptOp, MAX_BRANCHES, MAX_SNAPSHOTS, NAMES, Op, Path, Place, ROOT_MODE, SLOTS, TARGETS, VolumeOp,
+    XATTRS, pattern, pick,
+};
+pub use proptest;
+pub use rustix::io::Errno;
+pub use strategy::{file_ops, op, ops};

@@ -1,0 +1,207 @@
+//! The command line: what scripts may rely on.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, value_parser};
+
+use crate::output::Format;
+
+/// Control a mounted AgentFS volume: its snapshots, its branches, and which process sees which branch.
+///
+/// A snapshot or a branch is given by its id or its name.
+#[derive(Debug, Parser)]
+#[command(name = "agentfs-control-cli", version, max_term_width = 100)]
+pub(crate) struct Args {
+    /// Where the volume is mounted; else the volume that the current directory is in.
+    #[arg(long, value_name = "DIR", env = "AGENTFS_MOUNT", global = true)]
+    pub(crate) mount: Option<PathBuf>,
+
+    /// Print the answer as one line of JSON.
+    #[arg(long, global = true)]
+    json: bool,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+impl Args {
+    /// How the answer is to be printed.
+    pub(crate) fn format(&self) -> Format {
+        if self.json { Format::Json } else { Format::Text }
+    }
+}
+
+/// One question to the daemon.
+#[derive(Debug, PartialEq, Eq, Subcommand)]
+pub(crate) enum Command {
+    /// Freeze what a branch holds now.
+    SnapshotCreate {
+        /// A name for the snapshot.
+        #[arg(long)]
+        name: Option<String>,
+        /// The branch; else the one whose view the volume is seen in.
+        #[arg(long)]
+        branch: Option<String>,
+    },
+    /// List all snapshots, oldest first.
+    SnapshotList,
+    /// Delete a snapshot.
+    SnapshotDelete {
+        #[command(flatten)]
+        snapshot: SnapshotArg,
+    },
+    /// Give a snapshot another name.
+    SnapshotRename {
+        /// The snapshot.
+        snapshot: String,
+        /// Its new name.
+        #[arg(value_name = "NEWNAME")]
+        name: String,
+    },
+    /// Grow a branch from a snapshot or from another branch.
+    BranchCreate {
+        /// The snapshot or the branch it grows from.
+        #[arg(long, visible_alias = "snapshot")]
+        from: String,
+        /// A name for the branch.
+        #[arg(long)]
+        name: Option<String>,
+    },
+    /// List all branches, oldest first.
+    BranchList,
+    /// Delete a branch.
+    BranchDelete {
+        #[command(flatten)]
+        branch: BranchArg,
+        /// Delete it although processes are bound to it or files are open in it.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Give a branch another name.
+    BranchRename {
+        /// The branch.
+        branch: String,
+        /// Its new name.
+        #[arg(value_name = "NEWNAME")]
+        name: String,
+    },
+    /// Show a branch to a process and to what it starts.
+    BranchBind {
+        /// The branch.
+        #[arg(long)]
+        branch: String,
+        /// The process; else the one that started this command, as a rule the shell.
+        #[arg(long, value_parser = value_parser!(u32).range(1..))]
+        pid: Option<u32>,
+    },
+    /// Show a process the main branch again.
+    BranchUnbind {
+        /// The process; else the one that started this command, as a rule the shell.
+        #[arg(long, value_parser = value_parser!(u32).range(1..))]
+        pid: Option<u32>,
+    },
+    /// Show the state of the volume and of its daemon.
+    Status {
+        /// Show instead how often the kernel asked for which operation.
+        #[arg(long)]
+        requests: bool,
+    },
+}
+
+/// A snapshot, bare or as an option.
+#[derive(Debug, PartialEq, Eq, clap::Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct SnapshotArg {
+    /// The snapshot.
+    #[arg(value_name = "SNAPSHOT")]
+    bare: Option<String>,
+    /// The snapshot, as an option.
+    #[arg(long = "snapshot", value_name = "SNAPSHOT")]
+    option: Option<String>,
+}
+
+impl SnapshotArg {
+    /// Whichever was given; clap sees to it that one was.
+    pub(crate) fn given(&self) -> &str {
+        self.bare.as_deref().or(self.option.as_deref()).unwrap_or_default()
+    }
+}
+
+/// A branch, bare or as an option.
+#[derive(Debug, PartialEq, Eq, clap::Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct BranchArg {
+    /// The branch.
+    #[arg(value_name = "BRANCH")]
+    bare: Option<String>,
+    /// The branch, as an option.
+    #[arg(long = "branch", value_name = "BRANCH")]
+    option: Option<String>,
+}
+
+impl BranchArg {
+    /// Whichever was given; clap sees to it that one was.
+    pub(crate) fn given(&self) -> &str {
+        self.bare.as_deref().or(self.option.as_deref()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Command, clap::Error> {
+        let words = std::iter::once("agentfs-control-cli").chain(line.split_whitespace());
+        Args::try_parse_from(words).map(|args| args.command)
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn a_branch_grows_from_exactly_one_thing() {
+        let made = |from: &str| Command::BranchCreate { from: from.into(), name: Some("n".into()) };
+        assert_eq!(parse("branch-create --from base --name n").unwrap(), made("base"));
+        assert_eq!(parse("branch-create --snapshot snap --name n").unwrap(), made("snap"));
+        assert!(parse("branch-create --name n").is_err());
+        assert!(parse("branch-create --from a --snapshot b").is_err());
+    }
+
+    #[test]
+    fn what_is_deleted_is_bare_or_an_option_but_not_both() {
+        let of = |line| match parse(line).unwrap() {
+            Command::SnapshotDelete { snapshot } => snapshot.given().to_owned(),
+            Command::BranchDelete { branch, force } => format!("{} {force}", branch.given()),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(of("snapshot-delete one"), "one");
+        assert_eq!(of("snapshot-delete --snapshot one"), "one");
+        assert_eq!(of("branch-delete one --force"), "one true");
+        assert_eq!(of("branch-delete --branch one"), "one false");
+        for line in ["snapshot-delete", "snapshot-delete a --snapshot b", "branch-delete --force"] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_pid_is_a_positive_number_or_absent() {
+        assert_eq!(parse("branch-unbind --pid 7").unwrap(), Command::BranchUnbind { pid: Some(7) });
+        assert_eq!(parse("branch-unbind").unwrap(), Command::BranchUnbind { pid: None });
+        for line in ["branch-unbind --pid 0", "branch-unbind --pid x", "branch-bind --pid 7"] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn global_options_go_before_or_after_the_command() {
+        for line in ["x --mount /m --json snapshot-list", "x snapshot-list --json --mount /m"] {
+            let args = Args::try_parse_from(line.split_whitespace()).unwrap();
+            assert_eq!(args.mount.as_deref(), Some("/m".as_ref()));
+            assert!(matches!(args.format(), Format::Json));
+        }
+    }
+}

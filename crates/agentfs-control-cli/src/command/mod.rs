@@ -1,0 +1,30 @@
+//! From a command to the daemon's answer to it: one function a command.
+
+mod branch;
+mod snapshot;
+mod status;
+
+use crate::args::Command;
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// Asks the daemon what the command line asks.
+pub(crate) fn run(client: &Client, command: &Command) -> Result<Output, Failure> {
+    match command {
+        Command::SnapshotCreate { name, branch } => {
+            snapshot::create(client, name.as_deref(), branch.as_deref())
+        }
+        Command::SnapshotList => snapshot::list(client),
+        Command::SnapshotDelete { snapshot } => snapshot::delete(client, snapshot.given()),
+        Command::SnapshotRename { snapshot, name } => snapshot::rename(client, snapshot, name),
+        Command::BranchCreate { from, name } => branch::create(client, from, name.as_deref()),
+        Command::BranchList => branch::list(client),
+        Command::BranchDelete { branch, force } => branch::delete(client, branch.given(), *force),
+        Command::BranchRename { branch, name } => branch::rename(client, branch, name),
+        Command::BranchBind { branch, pid } => branch::bind(client, branch, *pid),
+        Command::BranchUnbind { pid } => branch::unbind(client, *pid),
+        Command::Status { requests: false } => status::show(client),
+        Command::Status { requests: true } => status::requests(client),
+    }
+}

@@ -1,0 +1,45 @@
+//! The commands about snapshots.
+
+use agentfs_proto::Response;
+use agentfs_proto::request::{BranchSnapshot, SnapshotCreate, SnapshotDelete, SnapshotPage, SnapshotRename};
+
+use crate::client::{Client, all_pages, unexpected};
+use crate::failure::Failure;
+use crate::output::{self, Output};
+
+/// Without a branch it is the request that every daemon knows.
+pub(super) fn create(client: &Client, name: Option<&str>, branch: Option<&str>) -> Result<Output, Failure> {
+    let name = name.map(Into::into);
+    let response = match branch {
+        None => client.call(SnapshotCreate { name })?,
+        Some(branch) => client.call(BranchSnapshot { branch: branch.into(), name })?,
+    };
+    match response {
+        Response::SnapshotCreate(reply) | Response::BranchSnapshot(reply) => {
+            Ok(output::snapshot_created(&reply.snapshot))
+        }
+        _ => Err(unexpected()),
+    }
+}
+
+pub(super) fn list(client: &Client) -> Result<Output, Failure> {
+    let snapshots = all_pages(|after| match client.call(SnapshotPage { after })? {
+        Response::SnapshotPage(page) => Ok(page),
+        _ => Err(unexpected()),
+    })?;
+    Ok(output::snapshot_list(&snapshots))
+}
+
+pub(super) fn delete(client: &Client, snapshot: &str) -> Result<Output, Failure> {
+    match client.call(SnapshotDelete { snapshot: snapshot.into() })? {
+        Response::SnapshotDelete(reply) => Ok(output::snapshot_deleted(&reply)),
+        _ => Err(unexpected()),
+    }
+}
+
+pub(super) fn rename(client: &Client, snapshot: &str, name: &str) -> Result<Output, Failure> {
+    match client.call(SnapshotRename { snapshot: snapshot.into(), name: name.into() })? {
+        Response::SnapshotRename(reply) => Ok(output::snapshot_renamed(&reply.snapshot)),
+        _ => Err(unexpected()),
+    }
+}

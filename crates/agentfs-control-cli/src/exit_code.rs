@@ -1,0 +1,14 @@
+//! How the process ends: 0 when the daemon did what was asked, 1 when not; 2, a wrong command line, is clap's.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use crate::failure::Failure;
+
+/// The exit code of a run; its failure is told on standard error, in one line.
+pub(crate) fn of(result: Result<(), Failure>) -> ExitCode {
+    let Err(failure) = result else { return ExitCode::SUCCESS };
+    // With standard error closed as well there is nobody left to tell.
+    let _ = writeln!(io::stderr(), "agentfs-control-cli: {failure}");
+    ExitCode::FAILURE
+}

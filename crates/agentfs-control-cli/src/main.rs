@@ -1,0 +1,37 @@
+//! `agentfs-control-cli`: snapshots, branches and the state of a mounted AgentFS volume.
+//!
+//! It finds the volume's control file ([`mount`]), asks the daemon one question ([`client`], [`command`])
+//! and prints the answer as text or JSON ([`output`]). It decides nothing: names, ids and rights are judged
+//! by the daemon.
+
+mod args;
+mod client;
+mod command;
+mod exit_code;
+mod failure;
+mod ioctl;
+mod mount;
+mod output;
+
+use std::io;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::args::Args;
+use crate::client::Client;
+use crate::failure::Failure;
+
+fn main() -> ExitCode {
+    exit_code::of(run(&Args::parse()))
+}
+
+fn run(args: &Args) -> Result<(), Failure> {
+    let volume = mount::find(args.mount.as_deref())?;
+    let answer = command::run(&Client::open(&volume)?, &args.command)?;
+    match answer.print(args.format(), &mut io::stdout().lock()) {
+        // Whoever read the answer has seen enough, as `head` does.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.map_err(|error| Failure::io("cannot write the answer", &error)),
+    }
+}

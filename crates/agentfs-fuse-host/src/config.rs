@@ -1,0 +1,299 @@
+//! Settings: the command line over the environment over the configuration file over the defaults.
+//! What is accepted works; what would not work is refused by name.
+
+use std::env::VarError;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use agentfs_core::Config;
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use crate::adapter::Ttl;
+use crate::args::Args;
+
+/// Every change comes through the kernel that caches: what it knows stays true.
+const DEFAULT_TTL_MS: u64 = 3_600_000;
+
+/// All that the daemon needs to know.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) backstore: Backstore,
+    pub(crate) core: Config,
+    pub(crate) ttl: Ttl,
+    pub(crate) allow_other: bool,
+    pub(crate) default_permissions: bool,
+    pub(crate) write_threads: usize,
+    pub(crate) max_write: u32,
+    pub(crate) max_background: u16,
+    pub(crate) trace_writes: bool,
+}
+
+/// Where bytes go.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Backstore {
+    Memory,
+    HostFs { root: PathBuf, prefer_reflinks: bool },
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    cache: Cache,
+    limits: Limits,
+    backstore: Option<StoreChoice>,
+    overlay: Overlay,
+    security: Security,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Cache {
+    attr_ttl_ms: Option<u64>,
+    entry_ttl_ms: Option<u64>,
+    negative_ttl_ms: Option<u64>,
+    writeback_cache: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Limits {
+    max_open_handles: Option<u64>,
+    max_branches: Option<usize>,
+    max_snapshots: Option<usize>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+enum StoreChoice {
+    InMemory,
+    HostFs(HostFs),
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HostFs {
+    root: PathBuf,
+    #[serde(default = "yes")]
+    prefer_native_snapshots: bool,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Overlay {
+    enabled: bool,
+    lower_root: Option<PathBuf>,
+    materialization: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Security {
+    enforce_posix_permissions: bool,
+    default_uid: Option<u32>,
+    default_gid: Option<u32>,
+    root_bypass_permissions: bool,
+}
+
+impl Default for Security {
+    fn default() -> Security {
+        Security {
+            enforce_posix_permissions: true,
+            default_uid: None,
+            default_gid: None,
+            root_bypass_permissions: true,
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
+}
+
+/// Reads one variable of the environment.
+pub(crate) type Environment<'a> = &'a dyn Fn(&str) -> Result<String, VarError>;
+
+impl Settings {
+    /// Brings together what was said. `mount` names the default store.
+    ///
+    /// # Errors
+    /// One sentence that names the file, key or variable that is wrong.
+    pub(crate) fn gather(args: &Args, mount: &Path, env: Environment<'_>) -> Result<Settings> {
+        let file = args.config.as_deref().map(read).transpose()?.unwrap_or_default();
+        refuse_unsupported(&file)?;
+        if flag(env, "AGENTFS_FUSE_PASSTHROUGH")? {
+            bail!("AGENTFS_FUSE_PASSTHROUGH is not supported by this version: set it to 0, or leave it out");
+        }
+        let ttl = |ms: Option<u64>| Duration::from_millis(ms.unwrap_or(DEFAULT_TTL_MS));
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let defaults = Config::default();
+        Ok(Settings {
+            backstore: backstore(args, file.backstore, mount, env)?,
+            core: Config {
+                max_open_handles: file.limits.max_open_handles.unwrap_or(defaults.max_open_handles),
+                max_branches: file.limits.max_branches.unwrap_or(defaults.max_branches),
+                max_snapshots: file.limits.max_snapshots.unwrap_or(defaults.max_snapshots),
+                root_uid: file.security.default_uid.unwrap_or(uid),
+                root_gid: file.security.default_gid.unwrap_or(gid),
+                root_mode: defaults.root_mode,
+            },
+            ttl: Ttl {
+                attr: ttl(file.cache.attr_ttl_ms),
+                entry: ttl(file.cache.entry_ttl_ms),
+                negative: ttl(file.cache.negative_ttl_ms),
+            },
+            allow_other: args.allow_other || flag(env, "AGENTFS_FUSE_ALLOW_OTHER")?,
+            default_permissions: file.security.enforce_posix_permissions,
+            write_threads: number(env, "AGENTFS_FUSE_WRITE_THREADS", 1, 1024)?.unwrap_or(cpus as u64) as usize,
+            max_write: number(env, "AGENTFS_FUSE_MAX_WRITE", 4096, 16 << 20)?.unwrap_or(4 << 20) as u32,
+            max_background: number(env, "AGENTFS_FUSE_MAX_BACKGROUND", 1, 65535)?.unwrap_or(64) as u16,
+            trace_writes: flag(env, "AGENTFS_FUSE_TRACE_WRITES")?,
+        })
+    }
+}
+
+fn read(path: &Path) -> Result<File> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("the configuration {} cannot be read", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("the configuration {} is wrong", path.display()))
+}
+
+fn refuse_unsupported(file: &File) -> Result<()> {
+    let overlay = &file.overlay;
+    if overlay.enabled {
+        bail!("overlay.enabled is not supported by this version: set it to false, or leave it out");
+    }
+    if overlay.lower_root.is_some() || overlay.materialization.is_some() {
+        bail!("overlay.lower_root and overlay.materialization have no effect without overlay.enabled: leave them out");
+    }
+    if file.cache.writeback_cache {
+        bail!("cache.writeback_cache is not supported by this version: set it to false, or leave it out");
+    }
+    if !file.security.root_bypass_permissions {
+        bail!("security.root_bypass_permissions cannot be false: the kernel exempts root from permission checks");
+    }
+    Ok(())
+}
+
+fn backstore(args: &Args, chosen: Option<StoreChoice>, mount: &Path, env: Environment<'_>) -> Result<Backstore> {
+    match (&args.store, chosen) {
+        (Some(root), chosen) => {
+            let prefer_reflinks = !matches!(&chosen, Some(StoreChoice::HostFs(fs)) if !fs.prefer_native_snapshots);
+            Ok(Backstore::HostFs { root: root.clone(), prefer_reflinks })
+        }
+        (None, Some(StoreChoice::InMemory)) => Ok(Backstore::Memory),
+        (None, Some(StoreChoice::HostFs(fs))) => {
+            Ok(Backstore::HostFs { root: fs.root, prefer_reflinks: fs.prefer_native_snapshots })
+        }
+        (None, None) => {
+            let root = state_directory(env)?.join(escaped(mount));
+            Ok(Backstore::HostFs { root, prefer_reflinks: true })
+        }
+    }
+}
+
+/// `$XDG_STATE_HOME/agentfs`, by default `~/.local/state/agentfs`.
+pub(crate) fn state_directory(env: Environment<'_>) -> Result<PathBuf> {
+    let state = env("XDG_STATE_HOME").ok().filter(|path| path.starts_with('/')).map(PathBuf::from);
+    let home = || env("HOME").ok().filter(|path| !path.is_empty()).map(|home| Path::new(&home).join(".local/state"));
+    let found = state.or_else(home).map(|path| path.join("agentfs"));
+    found.context("neither XDG_STATE_HOME nor HOME is set: name a store with --store")
+}
+
+/// A path as one file name: '/' becomes '-', and what could be mistaken is written in hexadecimal.
+pub(crate) fn escaped(path: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.');
+    let shown = |b: &u8| match *b {
+        b'/' => "-".to_owned(),
+        b if plain(b) => char::from(b).to_string(),
+        b => format!("%{b:02x}"),
+    };
+    let bytes = path.as_os_str().as_bytes();
+    let text: String = bytes.strip_prefix(b"/").unwrap_or(bytes).iter().map(shown).collect();
+    if text.is_empty() { "-".to_owned() } else { text }
+}
+
+fn flag(env: Environment<'_>, name: &str) -> Result<bool> {
+    match env(name).as_deref() {
+        Ok("1") => Ok(true),
+        Ok("0" | "") | Err(VarError::NotPresent) => Ok(false),
+        Ok(other) => bail!("{name} is {other:?}: it must be 0 or 1"),
+        Err(VarError::NotUnicode(_)) => bail!("{name} is not text: it must be 0 or 1"),
+    }
+}
+
+fn number(env: Environment<'_>, name: &str, least: u64, most: u64) -> Result<Option<u64>> {
+    match env(name) {
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(_)) => bail!("{name} is not text: it must be a number from {least} to {most}"),
+        Ok(text) => match text.parse() {
+            Ok(number) if (least..=most).contains(&number) => Ok(Some(number)),
+            _ => bail!("{name} is {text:?}: it must be a number from {least} to {most}"),
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn gather(json: &str, env: &[(&str, &str)], args: &[&str]) -> Result<Settings> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        std::fs::write(&path, json).unwrap();
+        let base = ["agentfs-fuse-host", "--config", path.to_str().unwrap()];
+        let args = Args::parse_from(base.iter().chain(args).chain(&["/mnt"]));
+        let find = |name: &str| {
+            let all = env.iter().chain(&[("HOME", "/home/u")]);
+            all.clone().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()).ok_or(VarError::NotPresent)
+        };
+        Settings::gather(&args, Path::new("/mnt/my vol"), &find)
+    }
+
+    #[test]
+    fn the_documented_schema_is_accepted() {
+        let json = r#"{"cache":{"attr_ttl_ms":5,"entry_ttl_ms":6,"negative_ttl_ms":7,"writeback_cache":false},
+            "limits":{"max_open_handles":10,"max_branches":11,"max_snapshots":12},
+            "backstore":{"HostFs":{"root":"/s","prefer_native_snapshots":false}},
+            "overlay":{"enabled":false,"lower_root":null,"materialization":null},
+            "security":{"enforce_posix_permissions":true,"default_uid":3,"default_gid":4,"root_bypass_permissions":true}}"#;
+        let s = gather(json, &[("AGENTFS_FUSE_WRITE_THREADS", "3")], &[]).unwrap();
+        assert_eq!(s.backstore, Backstore::HostFs { root: "/s".into(), prefer_reflinks: false });
+        assert_eq!((s.ttl.attr.as_millis(), s.ttl.entry.as_millis(), s.ttl.negative.as_millis()), (5, 6, 7));
+        assert_eq!((s.core.max_open_handles, s.core.max_branches, s.core.max_snapshots), (10, 11, 12));
+        assert_eq!((s.core.root_uid, s.core.root_gid, s.write_threads), (3, 4, 3));
+    }
+
+    #[test]
+    fn what_would_not_work_is_refused_by_name() {
+        for (json, named) in [
+            (r#"{"cahce":{}}"#, "cahce"),
+            (r#"{"cache":{"ttl":1}}"#, "ttl"),
+            (r#"{"cache":{"writeback_cache":true}}"#, "cache.writeback_cache"),
+            (r#"{"overlay":{"enabled":true}}"#, "overlay.enabled"),
+            (r#"{"overlay":{"lower_root":"/x"}}"#, "overlay.lower_root"),
+            (r#"{"security":{"root_bypass_permissions":false}}"#, "security.root_bypass_permissions"),
+            (r#"{"backstore":"Floppy"}"#, "Floppy"),
+        ] {
+            let error = format!("{:#}", gather(json, &[], &[]).unwrap_err());
+            assert!(error.contains(named), "{error}");
+        }
+        let error = gather("{}", &[("AGENTFS_FUSE_MAX_WRITE", "lots")], &[]).unwrap_err();
+        assert!(error.to_string().contains("AGENTFS_FUSE_MAX_WRITE"));
+    }
+
+    #[test]
+    fn a_store_is_named_after_its_mount_point_unless_one_is_given() {
+        let s = gather("{}", &[], &[]).unwrap();
+        let root = "/home/u/.local/state/agentfs/mnt-my%20vol".into();
+        assert_eq!(s.backstore, Backstore::HostFs { root, prefer_reflinks: true });
+        let s = gather(r#"{"backstore":"InMemory"}"#, &[], &[]).unwrap();
+        assert_eq!(s.backstore, Backstore::Memory);
+        let s = gather(r#"{"backstore":"InMemory"}"#, &[], &["--store", "/x"]).unwrap();
+        assert_eq!(s.backstore, Backstore::HostFs { root: "/x".into(), prefer_reflinks: true });
+    }
+}

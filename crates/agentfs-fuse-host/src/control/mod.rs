@@ -1,0 +1,102 @@
+//! The control file: frames in, frames out. The thread that received the ioctl hands it over at once; a few threads
+//! of its own carry requests out, so that no slow one stalls the volume. See `specs/control-protocol.md`.
+
+mod authorize;
+mod dispatch;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::{io, thread};
+
+use agentfs_core::{Caller, FsCore, ViewId};
+use agentfs_proto::{DecodeError, Request, Response, frame, ioctl};
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use fuser::{Errno, ReplyIoctl};
+
+use self::dispatch::Dispatcher;
+use crate::metrics::Metrics;
+use crate::views::{Node, NodeId, Special};
+
+/// Threads that carry out requests.
+const THREADS: usize = 2;
+/// Requests that may wait; the next is told to try again.
+const QUEUE: usize = 64;
+
+/// The control file's server.
+pub(crate) struct Control {
+    jobs: Sender<Job>,
+}
+
+struct Job {
+    view: ViewId,
+    caller: Caller,
+    frame: Vec<u8>,
+    reply: ReplyIoctl,
+}
+
+/// What the daemon tells about itself.
+pub(crate) struct Identity {
+    /// Who mounted the volume.
+    pub(crate) owner: u32,
+    /// Where the store is.
+    pub(crate) store: String,
+    /// What was negotiated with the kernel.
+    pub(crate) granted: Arc<std::sync::OnceLock<Vec<(&'static str, String)>>>,
+}
+
+impl Control {
+    /// Starts the control threads.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub(crate) fn start(core: Arc<FsCore>, metrics: Arc<Metrics>, identity: Identity) -> io::Result<Control> {
+        let (jobs, queue) = bounded(QUEUE);
+        let dispatcher = Arc::new(Dispatcher { core, metrics, identity });
+        for number in 0..THREADS {
+            let (queue, dispatcher) = (queue.clone(), dispatcher.clone());
+            thread::Builder::new().name(format!("control-{number}")).spawn(move || serve(&queue, &dispatcher))?;
+        }
+        Ok(Control { jobs })
+    }
+
+    /// Takes an ioctl on any node: only the control file knows any, and only one.
+    pub(crate) fn ioctl(&self, node: NodeId, caller: Caller, cmd: u32, data: &[u8], reply: ReplyIoctl) {
+        let Node::Special(view, Special::Control) = node.node() else { return reply.error(Errno::ENOTTY) };
+        if cmd != ioctl::CONTROL_IOCTL {
+            return reply.error(Errno::ENOTTY);
+        }
+        match self.jobs.try_send(Job { view, caller, frame: data.to_vec(), reply }) {
+            Ok(()) => {}
+            Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => job.reply.error(Errno::EAGAIN),
+        }
+    }
+}
+
+fn serve(queue: &Receiver<Job>, dispatcher: &Dispatcher) {
+    for job in queue {
+        let answered = catch_unwind(AssertUnwindSafe(|| answer(job, dispatcher)));
+        if answered.is_err() {
+            tracing::error!("a control request panicked and is answered EIO; please report this");
+        }
+    }
+}
+
+fn answer(job: Job, dispatcher: &Dispatcher) {
+    let Job { view, caller, frame, reply } = job;
+    let request = match frame::decode(&frame).map(Request::decode) {
+        Ok(Ok(request)) => request,
+        Ok(Err(wrong @ DecodeError::Version(_))) => {
+            return send(reply, &Response::error(&wrong.to_string(), libc::EINVAL as u32));
+        }
+        Ok(Err(_)) | Err(_) => return reply.error(Errno::EINVAL),
+    };
+    tracing::debug!(?request, caller.uid, "control");
+    send(reply, &dispatcher.respond(view, caller, request));
+}
+
+fn send(reply: ReplyIoctl, response: &Response) {
+    match response.to_frame() {
+        Ok(frame) => reply.ioctl(0, &frame),
+        Err(_) => reply.error(Errno::EOVERFLOW),
+    }
+}

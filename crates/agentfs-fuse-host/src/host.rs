@@ -1,0 +1,133 @@
+//! A volume's life: open the store, mount, serve, unmount.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, OnceLock};
+use std::{io, thread};
+
+use agentfs_core::{Device, FsCore, HostFs, Memory, Unrecorded};
+use anyhow::{Context, Result, bail};
+use fuser::BackgroundSession;
+
+use crate::adapter::Adapter;
+use crate::config::{Backstore, Settings};
+use crate::control::{Control, Identity};
+use crate::metrics::Metrics;
+use crate::mount::{self, Options};
+use crate::negotiate::Wishes;
+use crate::signals;
+use crate::views::Synthetic;
+use crate::write_pool::WritePool;
+
+/// Threads that receive requests, at least: some may wait for the disk below, one must be left to answer.
+const MIN_THREADS: usize = 4;
+
+/// A mounted volume.
+pub(crate) struct Host {
+    core: Arc<FsCore>,
+    session: BackgroundSession,
+    mount: PathBuf,
+}
+
+impl Host {
+    /// Opens the store and mounts it at `mount`, a checked mount point.
+    ///
+    /// # Errors
+    /// One sentence that says what went wrong; nothing is left mounted then.
+    pub(crate) fn start(settings: &Settings, mount: PathBuf) -> Result<Host> {
+        refuse_store_under_mount(&settings.backstore, &mount)?;
+        let core = Arc::new(FsCore::new_volume(
+            open_device(&settings.backstore)?,
+            Box::new(Unrecorded),
+            settings.core.clone(),
+        )?);
+        let adapter = adapter(settings, core.clone())?;
+        let threads = thread::available_parallelism().map_or(1, usize::from).max(MIN_THREADS);
+        let options = Options {
+            allow_other: settings.allow_other,
+            default_permissions: settings.default_permissions,
+            threads,
+        };
+        let session = mount::mount(adapter, &mount, &options)?.spawn().context("cannot start serving")?;
+        let host = Host { core, session, mount };
+        host.check_answers()?;
+        Ok(host)
+    }
+
+    /// The mount answers when it shows its control file.
+    fn check_answers(&self) -> Result<()> {
+        let control = self.mount.join(".agentfs/control");
+        std::fs::metadata(&control).with_context(|| format!("the mount at {} does not answer", self.mount.display()))?;
+        Ok(())
+    }
+
+    /// Serves until the volume is unmounted, by a signal or by others.
+    ///
+    /// # Errors
+    /// When serving failed.
+    pub(crate) fn run(self) -> Result<()> {
+        let mount = self.mount.clone();
+        signals::on_termination(move |times| stop(&mount, times))?;
+        let served = self.session.join();
+        self.core.close();
+        match served {
+            // A connection that was aborted ends so.
+            Err(e) if e.raw_os_error() == Some(libc::ECONNABORTED) => bail!("the connection was aborted"),
+            served => served.context("serving failed"),
+        }
+    }
+}
+
+/// Unmounts; when the volume is in use, takes it out of sight and lets those inside finish. Asked a second time, ends at once.
+fn stop(mount: &Path, times: usize) {
+    if times > 1 {
+        tracing::warn!("asked twice to stop: programs that still use the volume lose it");
+        std::process::exit(1);
+    }
+    let stopped = mount::unmount(mount, mount::Patience::Some).and_then(|done| {
+        if !done {
+            tracing::warn!(mount = %mount.display(), "the volume is in use: it is unmounted, and served to those inside until they leave");
+            mount::unmount(mount, mount::Patience::None)?;
+        }
+        Ok(())
+    });
+    if let Err(error) = stopped {
+        tracing::error!(error = format!("{error:#}"), "cannot unmount");
+    }
+}
+
+fn refuse_store_under_mount(backstore: &Backstore, mount: &Path) -> Result<()> {
+    let Backstore::HostFs { root, .. } = backstore else { return Ok(()) };
+    let absolute = std::path::absolute(root)?;
+    let existing = absolute.ancestors().find_map(|path| path.canonicalize().ok());
+    if existing.is_some_and(|path| path.starts_with(mount)) {
+        bail!("the store {} lies inside the mount point: the mount would hide it; name another", root.display());
+    }
+    Ok(())
+}
+
+fn open_device(backstore: &Backstore) -> Result<Arc<dyn Device>> {
+    Ok(match backstore {
+        Backstore::Memory => Arc::new(Memory::default()),
+        Backstore::HostFs { root, prefer_reflinks } => Arc::new(HostFs::open(root, *prefer_reflinks)?),
+    })
+}
+
+fn adapter(settings: &Settings, core: Arc<FsCore>) -> io::Result<Adapter> {
+    let metrics = Arc::new(Metrics::new());
+    let granted = Arc::new(OnceLock::new());
+    let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let store = match &settings.backstore {
+        Backstore::Memory => "memory".to_owned(),
+        Backstore::HostFs { root, .. } => root.display().to_string().chars().take(1024).collect(),
+    };
+    let identity = Identity { owner: owner.0, store, granted: granted.clone() };
+    Ok(Adapter {
+        synthetic: Synthetic::new(core.clone(), owner),
+        control: Control::start(core.clone(), metrics.clone(), identity)?,
+        pool: WritePool::start(settings.write_threads, settings.trace_writes)?,
+        metrics,
+        ttl: settings.ttl,
+        wishes: Wishes { max_write: settings.max_write, max_background: settings.max_background, granted },
+        core,
+    })
+}

@@ -1,0 +1,106 @@
+//! Node ids: the numbers by which the kernel knows inodes, and `st_ino` too. 33 bits of inode below 20 bits of
+//! view index: under 2^53, so that a double holds them, and with the same low 32 bits in every branch, so that
+//! git's index agrees between branches.
+
+use agentfs_core::{InodeId, ViewId};
+
+const INODE_BITS: u32 = 33;
+
+/// A node id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct NodeId(pub(crate) u64);
+
+/// A node that is no file of a tree. Each view has its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Special {
+    /// `.agentfs`
+    DotAgentfs,
+    /// `.agentfs/control`
+    Control,
+    /// `.agentfs/branches`, in the main view only.
+    Branches,
+    /// `.agentfs/snapshots`, in the main view only.
+    Snapshots,
+    /// `.agentfs/by-id`, in the main view only.
+    ById,
+    /// `.agentfs/branches/main`: a link to the mount point, which shows that branch.
+    MainLink,
+}
+
+const SPECIALS: [Special; 6] = [
+    Special::DotAgentfs,
+    Special::Control,
+    Special::Branches,
+    Special::Snapshots,
+    Special::ById,
+    Special::MainLink,
+];
+
+/// The inode numbers from here to `InodeId::FIRST_FREE` are for specials.
+const FIRST_SPECIAL: u64 = 2;
+
+/// What a node id means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Node {
+    /// A file or directory of a tree.
+    Tree(ViewId, InodeId),
+    /// One of ours, in a view.
+    Special(ViewId, Special),
+}
+
+impl NodeId {
+    pub(crate) fn of(view: ViewId, ino: InodeId) -> NodeId {
+        NodeId(u64::from(view.0) << INODE_BITS | ino.0)
+    }
+
+    pub(crate) fn special(view: ViewId, special: Special) -> NodeId {
+        let at = SPECIALS.iter().position(|s| *s == special).unwrap_or_default() as u64;
+        NodeId::of(view, InodeId(FIRST_SPECIAL + at))
+    }
+
+    pub(crate) fn node(self) -> Node {
+        let view = ViewId((self.0 >> INODE_BITS) as u32);
+        let ino = self.0 & (InodeId::LIMIT - 1);
+        let special = ino.checked_sub(FIRST_SPECIAL).and_then(|at| SPECIALS.get(at as usize));
+        special.map_or(Node::Tree(view, InodeId(ino)), |special| Node::Special(view, *special))
+    }
+}
+
+impl From<fuser::INodeNo> for NodeId {
+    fn from(ino: fuser::INodeNo) -> NodeId {
+        NodeId(ino.0)
+    }
+}
+
+impl From<NodeId> for fuser::INodeNo {
+    fn from(node: NodeId) -> fuser::INodeNo {
+        fuser::INodeNo(node.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn node_ids_are_read_back_and_a_double_holds_them() {
+        for view in [0, 1, (1 << 20) - 1] {
+            let view = ViewId(view);
+            for ino in [1, 16, InodeId::LIMIT - 1] {
+                let id = NodeId::of(view, InodeId(ino));
+                assert_eq!(id.node(), Node::Tree(view, InodeId(ino)));
+                assert!(id.0 < 1 << 53);
+            }
+            for special in SPECIALS {
+                assert_eq!(NodeId::special(view, special).node(), Node::Special(view, special));
+            }
+        }
+        assert_eq!(NodeId::of(ViewId::MAIN, InodeId::ROOT), fuser::INodeNo::ROOT.into());
+    }
+
+    #[test]
+    fn branches_agree_on_the_low_32_bits() {
+        let (a, b) = (NodeId::of(ViewId(3), InodeId(77)), NodeId::of(ViewId(90), InodeId(77)));
+        assert_eq!(a.0 as u32, b.0 as u32);
+    }
+}

@@ -1,0 +1,22 @@
+//! The messages of the AgentFS control file: what a client and the daemon say to each other.
+//!
+//! A client opens `<mount>/.agentfs/control` and exchanges one [`frame`] with the ioctl of [`ioctl`]:
+//! the buffer goes in with a [`Request`] and comes back with a [`Response`]. This crate knows bytes only;
+//! it opens nothing, and decides nothing about snapshots or branches.
+#![forbid(unsafe_code)]
+
+pub mod error;
+pub mod frame;
+pub mod ids;
+pub mod ioctl;
+pub mod limits;
+pub mod page;
+pub mod record;
+pub mod request;
+pub mod response;
+
+pub use error::{DecodeError, ErrorReply};
+pub use frame::{Frame, FrameError};
+pub use page::{Page, PageEntry};
+pub use request::Request;
+pub use response::Response;

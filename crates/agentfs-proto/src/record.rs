@@ -1,0 +1,119 @@
+//! The things that responses tell of: snapshots, branches, settings and counts.
+
+use ssz_derive::{Decode, Encode};
+
+use crate::ids::format_id;
+use crate::page::PageEntry;
+
+/// A snapshot, as all clients know it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SnapshotRecord {
+    /// Its id.
+    pub id: Vec<u8>,
+    /// Its name.
+    pub name: Option<Vec<u8>>,
+}
+
+/// A branch, as all clients know it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct BranchRecord {
+    /// Its id.
+    pub id: Vec<u8>,
+    /// Its name.
+    pub name: Option<Vec<u8>>,
+    /// The id of the snapshot or branch it grew from; empty for main.
+    pub parent: Vec<u8>,
+}
+
+/// A branch in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct BranchEntry {
+    /// Its id.
+    pub id: Vec<u8>,
+    /// Its name.
+    pub name: Option<Vec<u8>>,
+    /// The id of the snapshot or branch it grew from; None for main.
+    pub parent: Option<Vec<u8>>,
+    /// When it was made, in Unix milliseconds.
+    pub created_ms: u64,
+    /// How many files are open in it.
+    pub open_files: u32,
+}
+
+/// A snapshot in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SnapshotEntry {
+    /// Its id.
+    pub id: Vec<u8>,
+    /// Its name.
+    pub name: Option<Vec<u8>>,
+    /// The id of the branch it was made of.
+    pub branch: Vec<u8>,
+    /// When it was made, in Unix milliseconds.
+    pub created_ms: u64,
+    /// How many branches grew from it.
+    pub children: u32,
+}
+
+/// How often the kernel asked for an operation.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct RequestCount {
+    /// The operation's name, as `lookup`.
+    pub operation: Vec<u8>,
+    /// How many requests were answered.
+    pub count: u64,
+    /// How long they took together, in nanoseconds.
+    pub total_ns: u64,
+}
+
+impl PageEntry for BranchEntry {
+    fn key(&self) -> &[u8] {
+        &self.id
+    }
+}
+
+impl PageEntry for SnapshotEntry {
+    fn key(&self) -> &[u8] {
+        &self.id
+    }
+}
+
+impl PageEntry for RequestCount {
+    fn key(&self) -> &[u8] {
+        &self.operation
+    }
+}
+
+/// One thing that was negotiated with the kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Setting {
+    /// What it is about.
+    pub key: Vec<u8>,
+    /// What was agreed.
+    pub value: Vec<u8>,
+}
+
+impl SnapshotRecord {
+    /// A snapshot by its id and name.
+    pub fn new(id: u128, name: Option<&str>) -> Self {
+        Self { id: wire_id(id), name: name.map(Into::into) }
+    }
+}
+
+impl BranchRecord {
+    /// A branch by its id, name and the id it grew from.
+    pub fn new(id: u128, name: Option<&str>, parent: Option<u128>) -> Self {
+        Self { id: wire_id(id), name: name.map(Into::into), parent: parent.map(wire_id).unwrap_or_default() }
+    }
+}
+
+impl Setting {
+    /// A setting and its value as they are shown.
+    pub fn new(key: &str, value: impl ToString) -> Self {
+        Self { key: key.into(), value: value.to_string().into_bytes() }
+    }
+}
+
+fn wire_id(id: u128) -> Vec<u8> {
+    format_id(id).into_bytes()
+}

@@ -1,0 +1,226 @@
+//! What a client asks for.
+//!
+//! A request is one SSZ union: its selector, then a container of the protocol's version and the payload;
+//! or the version alone where there is nothing more to say. Snapshots and branches are named by id or by
+//! name. Strings are bytes on the wire; whether they are UTF-8 is for the daemon to check.
+
+use ssz::{BYTES_PER_LENGTH_OFFSET, Decode, Encode, SszDecoderBuilder, SszEncoder};
+use ssz_derive::{Decode, Encode};
+
+use crate::error::DecodeError;
+use crate::limits::VERSION;
+
+/// The table of requests: a selector for each message, for encoding and decoding alike.
+macro_rules! requests {
+    (
+        with payload { $($(#[$payload_doc:meta])* $selector:literal $Payload:ident,)* }
+        version alone { $($(#[$bare_doc:meta])* $bare_selector:literal $Bare:ident,)* }
+    ) => {
+        /// One request, of the only version there is.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub enum Request {
+            $($(#[$payload_doc])* $Payload($Payload),)*
+            $($(#[$bare_doc])* $Bare,)*
+        }
+
+        impl Request {
+            /// The bytes of the message, which [`crate::frame::encode`] takes.
+            pub fn encode(&self) -> Vec<u8> {
+                match self {
+                    $(Self::$Payload(payload) => versioned($selector, payload),)*
+                    $(Self::$Bare => [&[$bare_selector], VERSION].concat(),)*
+                }
+            }
+
+            /// Reads a message. The version is judged before the payload, which another version may change.
+            pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
+                let (selector, rest) = body.split_first().ok_or(DecodeError::Malformed)?;
+                match selector {
+                    $($selector => unversioned(rest).map(Self::$Payload),)*
+                    $($bare_selector => check_version(rest.to_vec()).map(|()| Self::$Bare),)*
+                    unknown => Err(DecodeError::UnknownSelector(*unknown)),
+                }
+            }
+        }
+
+        $(impl From<$Payload> for Request {
+            fn from(payload: $Payload) -> Self {
+                Self::$Payload(payload)
+            }
+        })*
+    };
+}
+
+// Selectors 8 to 91 belong to other transports of the earlier system, and 92 is the error: never use them.
+requests! {
+    with payload {
+        /// Freezes the view that the control file was opened in.
+        0 SnapshotCreate,
+        /// Mounts a snapshot for reading outside the volume.
+        2 SnapshotExport,
+        /// Ends such an export.
+        3 SnapshotExportRelease,
+        /// Grows a branch from a snapshot or a branch.
+        4 BranchCreate,
+        /// Shows a branch to a process and its children.
+        5 BranchBind,
+        /// Shows a process the main branch again.
+        6 BranchUnbind,
+        /// Drops a branch and what only it holds.
+        7 BranchDelete,
+        /// One page of all branches.
+        95 BranchList,
+        /// One page of all snapshots.
+        96 SnapshotPage,
+        /// Drops a snapshot.
+        97 SnapshotDelete,
+        /// Gives a snapshot another name.
+        98 SnapshotRename,
+        /// Gives a branch another name.
+        99 BranchRename,
+        /// One page of how often the kernel asked for what.
+        101 RequestCounts,
+        /// Freezes a branch that is named.
+        102 BranchSnapshot,
+    }
+    version alone {
+        /// All snapshots in one response, which fails when they do not fit; [`SnapshotPage`] has no such limit.
+        1 SnapshotList,
+        /// The daemon's state.
+        100 Status,
+    }
+}
+
+/// Payload of [`Request::SnapshotCreate`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SnapshotCreate {
+    /// The name it gets.
+    pub name: Option<Vec<u8>>,
+}
+
+/// Payload of [`Request::SnapshotExport`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SnapshotExport {
+    /// Its id or name.
+    pub snapshot: Vec<u8>,
+}
+
+/// Payload of [`Request::SnapshotExportRelease`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SnapshotExportRelease {
+    /// What the export answered.
+    pub cleanup_token: Vec<u8>,
+}
+
+/// Payload of [`Request::BranchCreate`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct BranchCreate {
+    /// The snapshot or branch it grows from, by id or name.
+    pub from: Vec<u8>,
+    /// The name it gets.
+    pub name: Option<Vec<u8>>,
+}
+
+/// Payload of [`Request::BranchBind`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct BranchBind {
+    /// Its id or name.
+    pub branch: Vec<u8>,
+    /// The process; None is the one that asks.
+    pub pid: Option<u32>,
+}
+
+/// Payload of [`Request::BranchUnbind`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct BranchUnbind {
+    /// The process; None is the one that asks.
+    pub pid: Option<u32>,
+}
+
+/// Payload of [`Request::BranchDelete`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct BranchDelete {
+    /// Its id or name.
+    pub branch: Vec<u8>,
+    /// Delete it although processes are bound to it or files are open in it.
+    pub force: bool,
+}
+
+/// Payload of [`Request::BranchList`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct BranchList {
+    /// The `next` of the page before; None for the first page.
+    pub after: Option<Vec<u8>>,
+}
+
+/// Payload of [`Request::SnapshotPage`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SnapshotPage {
+    /// The `next` of the page before; None for the first page.
+    pub after: Option<Vec<u8>>,
+}
+
+/// Payload of [`Request::SnapshotDelete`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SnapshotDelete {
+    /// Its id or name.
+    pub snapshot: Vec<u8>,
+}
+
+/// Payload of [`Request::SnapshotRename`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SnapshotRename {
+    /// Its id or name.
+    pub snapshot: Vec<u8>,
+    /// The new name.
+    pub name: Vec<u8>,
+}
+
+/// Payload of [`Request::BranchRename`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct BranchRename {
+    /// Its id or name.
+    pub branch: Vec<u8>,
+    /// The new name.
+    pub name: Vec<u8>,
+}
+
+/// Payload of [`Request::RequestCounts`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct RequestCounts {
+    /// The `next` of the page before; None for the first page.
+    pub after: Option<Vec<u8>>,
+}
+
+/// Payload of [`Request::BranchSnapshot`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct BranchSnapshot {
+    /// Its id or name; empty is the branch of the view that the control file was opened in.
+    pub branch: Vec<u8>,
+    /// The name the snapshot gets.
+    pub name: Option<Vec<u8>>,
+}
+
+/// Writes the selector and the container `(version, payload)`.
+fn versioned(selector: u8, payload: &impl Encode) -> Vec<u8> {
+    let mut body = vec![selector];
+    let mut container = SszEncoder::container(&mut body, 2 * BYTES_PER_LENGTH_OFFSET);
+    container.append(&VERSION.to_vec());
+    container.append(payload);
+    container.finalize();
+    body
+}
+
+/// Reads the container `(version, payload)`.
+fn unversioned<T: Decode>(bytes: &[u8]) -> Result<T, DecodeError> {
+    let mut builder = SszDecoderBuilder::new(bytes);
+    builder.register_type::<Vec<u8>>()?;
+    builder.register_type::<T>()?;
+    let mut container = builder.build()?;
+    check_version(container.decode_next()?)?;
+    Ok(container.decode_next()?)
+}
+
+fn check_version(version: Vec<u8>) -> Result<(), DecodeError> {
+    if version == VERSION { Ok(()) } else { Err(DecodeError::Version(version)) }
+}

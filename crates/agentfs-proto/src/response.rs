@@ -1,0 +1,209 @@
+//! What the daemon answers.
+//!
+//! A response is one SSZ union: the selector of its request and a container, or selector 92 and the error.
+//! Ids are 32 lower-case hex digits; strings are bytes on the wire.
+
+use ssz::{Decode, Encode};
+use ssz_derive::{Decode, Encode};
+
+use crate::error::{DecodeError, ErrorReply};
+use crate::frame::{self, Frame, FrameError};
+use crate::page::Page;
+use crate::record::{BranchEntry, BranchRecord, RequestCount, Setting, SnapshotEntry, SnapshotRecord};
+
+/// The table of responses: a selector for each message, for encoding and decoding alike.
+macro_rules! responses {
+    ($($(#[$doc:meta])* $selector:literal $Response:ident($Payload:ty),)*) => {
+        /// One response.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub enum Response {
+            $($(#[$doc])* $Response($Payload),)*
+        }
+
+        impl Response {
+            /// The bytes of the message, which [`crate::frame::encode`] takes.
+            pub fn encode(&self) -> Vec<u8> {
+                match self {
+                    $(Self::$Response(payload) => selected($selector, payload),)*
+                }
+            }
+
+            /// Reads a message.
+            pub fn decode(body: &[u8]) -> Result<Self, DecodeError> {
+                let (selector, rest) = body.split_first().ok_or(DecodeError::Malformed)?;
+                match selector {
+                    $($selector => Ok(Self::$Response(Decode::from_ssz_bytes(rest)?)),)*
+                    unknown => Err(DecodeError::UnknownSelector(*unknown)),
+                }
+            }
+        }
+    };
+}
+
+responses! {
+    /// The snapshot that was made.
+    0 SnapshotCreate(SnapshotReply),
+    /// All snapshots.
+    1 SnapshotList(SnapshotListReply),
+    /// Where the snapshot can be read.
+    2 SnapshotExport(ExportReply),
+    /// The export that was ended.
+    3 SnapshotExportRelease(ExportReleaseReply),
+    /// The branch that was made.
+    4 BranchCreate(BranchReply),
+    /// The process, and what it sees now.
+    5 BranchBind(BindReply),
+    /// The process, and what it saw before.
+    6 BranchUnbind(UnbindReply),
+    /// The branch that was dropped.
+    7 BranchDelete(BranchDeleteReply),
+    /// The daemon's refusal.
+    92 Error(ErrorReply),
+    /// One page of branches, in the order of their ids.
+    95 BranchList(Page<BranchEntry>),
+    /// One page of snapshots, in the order of their ids.
+    96 SnapshotPage(Page<SnapshotEntry>),
+    /// The snapshot that was dropped.
+    97 SnapshotDelete(SnapshotDeleteReply),
+    /// The snapshot under its new name.
+    98 SnapshotRename(SnapshotReply),
+    /// The branch under its new name.
+    99 BranchRename(BranchReply),
+    /// The daemon's state.
+    100 Status(StatusReply),
+    /// One page of operations, in the order of their names.
+    101 RequestCounts(Page<RequestCount>),
+    /// The snapshot that was made.
+    102 BranchSnapshot(SnapshotReply),
+}
+
+/// The errno of an answer that does not fit, on every Linux but Alpha, MIPS, PA-RISC and SPARC.
+const EOVERFLOW: u32 = 75;
+
+impl Response {
+    /// A refusal with its errno.
+    pub fn error(sentence: &str, errno: u32) -> Self {
+        Self::Error(ErrorReply::new(sentence, Some(errno)))
+    }
+
+    /// The response in its frame. One that does not fit becomes the error EOVERFLOW, which says what does.
+    pub fn to_frame(&self) -> Result<Frame, FrameError> {
+        frame::encode(&self.encode()).or_else(|_| frame::encode(&self.overflow().encode()))
+    }
+
+    fn overflow(&self) -> Self {
+        let sentence = match self {
+            Self::SnapshotList(_) => {
+                "the list of snapshots does not fit one response; use SnapshotPage (selector 96)"
+            }
+            _ => "the answer does not fit one response",
+        };
+        Self::error(sentence, EOVERFLOW)
+    }
+}
+
+/// Payload of the responses about one snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SnapshotReply {
+    /// The snapshot.
+    pub snapshot: SnapshotRecord,
+}
+
+/// Payload of [`Response::SnapshotList`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SnapshotListReply {
+    /// All of them, in the order of their ids.
+    pub snapshots: Vec<SnapshotRecord>,
+}
+
+/// Payload of [`Response::SnapshotExport`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ExportReply {
+    /// The directory that shows the snapshot.
+    pub path: Vec<u8>,
+    /// What ends the export.
+    pub cleanup_token: Vec<u8>,
+}
+
+/// Payload of [`Response::SnapshotExportRelease`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ExportReleaseReply {
+    /// What the request said.
+    pub cleanup_token: Vec<u8>,
+}
+
+/// Payload of the responses about one branch.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct BranchReply {
+    /// The branch.
+    pub branch: BranchRecord,
+}
+
+/// Payload of [`Response::BranchBind`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct BindReply {
+    /// The id of the branch that the process sees.
+    pub branch: Vec<u8>,
+    /// The process, in the daemon's pid namespace.
+    pub pid: u32,
+}
+
+/// Payload of [`Response::BranchUnbind`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct UnbindReply {
+    /// The process, in the daemon's pid namespace.
+    pub pid: u32,
+    /// The id of the branch that the process saw.
+    pub previous_branch: Vec<u8>,
+}
+
+/// Payload of [`Response::BranchDelete`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct BranchDeleteReply {
+    /// Its id.
+    pub branch: Vec<u8>,
+    /// How much the store gave back, in bytes.
+    pub bytes_reclaimed: u64,
+}
+
+/// Payload of [`Response::SnapshotDelete`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SnapshotDeleteReply {
+    /// Its id.
+    pub snapshot: Vec<u8>,
+    /// How much the store gave back, in bytes.
+    pub bytes_reclaimed: u64,
+}
+
+/// Payload of [`Response::Status`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct StatusReply {
+    /// The daemon's version.
+    pub version: Vec<u8>,
+    /// The directory of the store, or `memory`.
+    pub store: Vec<u8>,
+    /// The user that owns the volume.
+    pub owner_uid: u32,
+    /// How long the daemon has served, in milliseconds.
+    pub uptime_ms: u64,
+    /// How many branches there are.
+    pub branches: u32,
+    /// How many snapshots there are.
+    pub snapshots: u32,
+    /// How many files and directories are open.
+    pub open_handles: u32,
+    /// How many inodes the kernel remembers.
+    pub known_inodes: u64,
+    /// How many inodes the main branch has.
+    pub inodes: u64,
+    /// Whether the store shares extents between files.
+    pub reflink: bool,
+    /// What was negotiated with the kernel.
+    pub settings: Vec<Setting>,
+}
+
+fn selected(selector: u8, payload: &impl Encode) -> Vec<u8> {
+    let mut body = vec![selector];
+    payload.ssz_append(&mut body);
+    body
+}

@@ -1,0 +1,152 @@
+//! Arbitrary messages, of every selector.
+#![allow(dead_code)] // each test file uses its share
+
+use std::fmt::Debug;
+
+use agentfs_proto::record::{
+    BranchEntry, BranchRecord, RequestCount, Setting, SnapshotEntry, SnapshotRecord,
+};
+use agentfs_proto::request::*;
+use agentfs_proto::response::*;
+use agentfs_proto::{ErrorReply, Page, PageEntry};
+use proptest::collection::vec;
+use proptest::option;
+use proptest::prelude::*;
+
+fn text() -> impl Strategy<Value = Vec<u8>> {
+    vec(any::<u8>(), 0..40)
+}
+
+fn maybe() -> impl Strategy<Value = Option<Vec<u8>>> {
+    option::of(text())
+}
+
+pub(crate) fn request() -> impl Strategy<Value = Request> {
+    prop_oneof![old_request(), new_request()]
+}
+
+fn old_request() -> impl Strategy<Value = Request> {
+    let pid = || option::of(any::<u32>());
+    prop_oneof![
+        maybe().prop_map(|name| SnapshotCreate { name }.into()),
+        Just(Request::SnapshotList),
+        text().prop_map(|snapshot| SnapshotExport { snapshot }.into()),
+        text().prop_map(|cleanup_token| SnapshotExportRelease { cleanup_token }.into()),
+        (text(), maybe()).prop_map(|(from, name)| BranchCreate { from, name }.into()),
+        (text(), pid()).prop_map(|(branch, pid)| BranchBind { branch, pid }.into()),
+        pid().prop_map(|pid| BranchUnbind { pid }.into()),
+        (text(), any::<bool>()).prop_map(|(branch, force)| BranchDelete { branch, force }.into()),
+    ]
+}
+
+fn new_request() -> impl Strategy<Value = Request> {
+    prop_oneof![
+        maybe().prop_map(|after| BranchList { after }.into()),
+        maybe().prop_map(|after| SnapshotPage { after }.into()),
+        text().prop_map(|snapshot| SnapshotDelete { snapshot }.into()),
+        (text(), text()).prop_map(|(snapshot, name)| SnapshotRename { snapshot, name }.into()),
+        (text(), text()).prop_map(|(branch, name)| BranchRename { branch, name }.into()),
+        Just(Request::Status),
+        maybe().prop_map(|after| RequestCounts { after }.into()),
+        (text(), maybe()).prop_map(|(branch, name)| BranchSnapshot { branch, name }.into()),
+    ]
+}
+
+pub(crate) fn response() -> impl Strategy<Value = Response> {
+    prop_oneof![old_response(), new_response()]
+}
+
+fn old_response() -> impl Strategy<Value = Response> {
+    let snapshots = vec(snapshot_record(), 0..5);
+    prop_oneof![
+        snapshot_reply().prop_map(Response::SnapshotCreate),
+        snapshots.prop_map(|snapshots| Response::SnapshotList(SnapshotListReply { snapshots })),
+        (text(), text())
+            .prop_map(|(path, cleanup_token)| Response::SnapshotExport(ExportReply { path, cleanup_token })),
+        text()
+            .prop_map(|cleanup_token| Response::SnapshotExportRelease(ExportReleaseReply { cleanup_token })),
+        branch_reply().prop_map(Response::BranchCreate),
+        (text(), any::<u32>()).prop_map(|(branch, pid)| Response::BranchBind(BindReply { branch, pid })),
+        (any::<u32>(), text())
+            .prop_map(|(pid, previous_branch)| Response::BranchUnbind(UnbindReply { pid, previous_branch })),
+        (text(), any::<u64>()).prop_map(|(branch, bytes_reclaimed)| Response::BranchDelete(
+            BranchDeleteReply { branch, bytes_reclaimed }
+        )),
+        (text(), option::of(any::<u32>()))
+            .prop_map(|(error, code)| Response::Error(ErrorReply { error, code })),
+    ]
+}
+
+fn new_response() -> impl Strategy<Value = Response> {
+    prop_oneof![
+        page(branch_entry()).prop_map(Response::BranchList),
+        page(snapshot_entry()).prop_map(Response::SnapshotPage),
+        (text(), any::<u64>()).prop_map(|(snapshot, bytes_reclaimed)| Response::SnapshotDelete(
+            SnapshotDeleteReply { snapshot, bytes_reclaimed }
+        )),
+        snapshot_reply().prop_map(Response::SnapshotRename),
+        branch_reply().prop_map(Response::BranchRename),
+        status_reply().prop_map(Response::Status),
+        page(request_count()).prop_map(Response::RequestCounts),
+        snapshot_reply().prop_map(Response::BranchSnapshot),
+    ]
+}
+
+fn page<T: PageEntry + Debug>(entry: impl Strategy<Value = T>) -> impl Strategy<Value = Page<T>> {
+    (vec(entry, 0..5), maybe()).prop_map(|(entries, next)| Page { entries, next })
+}
+
+fn snapshot_record() -> impl Strategy<Value = SnapshotRecord> {
+    (text(), maybe()).prop_map(|(id, name)| SnapshotRecord { id, name })
+}
+
+fn snapshot_reply() -> impl Strategy<Value = SnapshotReply> {
+    snapshot_record().prop_map(|snapshot| SnapshotReply { snapshot })
+}
+
+fn branch_reply() -> impl Strategy<Value = BranchReply> {
+    (text(), maybe(), text())
+        .prop_map(|(id, name, parent)| BranchReply { branch: BranchRecord { id, name, parent } })
+}
+
+pub(crate) fn branch_entry() -> impl Strategy<Value = BranchEntry> {
+    (text(), maybe(), maybe(), any::<u64>(), any::<u32>()).prop_map(
+        |(id, name, parent, created_ms, open_files)| BranchEntry { id, name, parent, created_ms, open_files },
+    )
+}
+
+fn snapshot_entry() -> impl Strategy<Value = SnapshotEntry> {
+    (text(), maybe(), text(), any::<u64>(), any::<u32>()).prop_map(
+        |(id, name, branch, created_ms, children)| SnapshotEntry { id, name, branch, created_ms, children },
+    )
+}
+
+fn request_count() -> impl Strategy<Value = RequestCount> {
+    (text(), any::<u64>(), any::<u64>()).prop_map(|(operation, count, total_ns)| RequestCount {
+        operation,
+        count,
+        total_ns,
+    })
+}
+
+fn status_reply() -> impl Strategy<Value = StatusReply> {
+    let settings = vec((text(), text()).prop_map(|(key, value)| Setting { key, value }), 0..4);
+    (text(), text(), any::<[u32; 4]>(), any::<[u64; 3]>(), any::<bool>(), settings).prop_map(
+        |(version, store, [owner_uid, branches, snapshots, open_handles], longs, reflink, settings)| {
+            let [uptime_ms, known_inodes, inodes] = longs;
+            StatusReply {
+                version,
+                store,
+                owner_uid,
+                uptime_ms,
+                branches,
+                snapshots,
+                open_handles,
+                known_inodes,
+                inodes,
+                reflink,
+                settings,
+            }
+        },
+    )
+}
