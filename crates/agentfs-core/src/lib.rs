@@ -30,7 +30,7 @@ pub use config::Config;
 pub use error::{FsError, Result};
 pub use fs_core::FsCore;
 pub use log::{Journal, NewBranch, NewSnapshot, Record, Recorder, Unrecorded};
-pub use ops::{CreateMode, DirEntry, Entered, OpenMode, RenameMode, Status, XattrMode};
+pub use ops::{CreateMode, DirEntry, OpenMode, RenameMode, Shown, Status, XattrMode};
 pub use rustix::fs::FallocateFlags;
 pub use store::{Device, HostFs, Memory, ObjectFile, Seek, Space, StoreError};
 pub use tree::{Edit, Fault, Inode, Orphans, Version, check};

@@ -6,7 +6,7 @@ use std::{io, thread};
 
 use agentfs_core::{Device, FsCore, HostFs, Memory, Unrecorded};
 use anyhow::{Context, Result, bail};
-use fuser::BackgroundSession;
+use fuser::{BackgroundSession, Notifier};
 
 use crate::adapter::Adapter;
 use crate::config::{Backstore, Settings};
@@ -40,7 +40,8 @@ impl Host {
             Box::new(Unrecorded),
             settings.core.clone(),
         )?);
-        let adapter = adapter(settings, core.clone())?;
+        let notifier = Arc::new(OnceLock::new());
+        let adapter = adapter(settings, core.clone(), notifier.clone())?;
         let threads = thread::available_parallelism().map_or(1, usize::from).max(MIN_THREADS);
         let options = Options {
             allow_other: settings.allow_other,
@@ -48,6 +49,8 @@ impl Host {
             threads,
         };
         let session = mount::mount(adapter, &mount, &options)?.spawn().context("cannot start serving")?;
+        // The session is new: nothing was set before.
+        let _ = notifier.set(session.notifier());
         let host = Host { core, session, mount };
         host.check_answers()?;
         Ok(host)
@@ -112,7 +115,7 @@ fn open_device(backstore: &Backstore) -> Result<Arc<dyn Device>> {
     })
 }
 
-fn adapter(settings: &Settings, core: Arc<FsCore>) -> io::Result<Adapter> {
+fn adapter(settings: &Settings, core: Arc<FsCore>, notifier: Arc<OnceLock<Notifier>>) -> io::Result<Adapter> {
     let metrics = Arc::new(Metrics::new());
     let granted = Arc::new(OnceLock::new());
     let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
@@ -120,7 +123,7 @@ fn adapter(settings: &Settings, core: Arc<FsCore>) -> io::Result<Adapter> {
         Backstore::Memory => "memory".to_owned(),
         Backstore::HostFs { root, .. } => root.display().to_string().chars().take(1024).collect(),
     };
-    let identity = Identity { owner: owner.0, store, granted: granted.clone() };
+    let identity = Identity { owner: owner.0, store, granted: granted.clone(), notifier };
     Ok(Adapter {
         synthetic: Synthetic::new(core.clone(), owner),
         control: Control::start(core.clone(), metrics.clone(), identity)?,

@@ -29,5 +29,5 @@ pub use open::OpenMode;
 pub use readdir::DirEntry;
 pub use rename::RenameMode;
 pub use status::Status;
-pub use view::Entered;
+pub use view::Shown;
 pub use xattr::XattrMode;

@@ -79,17 +79,23 @@ pub struct Trial<D> {
     driver: D,
     inodes: Pairing,
     steps: usize,
+    succeeded: usize,
 }
 
 impl<D: Driver> Trial<D> {
     /// A trial on a new volume.
     pub fn new(driver: D) -> Trial<D> {
-        Trial { model: Model::new(), driver, inodes: Pairing::default(), steps: 0 }
+        Trial { model: Model::new(), driver, inodes: Pairing::default(), steps: 0, succeeded: 0 }
     }
 
     /// The driver.
     pub fn driver(&mut self) -> &mut D {
         &mut self.driver
+    }
+
+    /// How many operations were run, and how many of them succeeded on the model.
+    pub fn counts(&self) -> (usize, usize) {
+        (self.steps, self.succeeded)
     }
 
     /// Runs one operation on both.
@@ -99,6 +105,7 @@ impl<D: Driver> Trial<D> {
     pub fn step(&mut self, op: &Op) -> Result<(), Mismatch> {
         let (expected, found) = (self.model.apply(op), self.driver.apply(op));
         self.steps += 1;
+        self.succeeded += usize::from(expected.is_ok());
         if expected == found {
             return Ok(());
         }

@@ -76,9 +76,7 @@ impl Filesystem for Adapter {
 
     fn forget(&self, _req: &fuser::Request, ino: INodeNo, nlookup: u64) {
         self.serve(Request::Forget, || {
-            if let Node::Tree(view, ino) = NodeId::from(ino).node() {
-                self.core.forget(view, ino, nlookup);
-            }
+            self.forget_node(NodeId::from(ino), nlookup);
         });
     }
 
@@ -86,7 +84,7 @@ impl Filesystem for Adapter {
         self.serve(Request::Getattr, || {
             let result = match NodeId::from(ino).node() {
                 Node::Tree(view, ino) => self.core.getattr(view, ino),
-                Node::Special(_, special) => Ok(self.synthetic.attr(special)),
+                Node::Special(view, special) => Ok(self.synthetic.attr(view, special)),
             };
             reply::attr(reply, &self.ttl, result.map(|attr| (ino.into(), attr)));
         });
@@ -133,7 +131,7 @@ impl Filesystem for Adapter {
     fn readlink(&self, _req: &fuser::Request, ino: INodeNo, reply: ReplyData) {
         self.serve(Request::Readlink, || match NodeId::from(ino).node() {
             Node::Tree(view, ino) => reply::data(reply, self.core.readlink(view, ino)),
-            Node::Special(_, special) => reply::data(reply, Synthetic::readlink(special)),
+            Node::Special(view, special) => reply::data(reply, self.synthetic.readlink(view, special)),
         });
     }
 

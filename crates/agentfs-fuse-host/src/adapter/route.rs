@@ -14,7 +14,7 @@ use fuser::{INodeNo, RenameFlags, ReplyDirectory, ReplyDirectoryPlus};
 use super::Adapter;
 use super::attr::{file_attr, file_type};
 use super::reply::{self, Entry};
-use crate::views::{DOT_AGENTFS, Node, NodeId};
+use crate::views::{DOT_AGENTFS, Node, NodeId, Special};
 
 /// A name in a tree's directory.
 pub(super) type Place = (ViewId, InodeId, Name);
@@ -43,10 +43,12 @@ impl Adapter {
         Entry::Node(NodeId::of(view, attr.ino), attr, self.ttl.entry)
     }
 
-    /// The kernel was not told of a node after all.
-    fn forget_one(&self, node: NodeId) {
-        if let Node::Tree(view, ino) = node.node() {
-            self.core.forget(view, ino, 1);
+    /// The kernel forgets a node, or was not told of it after all. The volume's own are always there.
+    pub(super) fn forget_node(&self, node: NodeId, times: u64) {
+        match node.node() {
+            Node::Tree(view, ino) => self.core.forget(view, ino, times),
+            Node::Special(view, Special::IdLink) => self.core.forget(view, Special::IdLink.inode(), times),
+            Node::Special(..) => {}
         }
     }
 
@@ -143,7 +145,7 @@ impl Adapter {
                 let Ok(found) = self.synthetic.lookup(view, dir, name) else { return true };
                 let added = add(found.node, position, name, &found.attr, Duration::ZERO);
                 if !added {
-                    self.forget_one(found.node);
+                    self.forget_node(found.node, 1);
                 }
                 added
             }),

@@ -18,6 +18,7 @@ use super::Identity;
 use super::authorize::authorize;
 use crate::adapter::errno;
 use crate::metrics::Metrics;
+use crate::views::{NodeId, Special};
 
 /// More entries than fit a frame.
 const PAGE: usize = 128;
@@ -55,7 +56,9 @@ impl Dispatcher {
                 Response::SnapshotDelete(SnapshotDeleteReply { snapshot: id.to_string().into(), bytes_reclaimed })
             }
             Request::SnapshotRename(r) => {
-                Response::SnapshotRename(snapshot_reply(&core.rename_snapshot(text(&r.snapshot)?, text(&r.name)?)?))
+                let info = core.rename_snapshot(text(&r.snapshot)?, text(&r.name)?)?;
+                core.snapshot_view(&info).into_iter().for_each(|view| self.refresh_link(view));
+                Response::SnapshotRename(snapshot_reply(&info))
             }
             Request::BranchCreate(r) => {
                 Response::BranchCreate(branch_reply(&core.create_branch(text(&r.from)?, name(&r.name)?)?))
@@ -66,7 +69,9 @@ impl Dispatcher {
                 Response::BranchDelete(BranchDeleteReply { branch: id.to_string().into(), bytes_reclaimed })
             }
             Request::BranchRename(r) => {
-                Response::BranchRename(branch_reply(&core.rename_branch(text(&r.branch)?, text(&r.name)?)?))
+                let info = core.rename_branch(text(&r.branch)?, text(&r.name)?)?;
+                self.refresh_link(info.view);
+                Response::BranchRename(branch_reply(&info))
             }
             Request::Status => Response::Status(self.status()?),
             Request::RequestCounts(r) => Response::RequestCounts(self.request_counts(r.after.as_deref())),
@@ -82,6 +87,16 @@ impl Dispatcher {
                 ));
             }
         })
+    }
+
+    /// The kernel keeps the targets of links; that in `by-id` leads to a name that has changed. This waits at most for
+    /// a `readlink` that a thread of the kernel's is answering.
+    fn refresh_link(&self, view: ViewId) {
+        let node = NodeId::special(view, Special::IdLink);
+        let told = self.identity.notifier.get().map(|notifier| notifier.inval_inode(node.into(), 0, 0));
+        if let Some(Err(error)) = told {
+            tracing::warn!(%error, "a link in by-id may lead to its old name for a while");
+        }
     }
 
     /// The branch that was named, or the one whose control file was asked.

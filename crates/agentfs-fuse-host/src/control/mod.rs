@@ -5,13 +5,13 @@ mod authorize;
 mod dispatch;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::{io, thread};
 
 use agentfs_core::{Caller, FsCore, ViewId};
 use agentfs_proto::{DecodeError, Request, Response, frame, ioctl};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use fuser::{Errno, ReplyIoctl};
+use fuser::{Errno, Notifier, ReplyIoctl};
 
 use self::dispatch::Dispatcher;
 use crate::metrics::Metrics;
@@ -41,7 +41,9 @@ pub(crate) struct Identity {
     /// Where the store is.
     pub(crate) store: String,
     /// What was negotiated with the kernel.
-    pub(crate) granted: Arc<std::sync::OnceLock<Vec<(&'static str, String)>>>,
+    pub(crate) granted: Arc<OnceLock<Vec<(&'static str, String)>>>,
+    /// Tells the kernel what changed behind its back, once it is connected.
+    pub(crate) notifier: Arc<OnceLock<Notifier>>,
 }
 
 impl Control {

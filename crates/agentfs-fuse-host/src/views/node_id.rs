@@ -25,15 +25,19 @@ pub(crate) enum Special {
     ById,
     /// `.agentfs/branches/main`: a link to the mount point, which shows that branch.
     MainLink,
+    /// The view's own entry in `.agentfs/by-id`: a link to the directory of its name. A directory can have only one
+    /// place in the kernel; with two, looking at both fails with ESTALE while others rename.
+    IdLink,
 }
 
-const SPECIALS: [Special; 6] = [
+const SPECIALS: [Special; 7] = [
     Special::DotAgentfs,
     Special::Control,
     Special::Branches,
     Special::Snapshots,
     Special::ById,
     Special::MainLink,
+    Special::IdLink,
 ];
 
 /// The inode numbers from here to `InodeId::FIRST_FREE` are for specials.
@@ -48,14 +52,21 @@ pub(crate) enum Node {
     Special(ViewId, Special),
 }
 
+impl Special {
+    /// Its number among the inodes of its view.
+    pub(crate) fn inode(self) -> InodeId {
+        let at = SPECIALS.iter().position(|s| *s == self).unwrap_or_default() as u64;
+        InodeId(FIRST_SPECIAL + at)
+    }
+}
+
 impl NodeId {
     pub(crate) fn of(view: ViewId, ino: InodeId) -> NodeId {
         NodeId(u64::from(view.0) << INODE_BITS | ino.0)
     }
 
     pub(crate) fn special(view: ViewId, special: Special) -> NodeId {
-        let at = SPECIALS.iter().position(|s| *s == special).unwrap_or_default() as u64;
-        NodeId::of(view, InodeId(FIRST_SPECIAL + at))
+        NodeId::of(view, special.inode())
     }
 
     pub(crate) fn node(self) -> Node {

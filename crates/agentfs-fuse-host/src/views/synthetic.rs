@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use agentfs_core::{Attr, BranchInfo, FileKind, FsCore, FsError, InodeId, Result, SnapshotInfo, Timestamp, ViewId};
+use agentfs_core::{Attr, BranchInfo, FileKind, FsCore, FsError, InodeId, Result, Shown, SnapshotInfo, Timestamp, ViewId};
 
 use super::{NodeId, Special};
 
@@ -37,12 +37,15 @@ impl Synthetic {
         Synthetic { core, owner, since: Timestamp::now() }
     }
 
-    pub(crate) fn attr(&self, special: Special) -> Attr {
+    pub(crate) fn attr(&self, view: ViewId, special: Special) -> Attr {
         let (kind, mode, nlink, size) = match special {
             Special::DotAgentfs => (FileKind::Directory, 0o755, 2, 4096),
             Special::Branches | Special::Snapshots | Special::ById => (FileKind::Directory, 0o700, 2, 4096),
             Special::Control => (FileKind::File, 0o600, 1, 0),
-            Special::MainLink => (FileKind::Symlink, 0o777, 1, MAIN_TARGET.len() as u64),
+            Special::MainLink | Special::IdLink => {
+                let target = self.readlink(view, special).map_or(0, |target| target.len() as u64);
+                (FileKind::Symlink, 0o777, 1, target)
+            }
         };
         let (uid, gid) = self.owner;
         let (atime, mtime, ctime) = (self.since, self.since, self.since);
@@ -52,7 +55,7 @@ impl Synthetic {
     }
 
     fn found(&self, view: ViewId, special: Special) -> Found {
-        Found { node: NodeId::special(view, special), attr: self.attr(special) }
+        Found { node: NodeId::special(view, special), attr: self.attr(view, special) }
     }
 
     /// `.agentfs` itself, in the root of a view.
@@ -67,33 +70,62 @@ impl Synthetic {
                 let shown = entries_of(view).find(|(known, _)| *known == text);
                 shown.map(|(_, special)| self.found(view, special)).ok_or(FsError::NotFound)
             }
-            Special::Branches => self.enter_branch(self.core.find_branch(text), |info| branch_name(info) == text),
-            Special::Snapshots => self.enter_snapshot(self.core.find_snapshot(text), |info| snapshot_name(info) == text),
-            Special::ById => self
-                .enter_branch(self.core.find_branch(text), |info| info.id.to_string() == text)
-                .or_else(|_| self.enter_snapshot(self.core.find_snapshot(text), |info| info.id.to_string() == text)),
-            Special::Control | Special::MainLink => Err(FsError::NotDirectory),
+            Special::Branches => self.branch_directory(&self.named_branch(text)?),
+            Special::Snapshots => self.snapshot_directory(&self.named_snapshot(text)?),
+            Special::ById => self.id_link(text),
+            Special::Control | Special::MainLink | Special::IdLink => Err(FsError::NotDirectory),
         }
     }
 
-    fn enter_branch(&self, found: Result<BranchInfo>, shown: impl Fn(&BranchInfo) -> bool) -> Result<Found> {
-        let info = found.ok().filter(shown).ok_or(FsError::NotFound)?;
+    fn named_branch(&self, name: &str) -> Result<BranchInfo> {
+        let found = self.core.find_branch(name).ok().filter(|info| branch_name(info) == name);
+        found.ok_or(FsError::NotFound)
+    }
+
+    fn named_snapshot(&self, name: &str) -> Result<SnapshotInfo> {
+        let found = self.core.find_snapshot(name).ok().filter(|info| snapshot_name(info) == name);
+        found.ok_or(FsError::NotFound)
+    }
+
+    fn branch_directory(&self, info: &BranchInfo) -> Result<Found> {
         if info.view == ViewId::MAIN {
             return Ok(self.found(ViewId::MAIN, Special::MainLink));
         }
-        let entered = self.core.enter_branch(info.id)?;
-        Ok(Found { node: NodeId::of(entered.view, InodeId::ROOT), attr: entered.root })
+        self.root(self.core.enter_branch(info.id, InodeId::ROOT)?)
     }
 
-    fn enter_snapshot(&self, found: Result<SnapshotInfo>, shown: impl Fn(&SnapshotInfo) -> bool) -> Result<Found> {
-        let info = found.ok().filter(shown).ok_or(FsError::NotFound)?;
-        let entered = self.core.enter_snapshot(info.id)?;
-        Ok(Found { node: NodeId::of(entered.view, InodeId::ROOT), attr: entered.root })
+    fn snapshot_directory(&self, info: &SnapshotInfo) -> Result<Found> {
+        self.root(self.core.enter_snapshot(info.id, InodeId::ROOT)?)
     }
 
-    pub(crate) fn readlink(special: Special) -> Result<&'static [u8]> {
+    /// The root directory of a view just entered.
+    fn root(&self, view: ViewId) -> Result<Found> {
+        let attr = self.core.getattr(view, InodeId::ROOT);
+        let attr = attr.inspect_err(|_| self.core.forget(view, InodeId::ROOT, 1))?;
+        Ok(Found { node: NodeId::of(view, InodeId::ROOT), attr })
+    }
+
+    fn id_link(&self, id: &str) -> Result<Found> {
+        let link = Special::IdLink.inode();
+        if let Some(info) = self.core.find_branch(id).ok().filter(|info| info.id.to_string() == id) {
+            return match info.view {
+                ViewId::MAIN => Ok(self.found(ViewId::MAIN, Special::MainLink)),
+                _ => Ok(self.found(self.core.enter_branch(info.id, link)?, Special::IdLink)),
+            };
+        }
+        let info = self.core.find_snapshot(id).ok().filter(|info| info.id.to_string() == id);
+        let info = info.ok_or(FsError::NotFound)?;
+        Ok(self.found(self.core.enter_snapshot(info.id, link)?, Special::IdLink))
+    }
+
+    pub(crate) fn readlink(&self, view: ViewId, special: Special) -> Result<Vec<u8>> {
         match special {
-            Special::MainLink => Ok(MAIN_TARGET),
+            Special::MainLink => Ok(MAIN_TARGET.to_vec()),
+            Special::IdLink => Ok(match self.core.shown(view)? {
+                Shown::Branch(info) => format!("../branches/{}", branch_name(&info)),
+                Shown::Snapshot(info) => format!("../snapshots/{}", snapshot_name(&info)),
+            }
+            .into()),
             _ => Err(FsError::InvalidArgument("not a symbolic link")),
         }
     }
@@ -131,15 +163,15 @@ impl Synthetic {
         let mut listed: Vec<Listed> = match dir {
             Special::DotAgentfs => (FIRST_POSITION..)
                 .zip(entries_of(view))
-                .map(|(position, (name, s))| Listed { name: name.to_owned(), kind: self.attr(s).kind, position })
+                .map(|(position, (name, s))| Listed { name: name.to_owned(), kind: self.attr(view, s).kind, position })
                 .collect(),
             Special::Branches => branches().map(|info| branch(&info, branch_name(&info))).collect(),
             Special::Snapshots => snapshots().map(|info| snapshot(&info, snapshot_name(&info))).collect(),
             Special::ById => {
-                let named = branches().map(|info| branch(&info, info.id.to_string()));
-                named.chain(snapshots().map(|info| snapshot(&info, info.id.to_string()))).collect()
+                let link = |id: u128| Listed { name: format!("{id:032x}"), kind: FileKind::Symlink, position: position_of(id) };
+                branches().map(|info| link(info.id.0)).chain(snapshots().map(|info| link(info.id.0))).collect()
             }
-            Special::Control | Special::MainLink => return Err(FsError::NotDirectory),
+            Special::Control | Special::MainLink | Special::IdLink => return Err(FsError::NotDirectory),
         };
         let dots = [(1, "."), (2, "..")];
         let kind = FileKind::Directory;
