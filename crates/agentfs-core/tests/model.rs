@@ -45,7 +45,7 @@ fn run(kind: &str, default_cases: u32, device: impl Fn() -> (Arc<dyn Device>, Op
 
 #[test]
 fn a_volume_in_memory_does_as_the_model() {
-    run("memory", 80, || (Arc::new(Memory::default()), None));
+    run("memory", 150, || (Arc::new(Memory::default()), None));
 }
 
 #[test]

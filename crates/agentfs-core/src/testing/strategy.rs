@@ -1,4 +1,4 @@
-//! Random operations. Weights are chosen so that about half of them succeed on a volume that is in use.
+//! Random operations. Weights are chosen so that more than a third succeed on a volume that is in use.
 //! Strategies are boxed: nested by value they outgrow the stack of a test's thread.
 
 use proptest::collection::vec;
@@ -7,10 +7,10 @@ use proptest::prelude::*;
 use super::op::{FileOp, KeptOp, Op, Path, Place, VolumeOp};
 use crate::{RenameMode, XattrMode};
 
-/// Exactly `n` operations; the first tenth make files.
+/// Exactly `n` operations; the first eighth make files.
 pub fn ops(n: usize) -> impl Strategy<Value = Vec<Op>> {
     let first = making_op().prop_map(|op| Op::File(Place::Branch(0), op));
-    (vec(first, n / 10), vec(op(), n - n / 10)).prop_map(|(first, rest)| [first, rest].concat())
+    (vec(first, n / 8), vec(op(), n - n / 8)).prop_map(|(first, rest)| [first, rest].concat())
 }
 
 /// One operation.
@@ -18,7 +18,7 @@ pub fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         70 => (branch(), file_op()).prop_map(|(branch, op)| Op::File(Place::Branch(branch), op)),
         4 => (any::<u8>(), snapshot_op()).prop_map(|(snapshot, op)| Op::File(Place::Snapshot(snapshot), op)),
-        18 => (any::<u8>(), kept_op()).prop_map(|(slot, op)| Op::Kept(slot, op)),
+        18 => (slot(), kept_op()).prop_map(|(slot, op)| Op::Kept(slot, op)),
         8 => volume_op().prop_map(Op::Volume),
     ]
 }
@@ -32,6 +32,10 @@ pub fn file_ops(n: usize) -> impl Strategy<Value = Vec<Op>> {
 /// Mostly one of the first branches: operations that meet tell more than such that do not.
 fn branch() -> BoxedStrategy<u8> {
     prop_oneof![5 => Just(0), 2 => Just(1), 1 => any::<u8>()].boxed()
+}
+
+fn slot() -> BoxedStrategy<u8> {
+    prop_oneof![3 => Just(0), 2 => Just(1), 1 => any::<u8>()].boxed()
 }
 
 fn name() -> BoxedStrategy<u8> {
@@ -48,19 +52,24 @@ fn any_path() -> BoxedStrategy<Path> {
 
 /// A path that leads to a directory more often than not: `a` and `b` are liked for directories.
 fn dir_path() -> BoxedStrategy<Path> {
-    prop_oneof![4 => path_of(0..2u8, 0..2u8), 1 => any_path()].boxed()
+    prop_oneof![3 => path_of(0..1u8, 0..2u8), 2 => path_of(0..2u8, 0..2u8), 1 => any_path()].boxed()
 }
 
 /// A path that leads to a file more often than not: other names are liked for files.
 fn file_path() -> BoxedStrategy<Path> {
-    prop_oneof![4 => path_of(0..1u8, 2..4u8), 1 => path_of(0..2u8, 2..7u8), 1 => any_path()].boxed()
+    prop_oneof![8 => path_of(0..1u8, 2..4u8), 2 => path_of(0..2u8, 2..7u8), 1 => any_path()].boxed()
+}
+
+/// A path for what is neither, mostly where it is in nobody's way.
+fn other_path() -> BoxedStrategy<Path> {
+    prop_oneof![3 => path_of(0..1u8, 4..7u8), 1 => any_path()].boxed()
 }
 
 fn path_of(
     above: impl Strategy<Value = u8> + Clone + 'static,
     last: impl Strategy<Value = u8> + 'static,
 ) -> BoxedStrategy<Path> {
-    let above = prop_oneof![4 => vec(above.clone(), 0), 3 => vec(above.clone(), 1), 1 => vec(above, 2)];
+    let above = prop_oneof![5 => vec(above.clone(), 0), 3 => vec(above.clone(), 1), 1 => vec(above, 2)];
     (last, above).prop_map(|(last, above)| Path::new(last, &above)).boxed()
 }
 
@@ -83,16 +92,16 @@ fn mode_with_special_bits() -> BoxedStrategy<u16> {
 }
 
 fn file_op() -> BoxedStrategy<FileOp> {
-    prop_oneof![28 => naming_op(), 22 => content_op(), 13 => attribute_op()].boxed()
+    prop_oneof![28 => naming_op(), 25 => content_op(), 12 => attribute_op()].boxed()
 }
 
 fn making_op() -> BoxedStrategy<FileOp> {
     prop_oneof![
         6 => (file_path(), mode()).prop_map(|(path, mode)| FileOp::CreateFile(path, mode)),
         5 => (dir_path(), mode()).prop_map(|(path, mode)| FileOp::Mkdir(path, mode)),
-        1 => (path(), mode()).prop_map(|(path, mode)| FileOp::Mkfifo(path, mode)),
-        2 => (path(), any::<u8>()).prop_map(|(path, target)| FileOp::Symlink(path, target)),
-        3 => (file_path(), path()).prop_map(|(from, to)| FileOp::Link(from, to)),
+        1 => (other_path(), mode()).prop_map(|(path, mode)| FileOp::Mkfifo(path, mode)),
+        2 => (other_path(), any::<u8>()).prop_map(|(path, target)| FileOp::Symlink(path, target)),
+        4 => (file_path(), path()).prop_map(|(from, to)| FileOp::Link(from, to)),
     ]
     .boxed()
 }
@@ -102,7 +111,7 @@ fn naming_op() -> BoxedStrategy<FileOp> {
     let rename_mode = prop_oneof![4 => Just(Replace), 1 => Just(NoReplace), 2 => Just(Exchange)];
     prop_oneof![
         17 => making_op(),
-        3 => path().prop_map(FileOp::Unlink),
+        2 => path().prop_map(FileOp::Unlink),
         2 => dir_path().prop_map(FileOp::Rmdir),
         7 => (path(), path(), rename_mode).prop_map(|(from, to, mode)| FileOp::Rename(from, to, mode)),
     ]
@@ -138,7 +147,7 @@ fn read_op() -> BoxedStrategy<FileOp> {
 
 fn attribute_op() -> BoxedStrategy<FileOp> {
     use XattrMode::{Any, Create, Replace};
-    let xattr_mode = prop_oneof![2 => Just(Any), 1 => Just(Create), 1 => Just(Replace)];
+    let xattr_mode = prop_oneof![3 => Just(Any), 1 => Just(Create), 1 => Just(Replace)];
     let value_len = prop_oneof![4 => 0..20u16, 1 => 0..5_000u16];
     let set_xattr = (path(), any::<u8>(), value_len, any::<u8>(), xattr_mode)
         .prop_map(|(path, name, len, fill, mode)| FileOp::SetXattr { path, name, len, fill, mode });
@@ -169,7 +178,7 @@ fn kept_op() -> BoxedStrategy<KeptOp> {
     let place =
         prop_oneof![5 => branch().prop_map(Place::Branch), 1 => any::<u8>().prop_map(Place::Snapshot)];
     prop_oneof![
-        5 => (place, file_path()).prop_map(|(place, path)| KeptOp::Open(place, path)),
+        7 => (place, file_path()).prop_map(|(place, path)| KeptOp::Open(place, path)),
         4 => (offset(), length(), any::<u8>()).prop_map(|(at, len, fill)| KeptOp::Write(at, len, fill)),
         3 => (offset(), length()).prop_map(|(at, len)| KeptOp::Read(at, len)),
         1 => prop_oneof![Just(0), offset()].prop_map(KeptOp::Truncate),
