@@ -7,10 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use agentfs_core::testing::proptest::test_runner::{
-    Config, FileFailurePersistence, TestCaseError, TestRunner,
-};
-use agentfs_core::testing::{CoreDriver, Driver, Op, config, ops};
+use agentfs_core::testing::{CoreDriver, Driver, Op, config, random_cases};
 use agentfs_core::{
     BranchId, FsCore, Inode, InodeId, Journal, Memory, Orphans, Record, Recorder, Result, SnapshotId, Version,
 };
@@ -153,20 +150,10 @@ fn repeat_and_compare(ops: &[Op]) -> Result<usize, String> {
 
 #[test]
 fn records_repeat_the_history_of_a_volume() {
-    let persistence = FileFailurePersistence::Direct("tests/replay.proptest-regressions");
-    let settings = Config {
-        failure_persistence: Some(Box::new(persistence)),
-        max_shrink_time: 60_000,
-        ..Config::with_cases(50)
-    };
     let recorded = AtomicUsize::new(0);
-    let result = TestRunner::new(settings).run(&ops(200), |ops| {
-        let records = repeat_and_compare(&ops).map_err(TestCaseError::fail)?;
-        recorded.fetch_add(records, Ordering::Relaxed);
+    random_cases("tests/replay.proptest-regressions", 50, 200, |ops| {
+        recorded.fetch_add(repeat_and_compare(ops)?, Ordering::Relaxed);
         Ok(())
     });
     println!("{recorded:?} records repeated");
-    if let Err(failure) = result {
-        panic!("{failure}");
-    }
 }

@@ -101,9 +101,21 @@ fn fusermount(mount: &Path, options: &Options) -> Result<OwnedFd> {
     let output = command.output().context("fusermount3 cannot be run: install the package fuse3")?;
     drop(theirs);
     if !output.status.success() {
-        bail!("fusermount3 refused: {}", String::from_utf8_lossy(&output.stderr).trim());
+        bail!("{}", explained(String::from_utf8_lossy(&output.stderr).trim()));
     }
     receive_descriptor(&ours).context("fusermount3 sent no descriptor")
+}
+
+/// What `fusermount3` says, with the remedy where there is one.
+fn explained(words: &str) -> String {
+    let remedy = if words.contains("failed to open /dev/fuse") {
+        " (your user needs read and write access to /dev/fuse)"
+    } else if words.contains("user_allow_other") {
+        " (without root, --allow-other needs the line user_allow_other in /etc/fuse.conf)"
+    } else {
+        ""
+    };
+    format!("{words}{remedy}")
 }
 
 fn receive_descriptor(socket: &UnixStream) -> Result<OwnedFd> {

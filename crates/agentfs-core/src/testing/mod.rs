@@ -7,6 +7,7 @@
 // Test support: what goes wrong here must stop the test at once, with its place.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
 
+mod cases;
 mod compare;
 mod core_driver;
 mod core_dump;
@@ -16,6 +17,7 @@ mod model;
 mod op;
 mod strategy;
 
+pub use cases::{random_cases, shortest};
 pub use compare::{Answer, Driver, Mismatch, Outcome, Stat, Trial};
 pub use core_driver::{CoreDriver, config};
 pub use core_dump::dump;

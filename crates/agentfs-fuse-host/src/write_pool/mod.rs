@@ -111,7 +111,7 @@ mod tests {
     fn a_full_queue_makes_the_receiver_work() {
         let pool = WritePool::start(1, false).unwrap();
         let (release, hold) = bounded::<()>(0);
-        pool.submit(0, move || drop(hold.recv()));
+        pool.submit(0, move || assert!(hold.recv().is_err()));
         while !pool.jobs.is_empty() {
             thread::yield_now();
         }
