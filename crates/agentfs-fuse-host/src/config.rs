@@ -145,7 +145,8 @@ impl Settings {
             },
             allow_other: args.allow_other || flag(env, "AGENTFS_FUSE_ALLOW_OTHER")?,
             default_permissions: file.security.enforce_posix_permissions,
-            write_threads: number(env, "AGENTFS_FUSE_WRITE_THREADS", 1, 1024)?.unwrap_or(cpus as u64) as usize,
+            write_threads: number(env, "AGENTFS_FUSE_WRITE_THREADS", 1, 1024)?.unwrap_or(cpus as u64)
+                as usize,
             max_write: number(env, "AGENTFS_FUSE_MAX_WRITE", 4096, 16 << 20)?.unwrap_or(4 << 20) as u32,
             max_background: number(env, "AGENTFS_FUSE_MAX_BACKGROUND", 1, 65535)?.unwrap_or(64) as u16,
             trace_writes: flag(env, "AGENTFS_FUSE_TRACE_WRITES")?,
@@ -165,21 +166,31 @@ fn refuse_unsupported(file: &File) -> Result<()> {
         bail!("overlay.enabled is not supported by this version: set it to false, or leave it out");
     }
     if overlay.lower_root.is_some() || overlay.materialization.is_some() {
-        bail!("overlay.lower_root and overlay.materialization have no effect without overlay.enabled: leave them out");
+        bail!(
+            "overlay.lower_root and overlay.materialization have no effect without overlay.enabled: leave them out"
+        );
     }
     if file.cache.writeback_cache {
         bail!("cache.writeback_cache is not supported by this version: set it to false, or leave it out");
     }
     if !file.security.root_bypass_permissions {
-        bail!("security.root_bypass_permissions cannot be false: the kernel exempts root from permission checks");
+        bail!(
+            "security.root_bypass_permissions cannot be false: the kernel exempts root from permission checks"
+        );
     }
     Ok(())
 }
 
-fn backstore(args: &Args, chosen: Option<StoreChoice>, mount: &Path, env: Environment<'_>) -> Result<Backstore> {
+fn backstore(
+    args: &Args,
+    chosen: Option<StoreChoice>,
+    mount: &Path,
+    env: Environment<'_>,
+) -> Result<Backstore> {
     match (&args.store, chosen) {
         (Some(root), chosen) => {
-            let prefer_reflinks = !matches!(&chosen, Some(StoreChoice::HostFs(fs)) if !fs.prefer_native_snapshots);
+            let prefer_reflinks =
+                !matches!(&chosen, Some(StoreChoice::HostFs(fs)) if !fs.prefer_native_snapshots);
             Ok(Backstore::HostFs { root: root.clone(), prefer_reflinks })
         }
         (None, Some(StoreChoice::InMemory)) => Ok(Backstore::Memory),
@@ -196,7 +207,8 @@ fn backstore(args: &Args, chosen: Option<StoreChoice>, mount: &Path, env: Enviro
 /// `$XDG_STATE_HOME/agentfs`, by default `~/.local/state/agentfs`.
 pub(crate) fn state_directory(env: Environment<'_>) -> Result<PathBuf> {
     let state = env("XDG_STATE_HOME").ok().filter(|path| path.starts_with('/')).map(PathBuf::from);
-    let home = || env("HOME").ok().filter(|path| !path.is_empty()).map(|home| Path::new(&home).join(".local/state"));
+    let home =
+        || env("HOME").ok().filter(|path| !path.is_empty()).map(|home| Path::new(&home).join(".local/state"));
     let found = state.or_else(home).map(|path| path.join("agentfs"));
     found.context("neither XDG_STATE_HOME nor HOME is set: name a store with --store")
 }
@@ -227,7 +239,9 @@ fn flag(env: Environment<'_>, name: &str) -> Result<bool> {
 fn number(env: Environment<'_>, name: &str, least: u64, most: u64) -> Result<Option<u64>> {
     match env(name) {
         Err(VarError::NotPresent) => Ok(None),
-        Err(VarError::NotUnicode(_)) => bail!("{name} is not text: it must be a number from {least} to {most}"),
+        Err(VarError::NotUnicode(_)) => {
+            bail!("{name} is not text: it must be a number from {least} to {most}")
+        }
         Ok(text) => match text.parse() {
             Ok(number) if (least..=most).contains(&number) => Ok(Some(number)),
             _ => bail!("{name} is {text:?}: it must be a number from {least} to {most}"),

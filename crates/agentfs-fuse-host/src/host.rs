@@ -59,7 +59,8 @@ impl Host {
     /// The mount answers when it shows its control file.
     fn check_answers(&self) -> Result<()> {
         let control = self.mount.join(".agentfs/control");
-        std::fs::metadata(&control).with_context(|| format!("the mount at {} does not answer", self.mount.display()))?;
+        std::fs::metadata(&control)
+            .with_context(|| format!("the mount at {} does not answer", self.mount.display()))?;
         Ok(())
     }
 
@@ -103,7 +104,10 @@ fn refuse_store_under_mount(backstore: &Backstore, mount: &Path) -> Result<()> {
     let absolute = std::path::absolute(root)?;
     let existing = absolute.ancestors().find_map(|path| path.canonicalize().ok());
     if existing.is_some_and(|path| path.starts_with(mount)) {
-        bail!("the store {} lies inside the mount point: the mount would hide it; name another", root.display());
+        bail!(
+            "the store {} lies inside the mount point: the mount would hide it; name another",
+            root.display()
+        );
     }
     Ok(())
 }

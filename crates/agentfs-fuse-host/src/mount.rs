@@ -40,7 +40,9 @@ pub(crate) fn check_mount_point(path: &Path) -> Result<PathBuf> {
     let absolute = match path.canonicalize() {
         Ok(absolute) => absolute,
         Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {
-            bail!("{shown} is the mount point of a volume whose daemon is gone: unmount it first (umount -l {shown})")
+            bail!(
+                "{shown} is the mount point of a volume whose daemon is gone: unmount it first (umount -l {shown})"
+            )
         }
         Err(e) => return Err(e).context(format!("the mount point {shown} cannot be used")),
     };
@@ -79,13 +81,16 @@ pub(crate) fn mount<F: Filesystem>(filesystem: F, mount: &Path, options: &Option
         // The defaults are nosuid and nodev; a volume is as good as any other filesystem of root's.
         config.mount_options.extend([MountOption::Suid, MountOption::Dev]);
         config.clone_fd = true;
-        return Session::new(filesystem, mount, &config).with_context(|| format!("cannot mount {}", mount.display()));
+        return Session::new(filesystem, mount, &config)
+            .with_context(|| format!("cannot mount {}", mount.display()));
     }
     let device = fusermount(mount, options)?;
     let acl = config.acl;
-    Session::from_fd(filesystem, device, acl, config).inspect_err(|_| {
-        drop(unmount(mount, Patience::None));
-    }).context("the kernel did not shake hands")
+    Session::from_fd(filesystem, device, acl, config)
+        .inspect_err(|_| {
+            drop(unmount(mount, Patience::None));
+        })
+        .context("the kernel did not shake hands")
 }
 
 /// Has `fusermount3` open the device and mount it; the descriptor comes back over a socket.

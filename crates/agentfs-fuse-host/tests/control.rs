@@ -7,12 +7,12 @@ use std::os::unix::process::CommandExt;
 use std::time::{Duration, Instant};
 
 use agentfs_proto::request::{
-    BranchBind, BranchCreate, BranchDelete, BranchList, BranchRename, BranchSnapshot, SnapshotCreate, SnapshotDelete,
-    SnapshotPage,
+    BranchBind, BranchCreate, BranchDelete, BranchList, BranchRename, BranchSnapshot, SnapshotCreate,
+    SnapshotDelete, SnapshotPage,
 };
 use agentfs_proto::{Request, Response, frame, ioctl};
-use proptest::test_runner::{RngAlgorithm, TestRng};
 use proptest::prelude::Rng;
+use proptest::test_runner::{RngAlgorithm, TestRng};
 use support::{Volume, ask_at, can_mount, code, is_root, raw_ioctl};
 
 #[test]
@@ -153,7 +153,12 @@ fn a_foreign_uid_is_refused_even_with_an_open_descriptor() {
         .current_dir(dir.path())
         .output()
         .unwrap();
-    assert_eq!(String::from_utf8_lossy(&output.stdout), "92 1\n", "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(
+        String::from_utf8_lossy(&output.stdout),
+        "92 1\n",
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 /// What random and mutated frames must not change: files, branches, snapshots.

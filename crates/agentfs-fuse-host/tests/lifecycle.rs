@@ -37,9 +37,17 @@ fn what_cannot_be_mounted_is_refused_in_one_sentence_and_nothing_is_touched() {
     refused(&["--config", &at("absent.json"), &mount], &[], "absent.json");
     refused(&["--config", &at("broken.json"), &mount], &[], "broken.json");
     refused(&["--config", &at("unknown.json"), &mount], &[], "size");
-    refused(&["--store", &store, &mount], &[("AGENTFS_FUSE_WRITE_THREADS", "none")], "AGENTFS_FUSE_WRITE_THREADS");
+    refused(
+        &["--store", &store, &mount],
+        &[("AGENTFS_FUSE_WRITE_THREADS", "none")],
+        "AGENTFS_FUSE_WRITE_THREADS",
+    );
     refused(&["--store", &store, &mount], &[("AGENTFS_FUSE_PASSTHROUGH", "1")], "AGENTFS_FUSE_PASSTHROUGH");
-    refused(&["--background", "--store", &at("other"), &mount], &[("XDG_STATE_HOME", &at("state"))], "not empty");
+    refused(
+        &["--background", "--store", &at("other"), &mount],
+        &[("XDG_STATE_HOME", &at("state"))],
+        "not empty",
+    );
     assert_eq!(fs::read_to_string(at("other/precious")).unwrap(), "data");
     assert_eq!(fs::read_dir(at("other")).unwrap().count(), 1);
     assert_eq!(fs::read_to_string(at("future/format")).unwrap(), "agentfs-store 999\n");
@@ -54,7 +62,11 @@ fn a_store_has_one_daemon_and_a_mount_point_one_volume() {
     }
     let v = Volume::mount();
     let other = tempfile::tempdir().unwrap();
-    refused(&["--store", v.store().to_str().unwrap(), other.path().to_str().unwrap()], &[], "in use by another daemon");
+    refused(
+        &["--store", v.store().to_str().unwrap(), other.path().to_str().unwrap()],
+        &[],
+        "in use by another daemon",
+    );
     let store = other.path().join("store");
     refused(&["--store", store.to_str().unwrap(), v.root().to_str().unwrap()], &[], "mounted at");
     fs::write(v.path("still"), "here").unwrap();
@@ -128,7 +140,8 @@ fn in_the_background_it_returns_when_the_mount_answers() {
     assert!(answers);
     assert_eq!(again.status.code(), Some(1));
     // The default store is named after the mount point.
-    let stores: Vec<_> = fs::read_dir(dir.path().join("state/agentfs")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let stores: Vec<_> =
+        fs::read_dir(dir.path().join("state/agentfs")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert!(stores.iter().any(|name| name.to_str().unwrap().ends_with("mnt")), "{stores:?}");
 }
 
@@ -154,7 +167,8 @@ fn a_volume_in_memory_works_without_a_store() {
         support::ask_at(&mount.join(".agentfs/control"), request.into())
     };
     let (first, second) = (create("a"), create("b"));
-    rustix::process::kill_process(rustix::process::Pid::from_child(&daemon), rustix::process::Signal::TERM).unwrap();
+    rustix::process::kill_process(rustix::process::Pid::from_child(&daemon), rustix::process::Signal::TERM)
+        .unwrap();
     let status = support::wait(&mut daemon, std::time::Duration::from_secs(10));
     written.unwrap();
     assert_eq!(read.unwrap(), vec![7; 100_000]);

@@ -19,7 +19,9 @@ fn three_branches_and_a_snapshot_diverge_in_everything() {
         return;
     }
     let v = Volume::mount();
-    for (name, text) in [("over", "old"), ("append", "old"), ("cut", "old content"), ("gone", "x"), ("moved", "m")] {
+    for (name, text) in
+        [("over", "old"), ("append", "old"), ("cut", "old content"), ("gone", "x"), ("moved", "m")]
+    {
         fs::write(v.path(name), text).unwrap();
     }
     fs::create_dir(v.path("dir")).unwrap();
@@ -101,7 +103,8 @@ fn an_open_file_goes_on_in_its_branch_over_a_snapshot() {
         return;
     }
     let v = Volume::mount();
-    let mut file = fs::File::options().create(true).read(true).write(true).truncate(true).open(v.path("f")).unwrap();
+    let mut file =
+        fs::File::options().create(true).read(true).write(true).truncate(true).open(v.path("f")).unwrap();
     file.write_all(b"before").unwrap();
     v.take_snapshot("main", "s");
     file.write_all(b" after").unwrap();
@@ -166,7 +169,8 @@ fn names_and_ids_lead_to_the_same_files_also_after_a_rename() {
     assert_eq!(errno(fs::metadata(v.branch("b"))), libc::ENOENT);
     assert_eq!(inode(by_id.join(&branch).join("f")), inode(v.branch("c").join("f")));
     assert_eq!(inode(by_id.join(&snapshot).join("f")), inode(v.snapshot("t").join("f")));
-    let listed: Vec<_> = fs::read_dir(v.path(".agentfs/branches")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let listed: Vec<_> =
+        fs::read_dir(v.path(".agentfs/branches")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(listed.len(), 2);
     assert!(listed.contains(&"main".into()) && listed.contains(&"c".into()));
     assert_eq!(fs::read_to_string(v.branch("main").join("f")).unwrap(), "x");
@@ -202,7 +206,8 @@ fn the_volumes_own_directories_stay_as_they_are() {
     assert_eq!(errno(fs::rename(v.path(".agentfs"), v.path("mine"))), libc::EPERM);
     assert_eq!(errno(fs::remove_dir(v.path(".agentfs"))), libc::EPERM);
     v.grow_branch("main", "b");
-    let inside: Vec<_> = fs::read_dir(v.branch("b").join(".agentfs")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    let inside: Vec<_> =
+        fs::read_dir(v.branch("b").join(".agentfs")).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(inside, ["control"]);
 }
 

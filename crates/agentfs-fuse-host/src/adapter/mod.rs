@@ -17,10 +17,10 @@ use std::time::{Instant, SystemTime};
 
 use agentfs_core::{Caller, CreateMode, FallocateFlags, FileKind, FsCore, FsError, HandleId, Seek, SetAttr};
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags, KernelConfig,
-    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, TimeOrNow,
-    WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, TimeOrNow, WriteFlags,
 };
 
 pub(crate) use self::errno::errno;
@@ -146,7 +146,8 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         self.serve(Request::Mknod, || {
-            let kind = attr::kind_of_mode(mode).ok_or(FsError::InvalidArgument("mknod of an unknown kind of file"));
+            let kind =
+                attr::kind_of_mode(mode).ok_or(FsError::InvalidArgument("mknod of an unknown kind of file"));
             let made = kind.and_then(|kind| {
                 self.make(parent, name, CreateMode { kind, mode: attr::permissions(mode), rdev }, caller(req))
             });
@@ -154,7 +155,15 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn mkdir(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, mode: u32, _umask: u32, reply: ReplyEntry) {
+    fn mkdir(
+        &self,
+        req: &fuser::Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
         self.serve(Request::Mkdir, || {
             let what = CreateMode { kind: FileKind::Directory, mode: attr::permissions(mode), rdev: 0 };
             reply::entry(reply, &self.ttl, self.make(parent, name, what, caller(req)));
@@ -200,7 +209,14 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn link(&self, _req: &fuser::Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+    fn link(
+        &self,
+        _req: &fuser::Request,
+        ino: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
         self.serve(Request::Link, || {
             reply::entry(reply, &self.ttl, self.add_name(ino, newparent, newname));
         });
@@ -281,7 +297,14 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn flush(&self, _req: &fuser::Request, _ino: INodeNo, _fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(
+        &self,
+        _req: &fuser::Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
         self.serve(Request::Flush, || reply.ok());
     }
 
@@ -318,7 +341,14 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn readdir(&self, _req: &fuser::Request, ino: INodeNo, _fh: FileHandle, offset: u64, reply: ReplyDirectory) {
+    fn readdir(
+        &self,
+        _req: &fuser::Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        reply: ReplyDirectory,
+    ) {
         self.serve(Request::Readdir, || self.list(ino, offset, reply));
     }
 
@@ -344,7 +374,14 @@ impl Filesystem for Adapter {
         self.serve(Request::Releasedir, || reply.ok());
     }
 
-    fn fsyncdir(&self, _req: &fuser::Request, _ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsyncdir(
+        &self,
+        _req: &fuser::Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
         self.serve(Request::Fsyncdir, || reply.ok());
     }
 
@@ -384,7 +421,8 @@ impl Filesystem for Adapter {
 
     fn removexattr(&self, _req: &fuser::Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.serve(Request::Removexattr, || {
-            let result = self.tree(ino).and_then(|(view, ino)| self.core.removexattr(view, ino, name.as_bytes()));
+            let result =
+                self.tree(ino).and_then(|(view, ino)| self.core.removexattr(view, ino, name.as_bytes()));
             reply::empty(reply, result);
         });
     }
@@ -405,7 +443,9 @@ impl Filesystem for Adapter {
         _out_size: u32,
         reply: ReplyIoctl,
     ) {
-        self.serve(Request::Ioctl, || self.control.ioctl(NodeId::from(ino), caller(req), cmd, in_data, reply));
+        self.serve(Request::Ioctl, || {
+            self.control.ioctl(NodeId::from(ino), caller(req), cmd, in_data, reply)
+        });
     }
 
     fn fallocate(

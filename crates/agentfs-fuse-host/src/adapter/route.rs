@@ -78,7 +78,13 @@ impl Adapter {
         found.map(|found| Entry::Node(found.node, found.attr, Duration::ZERO))
     }
 
-    pub(super) fn make(&self, parent: INodeNo, name: &OsStr, what: CreateMode, caller: Caller) -> Result<Entry> {
+    pub(super) fn make(
+        &self,
+        parent: INodeNo,
+        name: &OsStr,
+        what: CreateMode,
+        caller: Caller,
+    ) -> Result<Entry> {
         let (view, dir, name) = self.place(parent, name)?;
         let attr = self.core.create(view, dir, &name, what, caller)?;
         Ok(self.tell(view, attr))
@@ -139,7 +145,13 @@ impl Adapter {
         let result = match NodeId::from(ino).node() {
             Node::Special(view, dir) => self.synthetic.readdir(view, dir, offset, |position, kind, name| {
                 if matches!(name, b"." | b"..") {
-                    return add(ino.into(), position, name, &reply::plain(InodeId::ROOT, kind), Duration::ZERO);
+                    return add(
+                        ino.into(),
+                        position,
+                        name,
+                        &reply::plain(InodeId::ROOT, kind),
+                        Duration::ZERO,
+                    );
                 }
                 // What is gone since the list was made is left out.
                 let Ok(found) = self.synthetic.lookup(view, dir, name) else { return true };

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use agentfs_core::{
-    BranchInfo, FsCore, FsError, Origin, Result, SnapshotInfo, Timestamp, ViewId,
-};
 use agentfs_core::Caller;
+use agentfs_core::{BranchInfo, FsCore, FsError, Origin, Result, SnapshotInfo, Timestamp, ViewId};
 use agentfs_proto::ids::format_id;
 use agentfs_proto::page::Page;
-use agentfs_proto::record::{BranchEntry, BranchRecord, RequestCount, Setting, SnapshotEntry, SnapshotRecord};
+use agentfs_proto::record::{
+    BranchEntry, BranchRecord, RequestCount, Setting, SnapshotEntry, SnapshotRecord,
+};
 use agentfs_proto::response::{
     BranchDeleteReply, BranchReply, SnapshotDeleteReply, SnapshotListReply, SnapshotReply, StatusReply,
 };
@@ -53,7 +53,10 @@ impl Dispatcher {
             Request::SnapshotPage(r) => Response::SnapshotPage(self.snapshot_page(r.after.as_deref())?),
             Request::SnapshotDelete(r) => {
                 let (id, bytes_reclaimed) = core.delete_snapshot(text(&r.snapshot)?)?;
-                Response::SnapshotDelete(SnapshotDeleteReply { snapshot: id.to_string().into(), bytes_reclaimed })
+                Response::SnapshotDelete(SnapshotDeleteReply {
+                    snapshot: id.to_string().into(),
+                    bytes_reclaimed,
+                })
             }
             Request::SnapshotRename(r) => {
                 let info = core.rename_snapshot(text(&r.snapshot)?, text(&r.name)?)?;
@@ -131,9 +134,12 @@ impl Dispatcher {
 
     fn request_counts(&self, after: Option<&[u8]>) -> Page<RequestCount> {
         let later = |name: &&'static str| after.is_none_or(|after| name.as_bytes() > after);
-        Page::fill(self.metrics.counts().filter(|(name, ..)| later(name)).map(|(name, count, total_ns)| {
-            RequestCount { operation: name.into(), count, total_ns }
-        }))
+        Page::fill(
+            self.metrics
+                .counts()
+                .filter(|(name, ..)| later(name))
+                .map(|(name, count, total_ns)| RequestCount { operation: name.into(), count, total_ns }),
+        )
     }
 
     fn status(&self) -> Result<StatusReply> {

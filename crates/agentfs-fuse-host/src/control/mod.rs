@@ -56,7 +56,9 @@ impl Control {
         let dispatcher = Arc::new(Dispatcher { core, metrics, identity });
         for number in 0..THREADS {
             let (queue, dispatcher) = (queue.clone(), dispatcher.clone());
-            thread::Builder::new().name(format!("control-{number}")).spawn(move || serve(&queue, &dispatcher))?;
+            thread::Builder::new()
+                .name(format!("control-{number}"))
+                .spawn(move || serve(&queue, &dispatcher))?;
         }
         Ok(Control { jobs })
     }

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use agentfs_core::{Attr, BranchInfo, FileKind, FsCore, FsError, InodeId, Result, Shown, SnapshotInfo, Timestamp, ViewId};
+use agentfs_core::{
+    Attr, BranchInfo, FileKind, FsCore, FsError, InodeId, Result, Shown, SnapshotInfo, Timestamp, ViewId,
+};
 
 use super::{NodeId, Special};
 
@@ -157,19 +159,32 @@ impl Synthetic {
             let kind = if info.view == ViewId::MAIN { FileKind::Symlink } else { FileKind::Directory };
             Listed { name, kind, position: position_of(info.id.0) }
         };
-        let snapshot = |info: &SnapshotInfo, name: String| {
-            Listed { name, kind: FileKind::Directory, position: position_of(info.id.0) }
+        let snapshot = |info: &SnapshotInfo, name: String| Listed {
+            name,
+            kind: FileKind::Directory,
+            position: position_of(info.id.0),
         };
         let mut listed: Vec<Listed> = match dir {
             Special::DotAgentfs => (FIRST_POSITION..)
                 .zip(entries_of(view))
-                .map(|(position, (name, s))| Listed { name: name.to_owned(), kind: self.attr(view, s).kind, position })
+                .map(|(position, (name, s))| Listed {
+                    name: name.to_owned(),
+                    kind: self.attr(view, s).kind,
+                    position,
+                })
                 .collect(),
             Special::Branches => branches().map(|info| branch(&info, branch_name(&info))).collect(),
             Special::Snapshots => snapshots().map(|info| snapshot(&info, snapshot_name(&info))).collect(),
             Special::ById => {
-                let link = |id: u128| Listed { name: format!("{id:032x}"), kind: FileKind::Symlink, position: position_of(id) };
-                branches().map(|info| link(info.id.0)).chain(snapshots().map(|info| link(info.id.0))).collect()
+                let link = |id: u128| Listed {
+                    name: format!("{id:032x}"),
+                    kind: FileKind::Symlink,
+                    position: position_of(id),
+                };
+                branches()
+                    .map(|info| link(info.id.0))
+                    .chain(snapshots().map(|info| link(info.id.0)))
+                    .collect()
             }
             Special::Control | Special::MainLink | Special::IdLink => return Err(FsError::NotDirectory),
         };

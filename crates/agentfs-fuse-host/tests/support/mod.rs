@@ -16,7 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Can this machine mount? If not, says why; the test then ends.
 pub fn can_mount() -> bool {
     let device = std::fs::File::options().read(true).write(true).open("/dev/fuse");
-    let helper = rustix::process::geteuid().is_root() || Command::new("fusermount3").arg("-V").output().is_ok();
+    let helper =
+        rustix::process::geteuid().is_root() || Command::new("fusermount3").arg("-V").output().is_ok();
     match device {
         Ok(_) if helper => return true,
         Ok(_) => println!("SKIPPED: mounting without root needs fusermount3 (package fuse3)"),
@@ -47,18 +48,30 @@ impl Volume {
 
     /// Mounts with more words on the command line and variables in the environment.
     pub fn mount_with(args: &[&str], env: &[(&str, &str)]) -> Volume {
+        Volume::start(true, args, env)
+    }
+
+    /// Mounts without naming a store.
+    pub fn mount_storeless(args: &[&str]) -> Volume {
+        Volume::start(false, args, &[])
+    }
+
+    fn start(store: bool, args: &[&str], env: &[(&str, &str)]) -> Volume {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("mnt")).unwrap();
-        let daemon = Volume::spawn(dir.path(), args, env);
+        let daemon = Volume::spawn(dir.path(), store, args, env);
         let mut volume = Volume { dir, daemon };
         volume.wait_until_mounted();
         volume
     }
 
-    fn spawn(dir: &Path, args: &[&str], env: &[(&str, &str)]) -> Child {
+    fn spawn(dir: &Path, store: bool, args: &[&str], env: &[(&str, &str)]) -> Child {
         let log = std::fs::File::create(dir.join("log")).unwrap();
         let mut command = Command::new(DAEMON);
-        command.arg("--store").arg(dir.join("store")).args(args).arg(dir.join("mnt"));
+        if store {
+            command.arg("--store").arg(dir.join("store"));
+        }
+        command.args(args).arg(dir.join("mnt"));
         command.envs(env.iter().copied()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
         command.spawn().unwrap()
     }
@@ -107,7 +120,8 @@ impl Volume {
 
     /// Takes a snapshot of a branch.
     pub fn take_snapshot(&self, branch: &str, name: &str) -> String {
-        let request = agentfs_proto::request::BranchSnapshot { branch: branch.into(), name: Some(name.into()) };
+        let request =
+            agentfs_proto::request::BranchSnapshot { branch: branch.into(), name: Some(name.into()) };
         match self.ask(request) {
             Response::BranchSnapshot(reply) => String::from_utf8(reply.snapshot.id).unwrap(),
             other => panic!("{other:?}"),
