@@ -1,5 +1,11 @@
 //! The control file on a real mount: the protocol, who may use it, and what hostile frames do (nothing).
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout
+)]
 
 mod support;
 

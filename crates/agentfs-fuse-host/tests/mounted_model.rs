@@ -1,7 +1,13 @@
 //! The operations that the core is tested with, run by system calls on a real mount, against the same model.
 //!
 //! `PROPTEST_CASES` sets the number of cases.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout
+)]
 
 mod mounted_driver;
 mod support;

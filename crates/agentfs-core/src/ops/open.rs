@@ -58,7 +58,8 @@ impl FsCore {
     ) -> Result<(Attr, HandleId)> {
         self.handles.reserve()?;
         let what = CreateMode { kind: FileKind::File, mode: mode.0, rdev: 0 };
-        let made = self.views.get(view).and_then(|tree| Ok((tree, self.create(view, dir, name, what, caller)?)));
+        let made =
+            self.views.get(view).and_then(|tree| Ok((tree, self.create(view, dir, name, what, caller)?)));
         let (tree, attr) = made.inspect_err(|_| self.handles.unreserve())?;
         Ok((attr, self.add_handle(&tree, view, attr.ino, mode.1 != OpenMode::Read)))
     }

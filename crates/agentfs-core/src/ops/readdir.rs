@@ -29,9 +29,9 @@ impl FsCore {
         view: ViewId,
         dir: InodeId,
         position: u64,
-        mut visit: impl FnMut(DirEntry<'_>) -> bool,
+        visit: impl FnMut(DirEntry<'_>) -> bool,
     ) -> Result<()> {
-        self.list(view, dir, |directory, _| list_from(directory, dir, position, |entry| visit(entry)))
+        self.list(view, dir, |directory, _| list_from(directory, dir, position, visit))
     }
 
     /// As [`FsCore::readdir`], with attributes; not for `.` and `..`.

@@ -44,7 +44,9 @@ impl FsCore {
         let catalog = self.catalog.read();
         match tree {
             Tree::Branch(branch) => Ok(Shown::Branch(catalog.branch(&branch.id.to_string())?.0.clone())),
-            Tree::Snapshot(snapshot) => Ok(Shown::Snapshot(catalog.snapshot(&snapshot.id.to_string())?.0.clone())),
+            Tree::Snapshot(snapshot) => {
+                Ok(Shown::Snapshot(catalog.snapshot(&snapshot.id.to_string())?.0.clone()))
+            }
         }
     }
 

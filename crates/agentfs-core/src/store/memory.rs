@@ -75,6 +75,12 @@ impl Device for Memory {
     }
 }
 
+/// Bytes that could still be kept.
+fn available_memory() -> u64 {
+    let info = rustix::system::sysinfo();
+    info.freeram.saturating_add(info.bufferram).saturating_mul(u64::from(info.mem_unit.max(1)))
+}
+
 #[derive(Default)]
 struct MemoryFile {
     pages: RwLock<Pages>,
@@ -172,6 +178,9 @@ impl ObjectFile for MemoryFile {
         if mode.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE) {
             pages.punch(offset, len);
         } else {
+            if len > available_memory() {
+                return Err(rustix::io::Errno::NOSPC.into());
+            }
             for at in pages_of(offset, len) {
                 pages.page(at);
             }
@@ -187,10 +196,13 @@ impl ObjectFile for MemoryFile {
         if offset >= pages.len {
             return Ok(None);
         }
-        let mut at = offset - offset % PAGE;
-        while at < pages.len && pages.map.contains_key(&at) != (what == Seek::Data) {
-            at += PAGE;
-        }
+        let first = offset - offset % PAGE;
+        let at = match what {
+            Seek::Data => pages.map.range(first..).next().map_or(pages.len, |(at, _)| *at),
+            Seek::Hole => {
+                (first..).step_by(PAGE_LEN).find(|at| !pages.map.contains_key(at)).unwrap_or(pages.len)
+            }
+        };
         let found = at.max(offset).min(pages.len);
         Ok((what == Seek::Hole || found < pages.len).then_some(found))
     }

@@ -4,8 +4,13 @@
 //! something real: [`CoreDriver`] on the core, others on a mount. [`Trial`] runs both and compares every answer
 //! and, when asked, every tree. Drivers act as the superuser, with umask 0.
 
-// Test support: what goes wrong here must stop the test at once, with its place.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    reason = "test support: what goes wrong here must stop the test at once, with its place"
+)]
 
 mod cases;
 mod compare;

@@ -18,7 +18,7 @@ use crate::metrics::Metrics;
 use crate::views::{Node, NodeId, Special};
 
 /// Threads that carry out requests.
-const THREADS: usize = 2;
+const THREADS: usize = 4;
 /// Requests that may wait; the next is told to try again.
 const QUEUE: usize = 64;
 

@@ -111,9 +111,10 @@ fn shown(stat: &fs::Stat) -> Stat {
     let kind = kind_of(stat);
     let has_size = matches!(kind, FileKind::File | FileKind::Symlink);
     let size = if has_size { stat.st_size as u64 } else { 0 };
-    Stat { kind, mode: (stat.st_mode & 0o7777) as u16, nlink: stat.st_nlink as u64, size }
+    Stat { kind, mode: (stat.st_mode & 0o7777) as u16, nlink: stat.st_nlink, size }
 }
 
+#[allow(clippy::too_many_lines, reason = "a flat match, one arm an operation")]
 fn file_op(root: &std::path::Path, op: &FileOp) -> Outcome {
     let at = |path| At::find(root, path);
     match op {
@@ -179,7 +180,7 @@ fn file_op(root: &std::path::Path, op: &FileOp) -> Outcome {
             fs::chmodat(&at.dir, at.name, mode(*bits), AtFlags::empty()).map(done)
         }
         FileOp::SetTimes(path, secs, nanos) => {
-            let keep = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT.into() };
+            let keep = Timespec { tv_sec: 0, tv_nsec: fs::UTIME_OMIT };
             let last_modification = Timespec { tv_sec: *secs, tv_nsec: (*nanos).into() };
             let times = Timestamps { last_access: keep, last_modification };
             at(path)
