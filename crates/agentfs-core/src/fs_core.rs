@@ -9,10 +9,10 @@ use crate::branch::{Branch, BranchInfo, Catalog, Draft, Origin, Tree, Views};
 use crate::config::Config;
 use crate::error::{FsError, Result};
 use crate::handle::{Handles, Lookups, OpenFiles};
-use crate::log::{Journal, NewBranch, Record};
+use crate::log::{Journal, NewBranch, Record, RootAttributes};
 use crate::store::{Device, Store};
 use crate::tree::Version;
-use crate::types::{BranchId, Epoch, InodeId, ObjectId, Timestamp, ViewId};
+use crate::types::{BranchId, Epoch, InodeId, Timestamp, ViewId};
 
 /// The name of the branch a volume starts with.
 pub const MAIN: &str = "main";
@@ -21,7 +21,7 @@ pub const MAIN: &str = "main";
 pub struct FsCore {
     pub(crate) config: Config,
     pub(crate) store: Store,
-    pub(crate) journal: Box<dyn Journal>,
+    pub(crate) journal: Arc<dyn Journal>,
     /// Rank 0. Held by whoever adds, renames or deletes branches and snapshots.
     pub(crate) control: Mutex<()>,
     /// Rank 4.
@@ -39,9 +39,16 @@ impl FsCore {
     ///
     /// # Errors
     /// When a thread cannot be started or the journal refuses the first record.
-    pub fn new_volume(device: Arc<dyn Device>, journal: Box<dyn Journal>, config: Config) -> Result<FsCore> {
-        let core = FsCore {
-            store: Store::new(device, ObjectId(1))?,
+    pub fn new_volume(device: Arc<dyn Device>, journal: Arc<dyn Journal>, config: Config) -> Result<FsCore> {
+        let core = FsCore::bare(device, journal, config)?;
+        core.create_main()?;
+        Ok(core)
+    }
+
+    /// A volume without any branch.
+    pub(crate) fn bare(device: Arc<dyn Device>, journal: Arc<dyn Journal>, config: Config) -> Result<FsCore> {
+        Ok(FsCore {
+            store: Store::new(device, Arc::new(journal.clone()))?,
             journal,
             control: Mutex::new(()),
             catalog: RwLock::default(),
@@ -52,13 +59,12 @@ impl FsCore {
             next_inode: AtomicU64::new(InodeId::FIRST_FREE.0),
             next_epoch: AtomicU64::new(1),
             config,
-        };
-        core.create_main()?;
-        Ok(core)
+        })
     }
 
-    fn create_main(&self) -> Result<()> {
+    pub(crate) fn create_main(&self) -> Result<()> {
         let now = Timestamp::now();
+        let (mode, uid, gid) = (self.config.root_mode, self.config.root_uid, self.config.root_gid);
         let record = NewBranch {
             id: BranchId::generate(),
             name: Some(MAIN.into()),
@@ -67,12 +73,18 @@ impl FsCore {
             view: self.views.reserve()?,
             epoch: self.fresh_epoch(),
             source_epoch: None,
+            root: Some(RootAttributes { mode, uid, gid }),
             created: now,
         };
-        self.journal.append(&Record::BranchCreated(record.clone()))?;
-        let version = Version::new(self.config.root_mode, self.config.root_uid, self.config.root_gid, now);
-        self.add_branch(record, Origin::Empty, version);
+        self.journal.append(&Record::BranchCreated(record.clone()), &[])?;
+        self.add_branch(record, Origin::Empty, Version::new(mode, uid, gid, now));
         Ok(())
+    }
+
+    /// Numbers below these are taken.
+    pub(crate) fn passed(&self, inode: u64, epoch: u64) {
+        self.next_inode.fetch_max(inode, Ordering::Relaxed);
+        self.next_epoch.fetch_max(epoch, Ordering::Relaxed);
     }
 
     /// Puts a recorded branch into catalogue and views.
@@ -145,9 +157,13 @@ impl FsCore {
         }
     }
 
-    /// Makes the volume leave its objects where they are when it is dropped.
-    pub fn close(&self) {
+    /// Makes everything durable, and leaves all objects where they are when the volume is dropped.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub fn close(&self) -> Result<()> {
         self.store.close();
+        self.journal.sync()
     }
 
     /// Reads the version a view shows now, for checks and comparisons.

@@ -29,11 +29,11 @@ pub use branch::{BranchInfo, Origin, SnapshotInfo, check_name};
 pub use config::Config;
 pub use error::{FsError, Result};
 pub use fs_core::FsCore;
-pub use log::{Journal, NewBranch, NewSnapshot, Record, Recorder, Unrecorded};
-pub use ops::{CreateMode, DirEntry, OpenMode, RenameMode, Shown, Status, XattrMode};
+pub use log::{Damage, Journal, NewBranch, NewSnapshot, Record, Recorder, RootAttributes, Unrecorded};
+pub use ops::{CreateMode, DirEntry, OpenMode, Recovered, RenameMode, Shown, Status, XattrMode};
 pub use rustix::fs::FallocateFlags;
-pub use store::{Device, HostFs, Memory, ObjectFile, Seek, Space, StoreError};
-pub use tree::{Edit, Fault, Inode, Orphans, Version, check};
+pub use store::{Device, FileId, FileStat, HostFs, Memory, ObjectFile, Seek, Space, StoreError};
+pub use tree::{Aside, Edit, Fault, Inode, Version, check};
 pub use types::{
     Attr, BranchId, Caller, Epoch, FileKind, HandleId, InodeId, MAX_NAME_LEN, Name, ObjectId, ParseIdError,
     SetAttr, SetTime, SnapshotId, Timestamp, ViewId,

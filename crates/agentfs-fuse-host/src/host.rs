@@ -4,13 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::{io, thread};
 
-use agentfs_core::{Device, FsCore, HostFs, Memory, Unrecorded};
+use agentfs_core::{FsCore, HostFs, Memory, Unrecorded};
 use anyhow::{Context, Result, bail};
 use fuser::{BackgroundSession, Notifier};
 
 use crate::adapter::Adapter;
 use crate::config::{Backstore, Settings};
 use crate::control::{Control, Identity};
+use crate::housekeeping;
 use crate::metrics::Metrics;
 use crate::mount::{self, Options};
 use crate::negotiate::Wishes;
@@ -35,11 +36,8 @@ impl Host {
     /// One sentence that says what went wrong; nothing is left mounted then.
     pub(crate) fn start(settings: &Settings, mount: PathBuf) -> Result<Host> {
         refuse_store_under_mount(&settings.backstore, &mount)?;
-        let core = Arc::new(FsCore::new_volume(
-            open_device(&settings.backstore)?,
-            Box::new(Unrecorded),
-            settings.core.clone(),
-        )?);
+        let core = Arc::new(open_volume(settings)?);
+        housekeeping::start(&core)?;
         let notifier = Arc::new(OnceLock::new());
         let adapter = adapter(settings, core.clone(), notifier.clone())?;
         let threads = thread::available_parallelism().map_or(1, usize::from).max(MIN_THREADS);
@@ -72,12 +70,13 @@ impl Host {
         let mount = self.mount.clone();
         signals::on_termination(move |times| stop(&mount, times))?;
         let served = self.session.join();
-        self.core.close();
+        let closed = self.core.close();
         match served {
             // A connection that was aborted ends so.
             Err(e) if e.raw_os_error() == Some(libc::ECONNABORTED) => bail!("the connection was aborted"),
-            served => served.context("serving failed"),
+            served => served.context("serving failed")?,
         }
+        closed.context("what was done last may not be durable")
     }
 }
 
@@ -112,11 +111,19 @@ fn refuse_store_under_mount(backstore: &Backstore, mount: &Path) -> Result<()> {
     Ok(())
 }
 
-fn open_device(backstore: &Backstore) -> Result<Arc<dyn Device>> {
-    Ok(match backstore {
-        Backstore::Memory => Arc::new(Memory::default()),
-        Backstore::HostFs { root, prefer_reflinks } => Arc::new(HostFs::open(root, *prefer_reflinks)?),
-    })
+fn open_volume(settings: &Settings) -> Result<FsCore> {
+    let (root, prefer_reflinks) = match &settings.backstore {
+        Backstore::Memory => {
+            let (device, journal) = (Arc::new(Memory::default()), Arc::new(Unrecorded));
+            return Ok(FsCore::new_volume(device, journal, settings.core.clone())?);
+        }
+        Backstore::HostFs { root, prefer_reflinks } => (root, *prefer_reflinks),
+    };
+    let device = Arc::new(HostFs::open(root, prefer_reflinks)?);
+    let opened = FsCore::open_volume(device, settings.core.clone());
+    let (core, found) = opened.with_context(|| format!("the store {} cannot be opened", root.display()))?;
+    tracing::info!(found.records, found.dirty, store = %root.display(), "opened");
+    Ok(core)
 }
 
 fn adapter(settings: &Settings, core: Arc<FsCore>, notifier: Arc<OnceLock<Notifier>>) -> io::Result<Adapter> {

@@ -7,6 +7,7 @@ mod background;
 mod config;
 mod control;
 mod host;
+mod housekeeping;
 mod metrics;
 mod mount;
 mod negotiate;

@@ -8,7 +8,7 @@ use super::Draft;
 use crate::error::{FsError, Result};
 use crate::log::{Journal, Record};
 use crate::store::Content;
-use crate::tree::{Edit, Inode, Orphans, Version};
+use crate::tree::{Aside, Edit, Inode, Version};
 use crate::types::{BranchId, Epoch, InodeId, ViewId};
 
 /// A branch. Lock order: the epoch gate before the state.
@@ -27,14 +27,14 @@ pub struct Branch {
 /// What a branch is now.
 pub(super) struct State {
     pub(super) version: Version,
-    pub(super) orphans: Orphans,
+    pub(super) aside: Aside,
     epoch: Epoch,
     deleted: bool,
 }
 
 impl State {
     pub(super) fn inode(&self, ino: InodeId) -> Option<&Arc<Inode>> {
-        self.version.get(ino).or_else(|| self.orphans.get(&ino))
+        self.version.get(ino).or_else(|| self.aside.orphans.get(&ino))
     }
 }
 
@@ -56,7 +56,7 @@ pub struct WritePermit<'a> {
 impl Branch {
     /// A branch that begins as `version`.
     pub fn new(id: BranchId, view: ViewId, version: Version, epoch: Epoch) -> Branch {
-        let state = State { version, orphans: Orphans::new(), epoch, deleted: false };
+        let state = State { version, aside: Aside::default(), epoch, deleted: false };
         Branch { id, view, gate: RwLock::new(()), state: RwLock::new(state) }
     }
 
@@ -92,7 +92,7 @@ impl Branch {
         let edits = draft.finish();
         if !edits.recorded.is_empty() {
             let record = Record::Edits(self.id, edits.recorded);
-            journal.append(&record)?;
+            journal.append(&record, &edits.first)?;
             if let Record::Edits(_, recorded) = record {
                 state.apply(recorded);
             }
@@ -114,15 +114,24 @@ impl Branch {
     }
 
     /// Ends the epoch: waits for the data writes under way, lets `commit` see and record the version that is now
-    /// frozen, and goes on in `next`.
+    /// frozen, and goes on in `next`. The sizes and times of files that are open to write are recorded before.
     ///
     /// # Errors
-    /// What `commit` answers, `Stale` when the branch is deleted; the epoch then goes on.
-    pub fn freeze<T>(&self, next: Epoch, commit: impl FnOnce(&Version) -> Result<T>) -> Result<T> {
+    /// What the journal or `commit` answers, `Stale` when the branch is deleted; the epoch then goes on.
+    pub fn freeze<T>(
+        &self,
+        journal: &dyn Journal,
+        next: Epoch,
+        commit: impl FnOnce(&Version) -> Result<T>,
+    ) -> Result<T> {
         let _gate = self.gate.write();
         let mut state = self.state.write();
         if state.deleted {
             return Err(FsError::Stale);
+        }
+        let metas = state.unrecorded_metas();
+        if !metas.is_empty() {
+            journal.append(&Record::Edits(self.id, metas), &[])?;
         }
         let value = commit(&state.version)?;
         state.epoch = next;
@@ -133,13 +142,13 @@ impl Branch {
     ///
     /// # Errors
     /// What `commit` answers; the branch then lives on.
-    pub fn retire(&self, commit: impl FnOnce() -> Result<()>) -> Result<(Version, Orphans)> {
+    pub fn retire(&self, commit: impl FnOnce() -> Result<()>) -> Result<(Version, Aside)> {
         let _gate = self.gate.write();
         let mut state = self.state.write();
         commit()?;
         state.deleted = true;
         let empty = Version::new(0, 0, 0, crate::types::Timestamp::default());
-        Ok((std::mem::replace(&mut state.version, empty), std::mem::take(&mut state.orphans)))
+        Ok((std::mem::replace(&mut state.version, empty), std::mem::take(&mut state.aside)))
     }
 
     /// The bytes of a regular file.
@@ -152,17 +161,23 @@ impl Branch {
 
     /// Lets go of an inode without a name, if `ino` is one.
     pub fn drop_orphan(&self, ino: InodeId) {
-        if self.state.read().orphans.contains_key(&ino) {
-            let orphan = self.state.write().orphans.remove(&ino);
+        if self.state.read().aside.orphans.contains_key(&ino) {
+            let orphan = self.state.write().aside.orphans.remove(&ino);
             drop(orphan);
         }
     }
 }
 
 impl State {
+    /// What writes have changed and no record says.
+    fn unrecorded_metas(&self) -> Vec<Edit> {
+        let meta = |ino: &InodeId| Some(Edit::Meta(*ino, self.version.get(*ino)?.meta));
+        self.aside.dirty.iter().filter_map(meta).collect()
+    }
+
     fn apply(&mut self, edits: Vec<Edit>) {
         for edit in edits {
-            edit.apply(&mut self.version, &mut self.orphans);
+            edit.apply(&mut self.version, &mut self.aside);
         }
     }
 }

@@ -6,7 +6,7 @@ use super::branch::State;
 use crate::error::{FsError, Result};
 use crate::store::Content;
 use crate::tree::{Edit, Entry, Inode, Meta, Version, Xattrs};
-use crate::types::{FileKind, InodeId, Name, Timestamp};
+use crate::types::{FileKind, InodeId, Name, ObjectId, Timestamp};
 
 /// Edits collected from the present state. Reading through it shows the state before them,
 /// but for attributes, which it keeps as changed.
@@ -16,6 +16,7 @@ pub struct Draft<'a> {
     unrecorded: Vec<Edit>,
     metas: Vec<(InodeId, Meta, Durability)>,
     dropped: Vec<InodeId>,
+    first: Vec<ObjectId>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -29,11 +30,14 @@ pub(super) struct Edits {
     pub(super) recorded: Vec<Edit>,
     pub(super) unrecorded: Vec<Edit>,
     pub(super) dropped: Vec<InodeId>,
+    /// Objects to be durable before the records are.
+    pub(super) first: Vec<ObjectId>,
 }
 
 impl<'a> Draft<'a> {
     pub(super) fn new(state: &'a State) -> Draft<'a> {
-        Draft { state, recorded: Vec::new(), unrecorded: Vec::new(), metas: Vec::new(), dropped: Vec::new() }
+        let (recorded, unrecorded, metas) = (Vec::new(), Vec::new(), Vec::new());
+        Draft { state, recorded, unrecorded, metas, dropped: Vec::new(), first: Vec::new() }
     }
 
     /// The version before the edits.
@@ -54,7 +58,7 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// `NotFound` when the directory was removed, `Stale` when it never was, `NotDirectory`.
     pub fn entry(&self, dir: InodeId, name: &Name) -> Result<Option<Entry>> {
-        if self.state.orphans.contains_key(&dir) {
+        if self.state.aside.orphans.contains_key(&dir) {
             return Err(FsError::NotFound);
         }
         self.version().entry(dir, name)
@@ -101,7 +105,7 @@ impl<'a> Draft<'a> {
     }
 
     fn push(&mut self, ino: InodeId, edit: Edit) {
-        if self.state.orphans.contains_key(&ino) {
+        if self.state.aside.orphans.contains_key(&ino) {
             self.unrecorded.push(edit);
         } else {
             self.recorded.push(edit);
@@ -161,20 +165,40 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
+    /// A file is opened to write, or a handle to write it is closed: from here on its size and times are recorded only
+    /// when it is `clean` again.
+    pub fn set_dirty(&mut self, ino: InodeId, dirty: bool) {
+        if self.state.aside.dirty.contains(&ino) != dirty {
+            self.push(ino, if dirty { Edit::Dirty(ino) } else { Edit::Clean(ino) });
+        }
+    }
+
+    /// Is the file open to write, as far as records say?
+    pub fn is_dirty(&self, ino: InodeId) -> bool {
+        self.state.aside.dirty.contains(&ino)
+    }
+
+    /// A file takes the place of another: its bytes are to be durable before its new name is, as on ext4.
+    pub fn replaces(&mut self, moved: InodeId) {
+        if let Some(Content::Whole(object)) = self.state.inode(moved).and_then(|inode| inode.content()) {
+            self.first.push(object.id);
+        }
+    }
+
     /// Tells a directory where it lies now.
     pub fn set_parent(&mut self, dir: InodeId, parent: InodeId) {
         self.push(dir, Edit::Parent(dir, parent));
     }
 
     pub(super) fn finish(self) -> Edits {
-        let Draft { state, mut recorded, mut unrecorded, metas, dropped } = self;
+        let Draft { state, mut recorded, mut unrecorded, metas, dropped, first } = self;
         for (ino, meta, durability) in metas {
-            let orphan = state.orphans.contains_key(&ino);
+            let orphan = state.aside.orphans.contains_key(&ino);
             let list =
                 if orphan || durability == Durability::Unrecorded { &mut unrecorded } else { &mut recorded };
             list.push(Edit::Meta(ino, meta));
         }
         recorded.extend(dropped.iter().map(|ino| Edit::Drop(*ino)));
-        Edits { recorded, unrecorded, dropped }
+        Edits { recorded, unrecorded, dropped, first }
     }
 }

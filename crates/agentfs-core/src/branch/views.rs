@@ -36,6 +36,9 @@ enum Slot {
 impl Slots {
     fn reserve(&mut self) -> Result<ViewId> {
         if let Some(view) = self.free.pop() {
+            if let Some(slot) = self.slot(view) {
+                *slot = Slot::Retired;
+            }
             return Ok(view);
         }
         if self.trees.len() >= LIMIT {
@@ -70,6 +73,20 @@ impl Views {
     /// `LimitReached` when all are taken.
     pub fn reserve(&self) -> Result<ViewId> {
         self.slots.write().reserve()
+    }
+
+    /// Gives a branch of an earlier mount its index again; those between are free.
+    pub fn restore(&self, view: ViewId, tree: Tree) {
+        let mut slots = self.slots.write();
+        while slots.trees.len() <= view.0 as usize {
+            let next = ViewId(slots.trees.len() as u32);
+            slots.trees.push(Slot::Free);
+            slots.free.push(next);
+        }
+        slots.free.retain(|free| *free != view);
+        if let Some(slot) = slots.slot(view) {
+            *slot = Slot::Live(tree);
+        }
     }
 
     /// From now on `view` means `tree`.

@@ -1,8 +1,14 @@
-//! The history of a store: every change of durable state as a record, handed to a journal before it
-//! takes effect. What the journal does with it is its own affair.
+//! The history of a store: every change of durable state as a record, handed to a journal before it takes effect.
+//! On disk a log: frames of records, appended with one `write` before the change is answered, made durable in groups.
 
+mod codec;
+mod frame;
 mod journal;
+mod reader;
 mod record;
+mod writer;
 
 pub use journal::{Journal, Recorder, Unrecorded};
-pub use record::{NewBranch, NewSnapshot, Record};
+pub use reader::{Damage, read};
+pub use record::{Marks, NewBranch, NewSnapshot, Record, RootAttributes};
+pub use writer::LogWriter;

@@ -22,8 +22,32 @@ pub struct NewBranch {
     pub epoch: Epoch,
     /// The next epoch of the branch it grew straight from, whose content it now shares.
     pub source_epoch: Option<Epoch>,
+    /// The root directory, of a branch that grew from nothing.
+    pub root: Option<RootAttributes>,
     /// When.
     pub created: Timestamp,
+}
+
+/// The root directory of a new volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RootAttributes {
+    /// Permission bits.
+    pub mode: u16,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// Numbers that are not given again, also when what had them has left no other trace.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// The next inode.
+    pub inode: u64,
+    /// The next object.
+    pub object: u64,
+    /// The next epoch.
+    pub epoch: u64,
 }
 
 /// A snapshot that was taken.
@@ -58,4 +82,6 @@ pub enum Record {
     SnapshotDeleted(SnapshotId),
     /// A branch is gone.
     BranchDeleted(BranchId),
+    /// All numbers below these are taken.
+    Marks(Marks),
 }

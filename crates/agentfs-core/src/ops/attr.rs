@@ -28,7 +28,7 @@ impl FsCore {
             |file: &std::sync::Arc<crate::handle::OpenFile>| file.writers.load(Ordering::Relaxed) > 0;
         let Some(file) = self.open_files.get(view, attr.ino).filter(written) else { return attr };
         let blocks = match file.source.try_read().as_deref() {
-            Some(Source::Object(_, object)) => object.blocks().unwrap_or(attr.blocks),
+            Some(Source::Object(_, object)) => object.stat().map_or(attr.blocks, |stat| stat.blocks),
             Some(Source::Hole | Source::Unknown) | None => attr.blocks,
         };
         Attr { blocks, ..attr }

@@ -44,6 +44,7 @@ impl FsCore {
             view,
             epoch: self.fresh_epoch(),
             source_epoch: None,
+            root: None,
             created: Timestamp::now(),
         };
         let seed = self.plant(origin, &mut record)?;
@@ -58,15 +59,15 @@ impl FsCore {
             Origin::Snapshot(id) => {
                 let version = self.catalog.read().snapshot(&id.to_string())?.1.version.clone();
                 record.snapshot = Some(id);
-                self.journal.append(&Record::BranchCreated(record.clone()))?;
+                self.journal.append(&Record::BranchCreated(record.clone()), &[])?;
                 Ok(Seed { version, origin, source_epoch: None })
             }
             Origin::Branch(id) => {
                 let source = self.catalog.read().branch(&id.to_string())?.1.clone();
                 let next = self.fresh_epoch();
                 (record.branch, record.source_epoch) = (Some(id), Some(next));
-                let version = source.freeze(next, |version| {
-                    self.journal.append(&Record::BranchCreated(record.clone()))?;
+                let version = source.freeze(&*self.journal, next, |version| {
+                    self.journal.append(&Record::BranchCreated(record.clone()), &[])?;
                     Ok(version.clone())
                 })?;
                 Ok(Seed { version, origin, source_epoch: Some(next) })
@@ -115,7 +116,7 @@ impl FsCore {
         refuse_main(&info, "renamed")?;
         catalog.free_branch_name(name)?;
         let name: Arc<str> = name.into();
-        self.journal.append(&Record::BranchRenamed(info.id, name.clone()))?;
+        self.journal.append(&Record::BranchRenamed(info.id, name.clone()), &[])?;
         catalog.rename_branch(info.id, &name);
         Ok(BranchInfo { name: Some(name), ..info })
     }
@@ -135,11 +136,11 @@ impl FsCore {
             self.check_unused_branch(&catalog, info, force)?;
             (info.clone(), target.clone())
         };
-        let garbage = target.retire(|| self.journal.append(&Record::BranchDeleted(info.id)))?;
+        let garbage = target.retire(|| self.journal.append(&Record::BranchDeleted(info.id), &[]))?;
         self.catalog.write().remove_branch(info.id);
         self.views.retire(info.view, |view| !self.lookups.remembers_view(view));
         drop(control);
-        Ok((info.id, self.store.reclaim(garbage)))
+        Ok((info.id, self.reclaim(garbage)))
     }
 
     fn check_unused_branch(&self, catalog: &Catalog, info: &BranchInfo, force: bool) -> Result<()> {

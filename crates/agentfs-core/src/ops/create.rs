@@ -40,20 +40,26 @@ impl FsCore {
             FileKind::Symlink => return Err(FsError::InvalidArgument("a symlink needs a target")),
             special => Body::Special(special, what.rdev),
         };
-        self.add_inode(view, dir, name, what.mode, body, who)
+        self.add_inode(view, (dir, name), self.fresh_inode()?, what.mode, body, who, false)
     }
 
+    /// Gives the new inode `ino` the name `place`; `dirty` when it is a regular file, open to write from the start.
+    #[allow(clippy::too_many_arguments, reason = "all that makes a file")]
     pub(super) fn add_inode(
         &self,
         view: ViewId,
-        dir: InodeId,
-        name: &Name,
+        place: (InodeId, &Name),
+        ino: InodeId,
         mode: u16,
         body: Body,
         caller: Caller,
+        dirty: bool,
     ) -> Result<Attr> {
-        let ino = self.fresh_inode()?;
-        self.change(view, |draft| plan(draft, (dir, name), ino, mode, body, caller))
+        self.change(view, |draft| {
+            let attr = plan(draft, place, ino, mode, body, caller)?;
+            draft.set_dirty(ino, dirty);
+            Ok(attr)
+        })
     }
 }
 

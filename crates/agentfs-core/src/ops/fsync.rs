@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::fs_core::FsCore;
 use crate::handle::Source;
-use crate::types::HandleId;
+use crate::types::{HandleId, InodeId};
 
 impl FsCore {
     /// Makes what was written to the file durable in the store.
@@ -14,9 +14,28 @@ impl FsCore {
         let handle = self.handles.get(handle)?;
         // The object is taken out of the lock: others may read and write while the disk works.
         let object = match &*handle.file.source.read() {
-            Source::Object(_, object) => object.clone(),
-            Source::Hole | Source::Unknown => return Ok(()),
+            Source::Object(_, object) => Some(object.clone()),
+            Source::Hole | Source::Unknown => None,
         };
-        Ok(object.sync(data_only)?)
+        if let Some(object) = object {
+            object.sync(data_only)?;
+        }
+        self.journal.sync_inode(handle.file.ino)
+    }
+
+    /// Makes all that was answered until now durable in the log, as happens by itself every few seconds.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub fn sync(&self) -> Result<()> {
+        self.journal.sync()
+    }
+
+    /// Makes the names of a directory durable.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub fn fsync_directory(&self, dir: InodeId) -> Result<()> {
+        self.journal.sync_inode(dir)
     }
 }

@@ -1,12 +1,14 @@
 //! `open` and `release` of regular files.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::CreateMode;
 use crate::branch::Tree;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::handle::{Handle, OpenFile, Source};
+use crate::store::Content;
+use crate::tree::Body;
 use crate::types::{Attr, Caller, FileKind, HandleId, InodeId, Name, ViewId};
 
 /// What a handle is for.
@@ -41,7 +43,16 @@ impl FsCore {
             self.truncate(view, ino, 0, caller)?;
         }
         self.handles.reserve()?;
-        Ok(self.add_handle(&tree, view, ino, writable))
+        let file = self.hold(&tree, view, ino, writable);
+        if writable {
+            let marked = self.change(view, |draft| {
+                draft.inode(ino)?;
+                draft.set_dirty(ino, true);
+                Ok(())
+            });
+            marked.inspect_err(|_| self.give_up(&file, writable))?;
+        }
+        Ok(self.handles.insert(Handle { file, writable }))
     }
 
     /// Makes a regular file with the permissions `mode.0` and opens it.
@@ -57,18 +68,28 @@ impl FsCore {
         caller: Caller,
     ) -> Result<(Attr, HandleId)> {
         self.handles.reserve()?;
-        let what = CreateMode { kind: FileKind::File, mode: mode.0, rdev: 0 };
-        let made =
-            self.views.get(view).and_then(|tree| Ok((tree, self.create(view, dir, name, what, caller)?)));
-        let (tree, attr) = made.inspect_err(|_| self.handles.unreserve())?;
-        Ok((attr, self.add_handle(&tree, view, attr.ino, mode.1 != OpenMode::Read)))
+        let writable = mode.1 != OpenMode::Read;
+        let made = self.views.get(view).and_then(|tree| Ok((tree, self.fresh_inode()?)));
+        let (tree, ino) = made.inspect_err(|_| self.handles.unreserve())?;
+        let file = self.hold(&tree, view, ino, writable);
+        let body = Body::File(Content::Hole);
+        let attr = self.add_inode(view, (dir, name), ino, mode.0, body, caller, writable);
+        let attr = attr.inspect_err(|_| self.give_up(&file, writable))?;
+        Ok((attr, self.handles.insert(Handle { file, writable })))
     }
 
-    /// A handle for which room was reserved.
-    fn add_handle(&self, tree: &Tree, view: ViewId, ino: InodeId, writable: bool) -> HandleId {
+    /// The open file of an inode with a user, and maybe a writer, more.
+    fn hold(&self, tree: &Tree, view: ViewId, ino: InodeId, writable: bool) -> Arc<OpenFile> {
         let file = self.open_files.acquire(tree, view, ino);
         file.writers.fetch_add(u32::from(writable), Ordering::Relaxed);
-        self.handles.insert(Handle { file, writable })
+        file
+    }
+
+    /// Takes back what was held for a handle that is not given out.
+    fn give_up(&self, file: &OpenFile, writable: bool) {
+        file.writers.fetch_sub(u32::from(writable), Ordering::Relaxed);
+        self.handles.unreserve();
+        self.let_go(file);
     }
 
     /// Closes a handle.
@@ -80,7 +101,7 @@ impl FsCore {
         let file = &handle.file;
         if handle.writable {
             file.writers.fetch_sub(1, Ordering::Relaxed);
-            self.settle_blocks(file);
+            self.settle(file);
         }
         self.let_go(file);
         Ok(())
@@ -95,16 +116,24 @@ impl FsCore {
         }
     }
 
-    /// Keeps how much space a file holds now that a writer is through with it, and its size and times with it.
-    fn settle_blocks(&self, file: &OpenFile) {
+    /// Records the size and times of a file that a writer is through with, and the space it holds; after the last
+    /// writer they are all there is to know.
+    fn settle(&self, file: &OpenFile) {
         let blocks = match &*file.source.read() {
-            Source::Object(_, object) => object.blocks().ok(),
+            Source::Object(_, object) => object.stat().ok().map(|stat| stat.blocks),
             Source::Hole => Some(0),
-            Source::Unknown => return, // never written through this open file
+            Source::Unknown => None, // never written through this open file
         };
-        let (Some(blocks), Ok(branch)) = (blocks, file.tree.branch()) else { return };
+        let Ok(branch) = file.tree.branch() else { return };
         let settled = self.change_branch(branch, |draft| {
-            draft.meta(file.ino)?.blocks = blocks;
+            if let Some(blocks) = blocks {
+                draft.meta(file.ino)?.blocks = blocks;
+            }
+            // Who opens it to write counts itself before it marks the file, and marking waits for this.
+            if file.writers.load(Ordering::Relaxed) == 0 && draft.is_dirty(file.ino) {
+                draft.meta(file.ino)?;
+                draft.set_dirty(file.ino, false);
+            }
             Ok(())
         });
         if let Err(error) = settled {

@@ -92,6 +92,7 @@ fn replace(
     let now = Timestamp::now();
     draft.unlink(to.0, to.1, target, now)?;
     draft.release(target, now)?;
+    draft.replaces(moved.ino());
     relocate(draft, source, to)
 }
 

@@ -25,10 +25,10 @@ impl FsCore {
             (SnapshotInfo { id, name: name.map(Arc::from), branch: of.id, created }, branch.clone())
         };
         let epoch = self.fresh_epoch();
-        let version = branch.freeze(epoch, |version| {
+        let version = branch.freeze(&*self.journal, epoch, |version| {
             let (id, name, created) = (info.id, info.name.clone(), info.created);
             let record = NewSnapshot { id, name, branch: info.branch, epoch, created };
-            self.journal.append(&Record::SnapshotCreated(record))?;
+            self.journal.append(&Record::SnapshotCreated(record), &[])?;
             Ok(version.clone())
         })?;
         let snapshot = Arc::new(Snapshot { id: info.id, version });
@@ -81,7 +81,7 @@ impl FsCore {
         }
         catalog.free_snapshot_name(name)?;
         let name: Arc<str> = name.into();
-        self.journal.append(&Record::SnapshotRenamed(info.id, name.clone()))?;
+        self.journal.append(&Record::SnapshotRenamed(info.id, name.clone()), &[])?;
         catalog.rename_snapshot(info.id, &name);
         Ok(SnapshotInfo { name: Some(name), ..info })
     }
@@ -93,13 +93,27 @@ impl FsCore {
     pub fn delete_snapshot(&self, snapshot: &str) -> Result<(SnapshotId, u64)> {
         let control = self.control.lock();
         let id = self.check_unused_snapshot(snapshot)?;
-        self.journal.append(&Record::SnapshotDeleted(id))?;
+        self.journal.append(&Record::SnapshotDeleted(id), &[])?;
         let removed = self.catalog.write().remove_snapshot(id);
         if let Some(view) = self.views.of_snapshot(id) {
             self.views.retire(view, |view| !self.lookups.remembers_view(view));
         }
         drop(control);
-        Ok((id, self.store.reclaim(removed)))
+        Ok((id, self.reclaim(removed)))
+    }
+
+    /// Drops what was deleted, makes that durable, and deletes the objects that nothing names any more. Returns the
+    /// bytes they held.
+    pub(super) fn reclaim<T>(&self, garbage: T) -> u64 {
+        let objects = self.store.release(garbage);
+        match self.journal.sync() {
+            Ok(()) => self.store.remove(objects),
+            Err(error) => {
+                tracing::warn!(%error, "what was deleted keeps its space until the volume is mounted again");
+                self.store.remove_later(objects);
+                0
+            }
+        }
     }
 
     fn check_unused_snapshot(&self, snapshot: &str) -> Result<SnapshotId> {

@@ -25,7 +25,10 @@ impl FsCore {
     ) -> Result<Attr> {
         match target.len() {
             0 => Err(FsError::NotFound),
-            1..=MAX_TARGET => self.add_inode(view, dir, name, 0o777, Body::Symlink(target.into()), who),
+            1..=MAX_TARGET => {
+                let body = Body::Symlink(target.into());
+                self.add_inode(view, (dir, name), self.fresh_inode()?, 0o777, body, who, false)
+            }
             _ => Err(FsError::NameTooLong),
         }
     }

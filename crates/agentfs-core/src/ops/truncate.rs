@@ -32,7 +32,7 @@ impl FsCore {
             }
             Content::Whole(_) => self.write_private(file, &mut source, size, |branch, object| {
                 object.set_len(size)?;
-                let blocks = object.blocks()?;
+                let blocks = object.stat()?.blocks;
                 self.change_branch(branch, |draft| {
                     note_change(draft, file.ino, |_| size, strip)?;
                     draft.meta(file.ino)?.blocks = blocks;

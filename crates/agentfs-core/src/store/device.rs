@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::types::ObjectId;
+use crate::types::{ObjectId, Timestamp};
 
 /// What `lseek` can look for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,7 +32,29 @@ pub struct Space {
     pub files_free: u64,
 }
 
-/// An open backing object. Offsets and lengths are bytes; errors are the host's.
+/// A file of a store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FileId {
+    /// Content.
+    Object(ObjectId),
+    /// A piece of the log, by its number.
+    Log(u64),
+    /// What a damaged piece of the log lost, by its number and the first byte that was lost.
+    Lost(u64, u64),
+}
+
+/// What is known of a file of a store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FileStat {
+    /// Bytes.
+    pub len: u64,
+    /// Space held, in units of 512 bytes.
+    pub blocks: u64,
+    /// Last change of content.
+    pub modified: Timestamp,
+}
+
+/// An open file of a store. Offsets and lengths are bytes; errors are the host's.
 pub trait ObjectFile: Send + Sync {
     /// Reads until `buf` is full or the object ends; returns the bytes read.
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize>;
@@ -46,20 +68,27 @@ pub trait ObjectFile: Send + Sync {
     fn seek(&self, what: Seek, offset: u64) -> io::Result<Option<u64>>;
     /// Makes content (and, unless `data_only`, its length and times) durable.
     fn sync(&self, data_only: bool) -> io::Result<()>;
-    /// Space held, in units of 512 bytes.
-    fn blocks(&self) -> io::Result<u64>;
+    /// Its length, space and time.
+    fn stat(&self) -> io::Result<FileStat>;
 }
 
 /// A backstore.
 pub trait Device: Send + Sync {
-    /// Makes an empty object. `AlreadyExists` if there is one: ids are never reused.
-    fn create(&self, id: ObjectId) -> io::Result<Arc<dyn ObjectFile>>;
-    /// Opens an object to read and write.
-    fn open(&self, id: ObjectId) -> io::Result<Arc<dyn ObjectFile>>;
-    /// Makes `to` with the first `len` bytes of `from`, sharing blocks where the host can. Leaves no `to` behind when it fails.
+    /// Makes an empty file. `AlreadyExists` if there is one: ids are never reused.
+    fn create(&self, id: FileId) -> io::Result<Arc<dyn ObjectFile>>;
+    /// Opens a file to read and write.
+    fn open(&self, id: FileId) -> io::Result<Arc<dyn ObjectFile>>;
+    /// Makes the object `to` with the first `len` bytes of `from`, sharing blocks where the host can. Leaves no `to`
+    /// behind when it fails.
     fn duplicate(&self, from: ObjectId, to: ObjectId, len: u64) -> io::Result<Arc<dyn ObjectFile>>;
-    /// Deletes an object; returns the bytes it held.
-    fn remove(&self, id: ObjectId) -> io::Result<u64>;
+    /// Deletes a file; returns the bytes it held.
+    fn remove(&self, id: FileId) -> io::Result<u64>;
+    /// The pieces of the log that are there, in order.
+    fn logs(&self) -> io::Result<Vec<u64>>;
+    /// All objects that are there, in no particular order.
+    fn objects(&self) -> io::Result<Vec<ObjectId>>;
+    /// Makes the names of pieces of the log durable.
+    fn sync_names(&self) -> io::Result<()>;
     /// The room left.
     fn space(&self) -> io::Result<Space>;
     /// Does `duplicate` share blocks?

@@ -1,5 +1,5 @@
 //! The HostFs backstore: a directory on the host, an object a file, in 256 folders by its lowest byte.
-//! One daemon at a time, kept out by a lock file that the kernel releases when its holder dies.
+//! The log lies beside them. One daemon at a time, kept out by a lock file that the kernel releases when its holder dies.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -9,11 +9,11 @@ use std::sync::Arc;
 use rustix::fs::{self, AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use super::{Device, ObjectFile, Seek, Space};
-use crate::types::ObjectId;
+use super::{Device, FileId, FileStat, ObjectFile, Seek, Space};
+use crate::types::{ObjectId, Timestamp};
 
-/// The first line of `STORE/format`. Version 0 keeps nothing over an unmount.
-const FORMAT: &str = "agentfs-store 0\n";
+/// The first line of `STORE/format`.
+const FORMAT: &str = "agentfs-store 1\n";
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::RDONLY).union(OFlags::CLOEXEC);
 const OBJECT: OFlags = OFlags::RDWR.union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -39,6 +39,7 @@ pub enum StoreError {
 
 /// A locked store directory.
 pub struct HostFs {
+    root: OwnedFd,
     objects: OwnedFd,
     reflinks: bool,
     _lock: OwnedFd,
@@ -55,9 +56,10 @@ impl HostFs {
         refuse_strangers(root)?;
         let lock = lock(root)?;
         check_format(root)?;
-        let objects = empty_objects(root).map_err(io_error)?;
+        let objects = open_objects(root).map_err(io_error)?;
         let reflinks = prefer_reflinks && probe_reflink(&objects).map_err(io_error)?;
-        Ok(HostFs { objects, reflinks, _lock: lock })
+        let root = fs::open(root, DIRECTORY, Mode::empty()).map_err(|e| io_error(e.into()))?;
+        Ok(HostFs { root, objects, reflinks, _lock: lock })
     }
 }
 
@@ -103,17 +105,18 @@ fn check_format(root: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// The object folders, empty: format 0 names no object that an earlier mount left.
-fn empty_objects(root: &Path) -> io::Result<OwnedFd> {
+/// The folder of objects, with its folders.
+fn open_objects(root: &Path) -> io::Result<OwnedFd> {
     let path = root.join("objects");
-    match std::fs::remove_dir_all(&path) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-        _ => make_directories(&path)?,
-    }
+    make_directories(&path)?;
     let dir = fs::open(&path, DIRECTORY, Mode::empty())?;
     for folder in 0..256 {
-        fs::mkdirat(&dir, format!("{folder:02x}"), Mode::RWXU)?;
+        match fs::mkdirat(&dir, format!("{folder:02x}"), Mode::RWXU) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(e.into()),
+        }
     }
+    fs::fsync(&dir)?;
     Ok(dir)
 }
 
@@ -135,14 +138,40 @@ fn path_of(id: ObjectId) -> String {
     format!("{:02x}/{:016x}", id.0 & 0xff, id.0)
 }
 
+/// The names in a directory, but for `.` and `..`.
+fn names(dir: impl AsFd) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::Dir::read_from(dir)? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    Ok(names)
+}
+
+fn hexadecimal(text: &str) -> Option<u64> {
+    u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16)
+}
+
+impl HostFs {
+    /// Where a file lies.
+    fn place(&self, id: FileId) -> (&OwnedFd, String) {
+        match id {
+            FileId::Object(id) => (&self.objects, path_of(id)),
+            FileId::Log(number) => (&self.root, format!("log-{number:016x}")),
+            FileId::Lost(number, at) => (&self.root, format!("lost-{number:016x}-{at:016x}")),
+        }
+    }
+}
+
 impl Device for HostFs {
-    fn create(&self, id: ObjectId) -> io::Result<Arc<dyn ObjectFile>> {
-        let file = fs::openat(&self.objects, path_of(id), OBJECT | OFlags::CREATE | OFlags::EXCL, PRIVATE)?;
+    fn create(&self, id: FileId) -> io::Result<Arc<dyn ObjectFile>> {
+        let (dir, path) = self.place(id);
+        let file = fs::openat(dir, path, OBJECT | OFlags::CREATE | OFlags::EXCL, PRIVATE)?;
         Ok(Arc::new(HostFile(file)))
     }
 
-    fn open(&self, id: ObjectId) -> io::Result<Arc<dyn ObjectFile>> {
-        Ok(Arc::new(HostFile(fs::openat(&self.objects, path_of(id), OBJECT, Mode::empty())?)))
+    fn open(&self, id: FileId) -> io::Result<Arc<dyn ObjectFile>> {
+        let (dir, path) = self.place(id);
+        Ok(Arc::new(HostFile(fs::openat(dir, path, OBJECT, Mode::empty())?)))
     }
 
     fn duplicate(&self, from: ObjectId, to: ObjectId, len: u64) -> io::Result<Arc<dyn ObjectFile>> {
@@ -157,10 +186,31 @@ impl Device for HostFs {
         }
     }
 
-    fn remove(&self, id: ObjectId) -> io::Result<u64> {
-        let held = fs::statat(&self.objects, path_of(id), AtFlags::SYMLINK_NOFOLLOW)?.st_blocks;
-        fs::unlinkat(&self.objects, path_of(id), AtFlags::empty())?;
+    fn remove(&self, id: FileId) -> io::Result<u64> {
+        let (dir, path) = self.place(id);
+        let held = fs::statat(dir, &path, AtFlags::SYMLINK_NOFOLLOW)?.st_blocks;
+        fs::unlinkat(dir, &path, AtFlags::empty())?;
         Ok(u64::try_from(held).unwrap_or(0) * 512)
+    }
+
+    fn logs(&self) -> io::Result<Vec<u64>> {
+        let number = |name: &String| name.strip_prefix("log-").and_then(hexadecimal);
+        let mut logs: Vec<u64> = names(&self.root)?.iter().filter_map(number).collect();
+        logs.sort_unstable();
+        Ok(logs)
+    }
+
+    fn objects(&self) -> io::Result<Vec<ObjectId>> {
+        let mut objects = Vec::new();
+        for folder in 0..256 {
+            let folder = fs::openat(&self.objects, format!("{folder:02x}"), DIRECTORY, Mode::empty())?;
+            objects.extend(names(&folder)?.iter().filter_map(|name| hexadecimal(name)).map(ObjectId));
+        }
+        Ok(objects)
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        Ok(fs::fsync(&self.root)?)
     }
 
     fn space(&self) -> io::Result<Space> {
@@ -264,7 +314,10 @@ impl ObjectFile for HostFile {
         Ok(if data_only { fs::fdatasync(&self.0) } else { fs::fsync(&self.0) }?)
     }
 
-    fn blocks(&self) -> io::Result<u64> {
-        Ok(u64::try_from(fs::fstat(&self.0)?.st_blocks).unwrap_or(0))
+    fn stat(&self) -> io::Result<FileStat> {
+        let stat = fs::fstat(&self.0)?;
+        let positive = |n: i64| u64::try_from(n).unwrap_or(0);
+        let modified = Timestamp { secs: stat.st_mtime, nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) };
+        Ok(FileStat { len: positive(stat.st_size), blocks: positive(stat.st_blocks), modified })
     }
 }

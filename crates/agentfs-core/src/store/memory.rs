@@ -7,8 +7,8 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock};
 use rustix::fs::FallocateFlags;
 
-use super::{Device, ObjectFile, Seek, Space};
-use crate::types::ObjectId;
+use super::{Device, FileId, FileStat, ObjectFile, Seek, Space};
+use crate::types::{ObjectId, Timestamp};
 
 const PAGE: u64 = 4096;
 const PAGE_LEN: usize = PAGE as usize;
@@ -18,17 +18,17 @@ type Page = Box<[u8; PAGE_LEN]>;
 /// All objects in memory.
 #[derive(Default)]
 pub struct Memory {
-    objects: Mutex<HashMap<ObjectId, Arc<MemoryFile>>>,
+    objects: Mutex<HashMap<FileId, Arc<MemoryFile>>>,
 }
 
 impl Memory {
-    fn find(&self, id: ObjectId) -> io::Result<Arc<MemoryFile>> {
+    fn find(&self, id: FileId) -> io::Result<Arc<MemoryFile>> {
         self.objects.lock().get(&id).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 }
 
 impl Device for Memory {
-    fn create(&self, id: ObjectId) -> io::Result<Arc<dyn ObjectFile>> {
+    fn create(&self, id: FileId) -> io::Result<Arc<dyn ObjectFile>> {
         let file = Arc::new(MemoryFile::default());
         match self.objects.lock().insert(id, file.clone()) {
             None => Ok(file),
@@ -36,23 +36,39 @@ impl Device for Memory {
         }
     }
 
-    fn open(&self, id: ObjectId) -> io::Result<Arc<dyn ObjectFile>> {
+    fn open(&self, id: FileId) -> io::Result<Arc<dyn ObjectFile>> {
         Ok(self.find(id)?)
     }
 
     fn duplicate(&self, from: ObjectId, to: ObjectId, len: u64) -> io::Result<Arc<dyn ObjectFile>> {
-        let mut pages = self.find(from)?.pages.read().clone();
+        let mut pages = self.find(FileId::Object(from))?.pages.read().clone();
         pages.set_len(len);
         let file = Arc::new(MemoryFile { pages: RwLock::new(pages) });
-        self.objects.lock().insert(to, file.clone());
+        self.objects.lock().insert(FileId::Object(to), file.clone());
         Ok(file)
     }
 
-    fn remove(&self, id: ObjectId) -> io::Result<u64> {
+    fn remove(&self, id: FileId) -> io::Result<u64> {
         match self.objects.lock().remove(&id) {
             Some(file) => Ok(file.pages.read().held()),
             None => Err(io::ErrorKind::NotFound.into()),
         }
+    }
+
+    fn logs(&self) -> io::Result<Vec<u64>> {
+        let log = |id: &FileId| if let FileId::Log(number) = id { Some(*number) } else { None };
+        let mut logs: Vec<u64> = self.objects.lock().keys().filter_map(log).collect();
+        logs.sort_unstable();
+        Ok(logs)
+    }
+
+    fn objects(&self) -> io::Result<Vec<ObjectId>> {
+        let object = |id: &FileId| if let FileId::Object(id) = id { Some(*id) } else { None };
+        Ok(self.objects.lock().keys().filter_map(object).collect())
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        Ok(())
     }
 
     fn space(&self) -> io::Result<Space> {
@@ -211,7 +227,8 @@ impl ObjectFile for MemoryFile {
         Ok(())
     }
 
-    fn blocks(&self) -> io::Result<u64> {
-        Ok(self.pages.read().held() / 512)
+    fn stat(&self) -> io::Result<FileStat> {
+        let pages = self.pages.read();
+        Ok(FileStat { len: pages.len, blocks: pages.held() / 512, modified: Timestamp::now() })
     }
 }

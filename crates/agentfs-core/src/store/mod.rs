@@ -7,7 +7,7 @@ mod memory;
 mod object;
 
 pub use content::Content;
-pub use device::{Device, ObjectFile, Seek, Space};
+pub use device::{Device, FileId, FileStat, ObjectFile, Seek, Space};
 pub use host_fs::{HostFs, StoreError};
 pub use memory::Memory;
-pub use object::{Object, Store};
+pub use object::{Durability, Object, Store};

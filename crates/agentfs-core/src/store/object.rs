@@ -2,15 +2,17 @@
 //! on a thread of its own, or by whoever asked to know how many bytes come back.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
-use crossbeam_channel::{Sender, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use tracing::warn;
 
-use super::{Device, ObjectFile};
+use super::{Device, FileId, ObjectFile};
 use crate::types::{Epoch, ObjectId};
 
 thread_local! {
@@ -42,51 +44,104 @@ impl Drop for Object {
     }
 }
 
+/// How far the log is durable: an object goes only when the record that let go of it will be found again.
+pub trait Durability: Send + Sync {
+    /// The position behind the last record.
+    fn position(&self) -> u64;
+    /// The position before which all is durable.
+    fn durable(&self) -> u64;
+}
+
 struct Reaper {
-    queue: Sender<ObjectId>,
+    queue: Sender<(ObjectId, u64)>,
+    durability: Arc<dyn Durability>,
     closing: AtomicBool,
 }
 
+/// How often the reaper looks whether the log has become durable.
+const PAUSE: Duration = Duration::from_millis(200);
+
 impl Reaper {
-    fn start(device: Arc<dyn Device>) -> io::Result<Arc<Reaper>> {
-        let (queue, work) = unbounded::<ObjectId>();
-        thread::Builder::new().name("object-reaper".into()).spawn(move || {
-            for id in work {
-                remove(&*device, id);
-            }
-        })?;
-        Ok(Arc::new(Reaper { queue, closing: AtomicBool::new(false) }))
+    fn start(device: Arc<dyn Device>, durability: Arc<dyn Durability>) -> io::Result<Arc<Reaper>> {
+        let (queue, work) = unbounded();
+        let watched = durability.clone();
+        thread::Builder::new().name("object-reaper".into()).spawn(move || reap(&work, &*device, &*watched))?;
+        Ok(Arc::new(Reaper { queue, durability, closing: AtomicBool::new(false) }))
     }
 
     fn remove_later(&self, id: ObjectId) {
-        if !self.closing.load(Ordering::Relaxed) && self.queue.send(id).is_err() {
-            warn!(object = id.0, "the object reaper is gone; the object stays behind");
+        let due = (id, self.durability.position());
+        if !self.closing.load(Ordering::Relaxed) && self.queue.send(due).is_err() {
+            warn!(object = id.0, "the object reaper is gone; the object stays until the next mount");
+        }
+    }
+}
+
+/// Deletes objects in the order they fell due, each when the log is durable so far; ends with the volume.
+fn reap(work: &Receiver<(ObjectId, u64)>, device: &dyn Device, durability: &dyn Durability) {
+    let mut waiting = VecDeque::new();
+    loop {
+        match work.recv_timeout(PAUSE) {
+            Ok(due) => waiting.push_back(due),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+        let durable = durability.durable();
+        while let Some((id, _)) = waiting.front().copied().filter(|(_, position)| *position <= durable) {
+            waiting.pop_front();
+            remove(device, id);
         }
     }
 }
 
 fn remove(device: &dyn Device, id: ObjectId) -> u64 {
-    device.remove(id).unwrap_or_else(|error| {
-        warn!(object = id.0, %error, "could not delete an unused object");
-        0
-    })
+    match device.remove(FileId::Object(id)) {
+        Ok(held) => held,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => {
+            warn!(object = id.0, %error, "could not delete an unused object");
+            0
+        }
+    }
 }
 
 /// A backstore with its objects numbered and reaped.
 pub struct Store {
     device: Arc<dyn Device>,
     next: AtomicU64,
+    /// Object ids below are of earlier mounts.
+    first: AtomicU64,
     reaper: Arc<Reaper>,
 }
 
+/// More objects than one mount will make: so many numbers each takes, so that none is ever given twice.
+const NUMBERS_PER_MOUNT: u64 = 1 << 40;
+
 impl Store {
-    /// A store over `device`, whose object ids begin at `first_object`.
+    /// A store over `device`, whose objects go when the log has become durable.
     ///
     /// # Errors
     /// When the reaper's thread cannot be started.
-    pub fn new(device: Arc<dyn Device>, first_object: ObjectId) -> io::Result<Store> {
-        let reaper = Reaper::start(device.clone())?;
-        Ok(Store { device, next: AtomicU64::new(first_object.0), reaper })
+    pub fn new(device: Arc<dyn Device>, durability: Arc<dyn Durability>) -> io::Result<Store> {
+        let reaper = Reaper::start(device.clone(), durability)?;
+        Ok(Store { device, next: AtomicU64::new(1), first: AtomicU64::new(1), reaper })
+    }
+
+    /// Objects up to `id` are taken.
+    pub fn passed(&self, id: ObjectId) {
+        self.next.fetch_max(id.0.saturating_add(1), Ordering::Relaxed);
+    }
+
+    /// From here on objects are of this mount; returns the first number of the next, to be recorded.
+    pub fn begin_mount(&self) -> ObjectId {
+        let first = self.next.load(Ordering::Relaxed);
+        self.first.store(first, Ordering::Relaxed);
+        ObjectId(first.saturating_add(NUMBERS_PER_MOUNT))
+    }
+
+    /// The first number of this mount.
+    pub fn first_of_this_mount(&self) -> ObjectId {
+        ObjectId(self.first.load(Ordering::Relaxed))
     }
 
     /// The device below.
@@ -100,19 +155,30 @@ impl Store {
 
     /// An empty object, not yet named by any content: [`Store::adopt`] it, or [`Store::discard`] it.
     pub fn create(&self) -> io::Result<(ObjectId, Arc<dyn ObjectFile>)> {
-        let id = self.fresh_id();
-        Ok((id, self.device.create(id)?))
+        loop {
+            let id = self.fresh_id();
+            match self.device.create(FileId::Object(id)) {
+                // Made before a crash that took its record along: its number is used up.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                made => return Ok((id, made?)),
+            }
+        }
     }
 
     /// A copy of the first `len` bytes of `from`, not yet named by any content.
     pub fn duplicate(&self, from: &Object, len: u64) -> io::Result<(ObjectId, Arc<dyn ObjectFile>)> {
-        let id = self.fresh_id();
-        Ok((id, self.device.duplicate(from.id, id, len)?))
+        loop {
+            let id = self.fresh_id();
+            match self.device.duplicate(from.id, id, len) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                made => return Ok((id, made?)),
+            }
+        }
     }
 
     /// Opens an object that a content names.
     pub fn open(&self, object: &Object) -> io::Result<Arc<dyn ObjectFile>> {
-        self.device.open(object.id)
+        self.device.open(FileId::Object(object.id))
     }
 
     /// Makes an unnamed object private content of `epoch`, deleted when nothing names it any more.
@@ -125,12 +191,21 @@ impl Store {
         self.reaper.remove_later(id);
     }
 
-    /// Drops `garbage`, deletes at once the objects that only it named, and returns the bytes they held.
-    pub fn reclaim<T>(&self, garbage: T) -> u64 {
+    /// Drops `garbage` and returns the objects that only it named; [`Store::remove`] them when that is durable.
+    pub fn release<T>(&self, garbage: T) -> Vec<ObjectId> {
         CAPTURED.set(Some(Vec::new()));
         drop(garbage);
-        let freed = CAPTURED.take().unwrap_or_default();
-        freed.into_iter().map(|id| remove(&*self.device, id)).sum()
+        CAPTURED.take().unwrap_or_default()
+    }
+
+    /// Deletes released objects; returns the bytes they held.
+    pub fn remove(&self, objects: Vec<ObjectId>) -> u64 {
+        objects.into_iter().map(|id| remove(&*self.device, id)).sum()
+    }
+
+    /// Deletes released objects when the log has become durable.
+    pub fn remove_later(&self, objects: Vec<ObjectId>) {
+        objects.into_iter().for_each(|id| self.reaper.remove_later(id));
     }
 
     /// From now on objects are left where they are when their last content goes: the volume is closing.

@@ -1,15 +1,22 @@
 //! The only way a version changes. An operation becomes a list of edits, each a value to put and
 //! not a step to take: applied twice they leave the same, and a log of them is the version's history.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Body, Entry, Inode, Meta, Version, Xattrs};
 use crate::store::Content;
 use crate::types::{InodeId, Name};
 
-/// Inodes without a name that are still open or remembered by the kernel. No version holds them.
-pub type Orphans = HashMap<InodeId, Arc<Inode>>;
+/// What a branch has beside its version.
+#[derive(Default)]
+pub struct Aside {
+    /// Inodes without a name that are still open or remembered by the kernel. No version holds them.
+    pub orphans: HashMap<InodeId, Arc<Inode>>,
+    /// Files whose size and times are not recorded at each write, because they are open to write: after a crash
+    /// the store is asked.
+    pub dirty: HashSet<InodeId>,
+}
 
 /// A change of one value of a version.
 #[derive(Clone, Debug)]
@@ -30,35 +37,46 @@ pub enum Edit {
     Unlink(InodeId, Name),
     /// The last name is gone: the inode leaves the version and becomes an orphan.
     Drop(InodeId),
+    /// The file is open to write: its size and times are from now on those of its object.
+    Dirty(InodeId),
+    /// It is no longer: they are those recorded.
+    Clean(InodeId),
 }
 
 impl Edit {
     /// Carries the edit out. What it speaks of is there when the operation that made it checked so;
     /// otherwise nothing happens.
-    pub fn apply(self, version: &mut Version, orphans: &mut Orphans) {
+    pub fn apply(self, version: &mut Version, aside: &mut Aside) {
         match self {
             Edit::Put(ino, inode) => {
                 version.inodes.insert(ino, inode);
             }
             Edit::Drop(ino) => {
-                orphans.extend(version.inodes.remove(&ino).map(|inode| (ino, inode)));
+                aside.dirty.remove(&ino);
+                aside.orphans.extend(version.inodes.remove(&ino).map(|inode| (ino, inode)));
             }
-            Edit::Meta(ino, meta) => change(version, orphans, ino, |inode| inode.meta = meta),
+            Edit::Dirty(ino) => {
+                aside.dirty.insert(ino);
+            }
+            Edit::Clean(ino) => {
+                aside.dirty.remove(&ino);
+            }
+            Edit::Meta(ino, meta) => change(version, &mut aside.orphans, ino, |inode| inode.meta = meta),
             Edit::Content(ino, content) => {
-                change(version, orphans, ino, |inode| inode.body = Body::File(content));
+                change(version, &mut aside.orphans, ino, |inode| inode.body = Body::File(content));
             }
-            Edit::Xattrs(ino, xattrs) => change(version, orphans, ino, |inode| inode.xattrs = xattrs),
-            Edit::Parent(ino, parent) => change(version, orphans, ino, |inode| {
+            Edit::Xattrs(ino, xattrs) => change(version, &mut aside.orphans, ino, |inode| inode.xattrs = xattrs),
+            Edit::Parent(ino, parent) => change(version, &mut aside.orphans, ino, |inode| {
                 if let Body::Directory(directory) = &mut inode.body {
                     directory.parent = parent;
                 }
             }),
-            Edit::Link(dir, name, entry) => change(version, orphans, dir, |inode| {
+            Edit::Link(dir, name, entry) => change(version, &mut aside.orphans, dir, |inode| {
                 if let Body::Directory(directory) = &mut inode.body {
                     directory.insert(&name, entry);
                 }
             }),
-            Edit::Unlink(dir, name) => change(version, orphans, dir, |inode| {
+            Edit::Unlink(dir, name) => change(version, &mut aside.orphans, dir, |inode| {
                 if let Body::Directory(directory) = &mut inode.body {
                     directory.remove(&name);
                 }
@@ -68,9 +86,8 @@ impl Edit {
 }
 
 /// Changes an inode in place where this version alone holds it, in a copy where others do.
-fn change(version: &mut Version, orphans: &mut Orphans, ino: InodeId, edit: impl FnOnce(&mut Inode)) {
+fn change(version: &mut Version, orphans: &mut HashMap<InodeId, Arc<Inode>>, ino: InodeId, edit: impl FnOnce(&mut Inode)) {
     let found = version.inodes.get_mut(&ino).or_else(|| orphans.get_mut(&ino));
-    debug_assert!(found.is_some(), "an edit of inode {} that is not there", ino.0);
     if let Some(inode) = found {
         edit(Arc::make_mut(inode));
     }

@@ -9,6 +9,6 @@ mod version;
 
 pub use check::{Fault, check};
 pub use directory::{Directory, Entry};
-pub use edit::{Edit, Orphans};
+pub use edit::{Aside, Edit};
 pub use inode::{Body, Inode, Meta, Times, Xattrs};
 pub use version::Version;

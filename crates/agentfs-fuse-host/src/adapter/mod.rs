@@ -374,15 +374,14 @@ impl Filesystem for Adapter {
         self.serve(Request::Releasedir, || reply.ok());
     }
 
-    fn fsyncdir(
-        &self,
-        _req: &fuser::Request,
-        _ino: INodeNo,
-        _fh: FileHandle,
-        _datasync: bool,
-        reply: ReplyEmpty,
-    ) {
-        self.serve(Request::Fsyncdir, || reply.ok());
+    fn fsyncdir(&self, _req: &fuser::Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let (core, dir) = (self.core.clone(), self.tree(ino));
+        self.serve(Request::Fsyncdir, || {
+            self.pool.submit(0, move || match dir {
+                Ok((_, dir)) => reply::empty(reply, core.fsync_directory(dir)),
+                Err(_) => reply.ok(), // the volume's own directories are made of what the log says
+            });
+        });
     }
 
     fn statfs(&self, _req: &fuser::Request, _ino: INodeNo, reply: ReplyStatfs) {

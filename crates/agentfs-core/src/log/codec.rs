@@ -1,0 +1,297 @@
+//! Records as bytes: postcard's encoding of the shapes below. They are the format on disk: a change of any is a new
+//! format version. They repeat the core's types on purpose, so that these can change.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Marks, NewBranch, NewSnapshot, Record, RootAttributes};
+use crate::store::{Content, Object};
+use crate::tree::{Body, Directory, Edit, Entry, Inode, Meta, Times, Xattrs};
+use crate::types::{BranchId, Epoch, FileKind, InodeId, Name, ObjectId, SnapshotId, Timestamp, ViewId};
+
+/// Finds or makes the one `Object` of a number.
+pub type Adopt<'a> = &'a mut dyn FnMut(ObjectId, Epoch) -> Arc<Object>;
+
+/// A record that no such thing can be.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the bytes are no record")]
+pub(super) struct NotARecord;
+
+type Decoded<T> = Result<T, NotARecord>;
+
+#[derive(Serialize, Deserialize)]
+enum Stored {
+    Edits(u128, Vec<StoredEdit>),
+    Snapshot { id: u128, name: Option<String>, branch: u128, epoch: u64, created: StoredTime },
+    Branch(Box<StoredBranch>),
+    SnapshotRenamed(u128, String),
+    BranchRenamed(u128, String),
+    SnapshotDeleted(u128),
+    BranchDeleted(u128),
+    Marks { inode: u64, object: u64, epoch: u64 },
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredBranch {
+    id: u128,
+    name: Option<String>,
+    snapshot: Option<u128>,
+    branch: Option<u128>,
+    view: u32,
+    epoch: u64,
+    source_epoch: Option<u64>,
+    root: Option<(u16, u32, u32)>,
+    created: StoredTime,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredTime(i64, u32);
+
+#[derive(Serialize, Deserialize)]
+struct Bytes(#[serde(with = "serde_bytes")] Vec<u8>);
+
+#[derive(Serialize, Deserialize)]
+enum StoredEdit {
+    Put(u64, StoredMeta, StoredBody, Vec<(Bytes, Bytes)>),
+    Meta(u64, StoredMeta),
+    Content(u64, StoredContent),
+    Xattrs(u64, Vec<(Bytes, Bytes)>),
+    Parent(u64, u64),
+    Link(u64, Bytes, u64, u8),
+    Unlink(u64, Bytes),
+    Drop(u64),
+    Dirty(u64),
+    Clean(u64),
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredMeta {
+    mode: u16,
+    uid: u32,
+    gid: u32,
+    nlink: u32,
+    times: [StoredTime; 3],
+    size: u64,
+    blocks: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+enum StoredBody {
+    File(StoredContent),
+    Directory(u64),
+    Symlink(Bytes),
+    Special(u8, u32),
+}
+
+#[derive(Serialize, Deserialize)]
+enum StoredContent {
+    Hole,
+    Whole { object: u64, epoch: u64 },
+}
+
+/// The codes of kinds, by place.
+const KINDS: [FileKind; 7] = [
+    FileKind::File,
+    FileKind::Directory,
+    FileKind::Symlink,
+    FileKind::Fifo,
+    FileKind::CharDevice,
+    FileKind::BlockDevice,
+    FileKind::Socket,
+];
+
+fn code(kind: FileKind) -> u8 {
+    KINDS.iter().position(|known| *known == kind).unwrap_or_default() as u8
+}
+
+fn kind(code: u8) -> Decoded<FileKind> {
+    KINDS.get(usize::from(code)).copied().ok_or(NotARecord)
+}
+
+/// Appends the bytes of a record to `buffer`.
+pub(super) fn encode(record: &Record, buffer: Vec<u8>) -> Result<Vec<u8>, postcard::Error> {
+    postcard::to_extend(&stored(record), buffer)
+}
+
+/// The record that `bytes` are.
+pub(super) fn decode(bytes: &[u8], adopt: Adopt<'_>) -> Decoded<Record> {
+    let (stored, rest) = postcard::take_from_bytes::<Stored>(bytes).map_err(|_| NotARecord)?;
+    if rest.is_empty() { record(stored, adopt) } else { Err(NotARecord) }
+}
+
+fn stored(record: &Record) -> Stored {
+    let owned = |name: &Option<Arc<str>>| name.as_deref().map(str::to_owned);
+    match record {
+        Record::Edits(branch, edits) => Stored::Edits(branch.0, edits.iter().map(stored_edit).collect()),
+        Record::SnapshotCreated(new) => Stored::Snapshot {
+            id: new.id.0,
+            name: owned(&new.name),
+            branch: new.branch.0,
+            epoch: new.epoch.0,
+            created: time(new.created),
+        },
+        Record::BranchCreated(new) => Stored::Branch(Box::new(StoredBranch {
+            id: new.id.0,
+            name: owned(&new.name),
+            snapshot: new.snapshot.map(|id| id.0),
+            branch: new.branch.map(|id| id.0),
+            view: new.view.0,
+            epoch: new.epoch.0,
+            source_epoch: new.source_epoch.map(|epoch| epoch.0),
+            root: new.root.map(|root| (root.mode, root.uid, root.gid)),
+            created: time(new.created),
+        })),
+        Record::SnapshotRenamed(id, name) => Stored::SnapshotRenamed(id.0, name.to_string()),
+        Record::BranchRenamed(id, name) => Stored::BranchRenamed(id.0, name.to_string()),
+        Record::SnapshotDeleted(id) => Stored::SnapshotDeleted(id.0),
+        Record::BranchDeleted(id) => Stored::BranchDeleted(id.0),
+        Record::Marks(marks) => {
+            Stored::Marks { inode: marks.inode, object: marks.object, epoch: marks.epoch }
+        }
+    }
+}
+
+fn record(stored: Stored, adopt: Adopt<'_>) -> Decoded<Record> {
+    Ok(match stored {
+        Stored::Edits(branch, edits) => {
+            let edits: Decoded<Vec<Edit>> = edits.into_iter().map(|edit| self::edit(edit, adopt)).collect();
+            Record::Edits(BranchId(branch), edits?)
+        }
+        Stored::Snapshot { id, name, branch, epoch, created } => Record::SnapshotCreated(NewSnapshot {
+            id: SnapshotId(id),
+            name: name.map(Arc::from),
+            branch: BranchId(branch),
+            epoch: Epoch(epoch),
+            created: timestamp(&created)?,
+        }),
+        Stored::Branch(new) => Record::BranchCreated(new_branch(*new)?),
+        Stored::SnapshotRenamed(id, name) => Record::SnapshotRenamed(SnapshotId(id), name.into()),
+        Stored::BranchRenamed(id, name) => Record::BranchRenamed(BranchId(id), name.into()),
+        Stored::SnapshotDeleted(id) => Record::SnapshotDeleted(SnapshotId(id)),
+        Stored::BranchDeleted(id) => Record::BranchDeleted(BranchId(id)),
+        Stored::Marks { inode, object, epoch } => Record::Marks(Marks { inode, object, epoch }),
+    })
+}
+
+fn new_branch(new: StoredBranch) -> Decoded<NewBranch> {
+    Ok(NewBranch {
+        id: BranchId(new.id),
+        name: new.name.map(Arc::from),
+        snapshot: new.snapshot.map(SnapshotId),
+        branch: new.branch.map(BranchId),
+        view: ViewId(new.view),
+        epoch: Epoch(new.epoch),
+        source_epoch: new.source_epoch.map(Epoch),
+        root: new.root.map(|(mode, uid, gid)| RootAttributes { mode, uid, gid }),
+        created: timestamp(&new.created)?,
+    })
+}
+
+fn stored_edit(edit: &Edit) -> StoredEdit {
+    match edit {
+        Edit::Put(ino, inode) => {
+            StoredEdit::Put(ino.0, meta(&inode.meta), body(&inode.body), xattrs(inode.xattrs.as_deref()))
+        }
+        Edit::Meta(ino, new) => StoredEdit::Meta(ino.0, meta(new)),
+        Edit::Content(ino, new) => StoredEdit::Content(ino.0, content(new)),
+        Edit::Xattrs(ino, new) => StoredEdit::Xattrs(ino.0, xattrs(new.as_deref())),
+        Edit::Parent(ino, parent) => StoredEdit::Parent(ino.0, parent.0),
+        Edit::Link(dir, name, entry) => {
+            StoredEdit::Link(dir.0, Bytes(name.as_bytes().to_vec()), entry.ino().0, code(entry.kind()))
+        }
+        Edit::Unlink(dir, name) => StoredEdit::Unlink(dir.0, Bytes(name.as_bytes().to_vec())),
+        Edit::Drop(ino) => StoredEdit::Drop(ino.0),
+        Edit::Dirty(ino) => StoredEdit::Dirty(ino.0),
+        Edit::Clean(ino) => StoredEdit::Clean(ino.0),
+    }
+}
+
+fn edit(stored: StoredEdit, adopt: Adopt<'_>) -> Decoded<Edit> {
+    let name = |bytes: &Bytes| Name::new(&bytes.0).map_err(|_| NotARecord);
+    Ok(match stored {
+        StoredEdit::Put(ino, meta, body, xattrs) => {
+            let (meta, body, xattrs) = (loaded_meta(&meta)?, loaded_body(body, adopt)?, loaded_xattrs(xattrs));
+            Edit::Put(inode_id(ino)?, Arc::new(Inode { meta, body, xattrs }))
+        }
+        StoredEdit::Meta(ino, meta) => Edit::Meta(inode_id(ino)?, loaded_meta(&meta)?),
+        StoredEdit::Content(ino, content) => Edit::Content(inode_id(ino)?, loaded_content(&content, adopt)),
+        StoredEdit::Xattrs(ino, xattrs) => Edit::Xattrs(inode_id(ino)?, loaded_xattrs(xattrs)),
+        StoredEdit::Parent(ino, parent) => Edit::Parent(inode_id(ino)?, inode_id(parent)?),
+        StoredEdit::Link(dir, bytes, ino, code) => {
+            Edit::Link(inode_id(dir)?, name(&bytes)?, Entry::new(inode_id(ino)?, kind(code)?))
+        }
+        StoredEdit::Unlink(dir, bytes) => Edit::Unlink(inode_id(dir)?, name(&bytes)?),
+        StoredEdit::Drop(ino) => Edit::Drop(inode_id(ino)?),
+        StoredEdit::Dirty(ino) => Edit::Dirty(inode_id(ino)?),
+        StoredEdit::Clean(ino) => Edit::Clean(inode_id(ino)?),
+    })
+}
+
+fn inode_id(number: u64) -> Decoded<InodeId> {
+    if number < InodeId::LIMIT { Ok(InodeId(number)) } else { Err(NotARecord) }
+}
+
+fn time(time: Timestamp) -> StoredTime {
+    StoredTime(time.secs, time.nanos)
+}
+
+fn timestamp(time: &StoredTime) -> Decoded<Timestamp> {
+    if time.1 < 1_000_000_000 { Ok(Timestamp { secs: time.0, nanos: time.1 }) } else { Err(NotARecord) }
+}
+
+fn meta(meta: &Meta) -> StoredMeta {
+    let times = [meta.times.atime, meta.times.mtime, meta.times.ctime].map(time);
+    let Meta { mode, uid, gid, nlink, size, blocks, .. } = *meta;
+    StoredMeta { mode, uid, gid, nlink, times, size, blocks }
+}
+
+fn loaded_meta(stored: &StoredMeta) -> Decoded<Meta> {
+    let [atime, mtime, ctime] = &stored.times;
+    let times = Times { atime: timestamp(atime)?, mtime: timestamp(mtime)?, ctime: timestamp(ctime)? };
+    let StoredMeta { mode, uid, gid, nlink, size, blocks, .. } = *stored;
+    Ok(Meta { mode, uid, gid, nlink, times, size, blocks })
+}
+
+/// A directory's entries are records of their own.
+fn body(body: &Body) -> StoredBody {
+    match body {
+        Body::File(new) => StoredBody::File(content(new)),
+        Body::Directory(directory) => StoredBody::Directory(directory.parent.0),
+        Body::Symlink(target) => StoredBody::Symlink(Bytes(target.to_vec())),
+        Body::Special(kind, rdev) => StoredBody::Special(code(*kind), *rdev),
+    }
+}
+
+fn loaded_body(stored: StoredBody, adopt: Adopt<'_>) -> Decoded<Body> {
+    Ok(match stored {
+        StoredBody::File(content) => Body::File(loaded_content(&content, adopt)),
+        StoredBody::Directory(parent) => Body::Directory(Directory::new(inode_id(parent)?)),
+        StoredBody::Symlink(target) => Body::Symlink(target.0.into()),
+        StoredBody::Special(code, rdev) => Body::Special(kind(code)?, rdev),
+    })
+}
+
+fn content(content: &Content) -> StoredContent {
+    match content {
+        Content::Hole => StoredContent::Hole,
+        Content::Whole(object) => StoredContent::Whole { object: object.id.0, epoch: object.epoch.0 },
+    }
+}
+
+fn loaded_content(stored: &StoredContent, adopt: Adopt<'_>) -> Content {
+    match *stored {
+        StoredContent::Hole => Content::Hole,
+        StoredContent::Whole { object, epoch } => Content::Whole(adopt(ObjectId(object), Epoch(epoch))),
+    }
+}
+
+fn xattrs(xattrs: Option<&Xattrs>) -> Vec<(Bytes, Bytes)> {
+    let pair = |(name, value): (&Box<[u8]>, &Arc<[u8]>)| (Bytes(name.to_vec()), Bytes(value.to_vec()));
+    xattrs.into_iter().flatten().map(pair).collect()
+}
+
+fn loaded_xattrs(stored: Vec<(Bytes, Bytes)>) -> Option<Arc<Xattrs>> {
+    let xattrs: Xattrs = stored.into_iter().map(|(name, value)| (name.0.into(), value.0.into())).collect();
+    (!xattrs.is_empty()).then(|| Arc::new(xattrs))
+}

@@ -1,0 +1,163 @@
+//! The log, appended to. A record is written with one `write` before its change is answered, so it outlives a killed
+//! daemon; it outlives a power cut when it was synced. Syncs are grouped: who waits for one finds the work of another done.
+
+use std::collections::{HashMap, HashSet};
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use super::{Journal, Record, codec, frame};
+use crate::error::{FsError, Result};
+use crate::store::{Device, FileId, ObjectFile};
+use crate::tree::Edit;
+use crate::types::{InodeId, ObjectId};
+
+/// A log being written. Positions are bytes since it was opened, from 1.
+pub struct LogWriter {
+    device: Arc<dyn Device>,
+    /// Leaf lock, held for one append.
+    head: Mutex<Head>,
+    /// Rank: before `head`. Held over a sync; appends go on meanwhile.
+    syncing: Mutex<()>,
+    durable: AtomicU64,
+    poisoned: AtomicBool,
+}
+
+struct Head {
+    file: Arc<dyn ObjectFile>,
+    /// Bytes in the file.
+    len: u64,
+    position: u64,
+    /// Objects to be synced before the records that name them.
+    first: HashSet<ObjectId>,
+    /// The last record that speaks of an inode, for records that are not durable.
+    touched: HashMap<InodeId, u64>,
+}
+
+fn poisoned() -> FsError {
+    FsError::Io(io::Error::new(
+        io::ErrorKind::ReadOnlyFilesystem,
+        "an earlier write to the log failed; changes are refused until the volume is mounted again",
+    ))
+}
+
+impl LogWriter {
+    /// Goes on after the first `len` bytes of the piece `number`, which are durable.
+    ///
+    /// # Errors
+    /// What the device answers.
+    pub fn open(device: Arc<dyn Device>, number: u64, len: u64) -> io::Result<LogWriter> {
+        let file = match device.open(FileId::Log(number)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => device.create(FileId::Log(number))?,
+            opened => opened?,
+        };
+        if file.stat()?.len > len {
+            file.set_len(len)?;
+        }
+        file.sync(false)?;
+        device.sync_names()?;
+        let head = Head { file, len, position: 1, first: HashSet::new(), touched: HashMap::new() };
+        let (durable, poisoned) = (AtomicU64::new(1), AtomicBool::new(false));
+        Ok(LogWriter { device, head: Mutex::new(head), syncing: Mutex::new(()), durable, poisoned })
+    }
+
+    fn refuse_poisoned(&self) -> Result<()> {
+        if self.poisoned.load(Ordering::Acquire) { Err(poisoned()) } else { Ok(()) }
+    }
+
+    /// Writes one frame, whole or not at all.
+    fn write(&self, head: &mut Head, frame: &[u8]) -> Result<()> {
+        let written = head.file.write_at(frame, head.len);
+        if matches!(written, Ok(n) if n == frame.len()) {
+            head.len += frame.len() as u64;
+            head.position += frame.len() as u64;
+            return Ok(());
+        }
+        // What was written of it must not be taken for a record later.
+        if head.file.set_len(head.len).is_err() {
+            self.poisoned.store(true, Ordering::Release);
+        }
+        Err(written.map_or_else(FsError::Io, |_| rustix::io::Errno::NOSPC.into()))
+    }
+
+    /// Syncs the objects that must be durable first, then the log; returns the position that is durable then.
+    fn sync_now(&self) -> Result<u64> {
+        let (file, position, first) = {
+            let mut head = self.head.lock();
+            (head.file.clone(), head.position, std::mem::take(&mut head.first))
+        };
+        for id in &first {
+            match self.device.open(FileId::Object(*id)).and_then(|object| object.sync(true)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.into()),
+                // One that is gone by now is named by nothing.
+                _ => {}
+            }
+        }
+        file.sync(true)?;
+        self.head.lock().touched.retain(|_, touched| *touched > position);
+        Ok(position)
+    }
+}
+
+impl Journal for LogWriter {
+    fn append(&self, record: &Record, first: &[ObjectId]) -> Result<()> {
+        let encoded = codec::encode(record, vec![0; frame::HEADER]);
+        let mut frame = encoded.map_err(|e| FsError::Io(io::Error::other(e)))?;
+        frame::seal(&mut frame);
+        let mut head = self.head.lock();
+        self.refuse_poisoned()?;
+        self.write(&mut head, &frame)?;
+        head.first.extend(first);
+        let position = head.position;
+        head.touched.extend(inodes(record).map(|ino| (ino, position)));
+        Ok(())
+    }
+
+    fn sync(&self) -> Result<()> {
+        let wanted = self.position();
+        let _syncing = self.syncing.lock();
+        self.refuse_poisoned()?;
+        if self.durable.load(Ordering::Acquire) >= wanted {
+            return Ok(());
+        }
+        let done = self.sync_now();
+        match &done {
+            Ok(position) => self.durable.store(*position, Ordering::Release),
+            // The kernel may have dropped what it could not write: no later sync would notice.
+            Err(_) => self.poisoned.store(true, Ordering::Release),
+        }
+        done.map(|_| ())
+    }
+
+    fn sync_inode(&self, ino: InodeId) -> Result<()> {
+        if self.head.lock().touched.contains_key(&ino) { self.sync() } else { self.refuse_poisoned() }
+    }
+
+    fn position(&self) -> u64 {
+        self.head.lock().position
+    }
+
+    fn durable(&self) -> u64 {
+        self.durable.load(Ordering::Acquire)
+    }
+}
+
+/// The inodes that a record speaks of, by themselves or by a name of theirs.
+fn inodes(record: &Record) -> impl Iterator<Item = InodeId> {
+    let edits = if let Record::Edits(_, edits) = record { edits.as_slice() } else { &[] };
+    edits.iter().flat_map(|edit| match edit {
+        Edit::Put(ino, _)
+        | Edit::Meta(ino, _)
+        | Edit::Content(ino, _)
+        | Edit::Xattrs(ino, _)
+        | Edit::Unlink(ino, _)
+        | Edit::Drop(ino)
+        | Edit::Dirty(ino)
+        | Edit::Clean(ino) => [Some(*ino), None],
+        Edit::Parent(ino, parent) => [Some(*ino), Some(*parent)],
+        Edit::Link(dir, _, entry) => [Some(*dir), Some(entry.ino())],
+    })
+    .flatten()
+}

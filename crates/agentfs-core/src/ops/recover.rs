@@ -1,0 +1,312 @@
+//! Opening a volume: its log is repeated, what a crash left half-known is asked of the store, and what nothing names any
+//! more is swept away.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use crate::branch::{Branch, BranchInfo, Origin, Snapshot, SnapshotInfo, Tree};
+use crate::config::Config;
+use crate::error::{FsError, Result};
+use crate::fs_core::FsCore;
+use crate::log::{self, Damage, Journal, LogWriter, Marks, NewBranch, NewSnapshot, Record};
+use crate::store::{Content, Device, FileId, Object, Store};
+use crate::tree::{Aside, Edit, Inode, Version};
+use crate::types::{BranchId, Epoch, InodeId, ObjectId, SnapshotId};
+
+/// How a volume was found.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Records repeated.
+    pub records: u64,
+    /// What ended the log before its end.
+    pub damage: Option<Damage>,
+    /// Files that were open to write when the daemon ended: their size and times were asked of the store.
+    pub dirty: usize,
+}
+
+/// What the records say.
+#[derive(Default)]
+struct History {
+    branches: BTreeMap<BranchId, PastBranch>,
+    snapshots: BTreeMap<SnapshotId, (NewSnapshot, Version)>,
+    marks: Marks,
+    records: u64,
+}
+
+struct PastBranch {
+    made: NewBranch,
+    version: Version,
+    aside: Aside,
+    epoch: Epoch,
+}
+
+impl History {
+    fn repeat(&mut self, record: Record) {
+        self.records += 1;
+        match record {
+            Record::Edits(id, edits) => self.edit(id, edits),
+            Record::SnapshotCreated(new) => self.snapshot(new),
+            Record::BranchCreated(new) => self.branch(new),
+            Record::SnapshotRenamed(id, name) => {
+                if let Some((made, _)) = self.snapshots.get_mut(&id) {
+                    made.name = Some(name);
+                }
+            }
+            Record::BranchRenamed(id, name) => {
+                if let Some(branch) = self.branches.get_mut(&id) {
+                    branch.made.name = Some(name);
+                }
+            }
+            Record::SnapshotDeleted(id) => drop(self.snapshots.remove(&id)),
+            Record::BranchDeleted(id) => drop(self.branches.remove(&id)),
+            Record::Marks(marks) => {
+                self.pass(marks.inode, marks.epoch);
+                self.marks.object = self.marks.object.max(marks.object);
+            }
+        }
+    }
+
+    fn pass(&mut self, inode: u64, epoch: u64) {
+        self.marks.inode = self.marks.inode.max(inode);
+        self.marks.epoch = self.marks.epoch.max(epoch);
+    }
+
+    fn edit(&mut self, id: BranchId, edits: Vec<Edit>) {
+        let Some(branch) = self.branches.get_mut(&id) else { return };
+        for edit in edits {
+            if let Edit::Put(ino, _) = &edit {
+                self.marks.inode = self.marks.inode.max(ino.0 + 1);
+            }
+            edit.apply(&mut branch.version, &mut branch.aside);
+        }
+        // Nobody has them open any more.
+        branch.aside.orphans.clear();
+    }
+
+    fn snapshot(&mut self, new: NewSnapshot) {
+        self.pass(0, new.epoch.0 + 1);
+        if let Some(branch) = self.branches.get_mut(&new.branch) {
+            branch.epoch = new.epoch;
+            self.snapshots.insert(new.id, (new, branch.version.clone()));
+        }
+    }
+
+    fn branch(&mut self, new: NewBranch) {
+        let source_epoch = new.source_epoch.unwrap_or(new.epoch);
+        self.pass(0, new.epoch.0.max(source_epoch.0) + 1);
+        let source = new.branch.and_then(|id| self.branches.get_mut(&id));
+        let version = match (new.snapshot, source, new.root) {
+            (Some(id), ..) => self.snapshots.get(&id).map(|(_, version)| version.clone()),
+            (None, Some(source), _) => {
+                source.epoch = source_epoch;
+                Some(source.version.clone())
+            }
+            (None, None, Some(root)) => Some(Version::new(root.mode, root.uid, root.gid, new.created)),
+            (None, None, None) => None,
+        };
+        if let Some(version) = version {
+            let (epoch, aside) = (new.epoch, Aside::default());
+            self.branches.insert(new.id, PastBranch { made: new, version, aside, epoch });
+        }
+    }
+}
+
+impl PastBranch {
+    /// Asks the store for the sizes and times of files that were open to write. Returns what is to be recorded.
+    fn settle(&mut self, device: &dyn Device) -> Vec<Edit> {
+        let dirty = std::mem::take(&mut self.aside.dirty);
+        let mut edits = Vec::new();
+        for ino in dirty {
+            if let Some(inode) = self.version.get(ino) {
+                edits.extend(settled(device, ino, inode));
+            }
+            edits.push(Edit::Clean(ino));
+        }
+        for edit in &edits {
+            edit.clone().apply(&mut self.version, &mut self.aside);
+        }
+        edits
+    }
+}
+
+/// The attributes of a file as its object has them.
+fn settled(device: &dyn Device, ino: InodeId, inode: &Inode) -> Option<Edit> {
+    let Some(Content::Whole(object)) = inode.content() else { return None };
+    match device.open(FileId::Object(object.id)).and_then(|file| file.stat()) {
+        Ok(stat) => {
+            let mut meta = inode.meta;
+            (meta.size, meta.blocks) = (stat.len, stat.blocks);
+            meta.times.mtime = meta.times.mtime.max(stat.modified);
+            meta.times.ctime = meta.times.ctime.max(stat.modified);
+            Some(Edit::Meta(ino, meta))
+        }
+        Err(error) => {
+            warn!(inode = ino.0, object = object.id.0, %error, "the content of a file is missing or cannot be read");
+            None
+        }
+    }
+}
+
+impl FsCore {
+    /// Opens the volume that `device` holds, or makes one.
+    ///
+    /// # Errors
+    /// What the device answers; `Io` when the log has no beginning.
+    pub fn open_volume(device: Arc<dyn Device>, config: Config) -> Result<(FsCore, Recovered)> {
+        let late = Arc::new(LateJournal::default());
+        let core = FsCore::bare(device.clone(), late.clone(), config)?;
+        let mut objects: HashMap<ObjectId, Arc<Object>> = HashMap::new();
+        let mut history = History::default();
+        let read = {
+            let store = &core.store;
+            let mut adopt = |id, epoch| objects.entry(id).or_insert_with(|| adopt(store, id, epoch)).clone();
+            log::read(&*device, &mut adopt, |record| history.repeat(record))?
+        };
+        let settled: Vec<(BranchId, Vec<Edit>)> =
+            history.branches.iter_mut().map(|(id, branch)| (*id, branch.settle(&*device))).collect();
+        if let Some(damage) = &read.damage {
+            warn!(%damage, "the log ends early; what it lost is kept beside it");
+            keep_lost(&*device, damage)?;
+        }
+        let writer = LogWriter::open(device, read.piece.unwrap_or(1), read.len)?;
+        late.begin(writer);
+        let recovered = Recovered {
+            records: history.records,
+            damage: read.damage,
+            dirty: settled.iter().map(|(_, edits)| edits.len() / 2).sum(),
+        };
+        if history.records == 0 {
+            core.create_main()?;
+        }
+        for (id, edits) in settled.into_iter().filter(|(_, edits)| !edits.is_empty()) {
+            core.journal.append(&Record::Edits(id, edits), &[])?;
+        }
+        core.restore(history)?;
+        let object = core.store.begin_mount().0;
+        core.journal.append(&Record::Marks(Marks { inode: 0, object, epoch: 0 }), &[])?;
+        core.journal.sync()?;
+        core.forget_unnamed(objects, recovered.damage.is_none());
+        Ok((core, recovered))
+    }
+
+    /// Makes branches and snapshots of what the log says.
+    fn restore(&self, history: History) -> Result<()> {
+        let History { branches, snapshots, marks, .. } = history;
+        self.passed(marks.inode, marks.epoch);
+        self.store.passed(ObjectId(marks.object.saturating_sub(1)));
+        let has_main = branches.values().any(|branch| branch.made.view == crate::types::ViewId::MAIN);
+        if !branches.is_empty() && !has_main {
+            return Err(FsError::Io(io::Error::new(io::ErrorKind::InvalidData, "the log has lost its beginning")));
+        }
+        let mut catalog = self.catalog.write();
+        for PastBranch { made, version, epoch, .. } in branches.into_values() {
+            let branch = Arc::new(Branch::new(made.id, made.view, version, epoch));
+            self.views.restore(made.view, Tree::Branch(branch.clone()));
+            catalog.insert_branch(info(made), branch);
+        }
+        for (new, version) in snapshots.into_values() {
+            let (id, name, branch, created) = (new.id, new.name, new.branch, new.created);
+            let snapshot = Arc::new(Snapshot { id, version });
+            catalog.insert_snapshot(SnapshotInfo { id, name, branch, created }, snapshot);
+        }
+        Ok(())
+    }
+
+    /// Objects that the log named and no version does any more go now. Not after damage: records that are lost may
+    /// have named them.
+    fn forget_unnamed(&self, objects: HashMap<ObjectId, Arc<Object>>, sound: bool) {
+        let unnamed = self.store.release(objects);
+        if sound {
+            self.store.remove_later(unnamed);
+        }
+    }
+
+    /// Deletes objects of earlier mounts that no version names: made shortly before a crash that took their records
+    /// along. Looks at all objects there are: meant for a thread of its own. Returns how many there were.
+    ///
+    /// # Errors
+    /// What the device answers.
+    pub fn sweep(&self) -> Result<usize> {
+        let found = self.store.device().objects()?;
+        let named = self.named_objects();
+        let of_earlier = |id: &ObjectId| *id < self.store.first_of_this_mount();
+        let unnamed: Vec<ObjectId> = found.into_iter().filter(of_earlier).filter(|id| !named.contains(id)).collect();
+        let count = unnamed.len();
+        if count > 0 {
+            info!(count, "deleting objects that nothing names");
+        }
+        self.store.remove_later(unnamed);
+        Ok(count)
+    }
+
+    /// All objects that a version names.
+    fn named_objects(&self) -> BTreeSet<ObjectId> {
+        let versions: Vec<Version> = self.catalog.read().versions().collect();
+        let object = |inode: &Arc<Inode>| match inode.content() {
+            Some(Content::Whole(object)) => Some(object.id),
+            Some(Content::Hole) | None => None,
+        };
+        versions.iter().flat_map(|version| version.iter().filter_map(|(_, inode)| object(inode))).collect()
+    }
+}
+
+fn adopt(store: &Store, id: ObjectId, epoch: Epoch) -> Arc<Object> {
+    store.passed(id);
+    store.adopt(id, epoch)
+}
+
+fn info(made: NewBranch) -> BranchInfo {
+    let origin = match (made.snapshot, made.branch) {
+        (Some(id), _) => Origin::Snapshot(id),
+        (None, Some(id)) => Origin::Branch(id),
+        (None, None) => Origin::Empty,
+    };
+    BranchInfo { id: made.id, name: made.name, origin, created: made.created, view: made.view }
+}
+
+/// Copies what the log is about to lose to a file of its own.
+fn keep_lost(device: &dyn Device, damage: &Damage) -> io::Result<()> {
+    let mut bytes = vec![0; usize::try_from(damage.lost).unwrap_or(usize::MAX)];
+    let read = device.open(FileId::Log(damage.piece))?.read_at(&mut bytes, damage.at)?;
+    let kept = device.create(FileId::Lost(damage.piece, damage.at))?;
+    kept.write_at(bytes.get(..read).unwrap_or_default(), 0)?;
+    kept.sync(false)
+}
+
+/// The journal of a volume that is being opened: nothing is recorded before the log was read.
+#[derive(Default)]
+struct LateJournal {
+    writer: std::sync::OnceLock<LogWriter>,
+}
+
+impl LateJournal {
+    fn begin(&self, writer: LogWriter) {
+        // It is begun once, by who made it.
+        let _ = self.writer.set(writer);
+    }
+
+    fn writer(&self) -> Result<&LogWriter> {
+        self.writer.get().ok_or(FsError::Stale)
+    }
+}
+
+impl Journal for LateJournal {
+    fn append(&self, record: &Record, first: &[ObjectId]) -> Result<()> {
+        self.writer()?.append(record, first)
+    }
+    fn sync(&self) -> Result<()> {
+        self.writer()?.sync()
+    }
+    fn sync_inode(&self, ino: InodeId) -> Result<()> {
+        self.writer()?.sync_inode(ino)
+    }
+    fn position(&self) -> u64 {
+        self.writer.get().map_or(0, Journal::position)
+    }
+    fn durable(&self) -> u64 {
+        self.writer.get().map_or(0, Journal::durable)
+    }
+}
