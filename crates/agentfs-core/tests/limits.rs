@@ -1,5 +1,7 @@
 //! The edges of what a volume takes: the last value that fits, and the first that does not.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at what goes wrong")]
+
 use std::sync::Arc;
 
 use agentfs_core::{

@@ -3,6 +3,8 @@
 //! `PROPTEST_CASES` sets the number of cases. What fails is kept in `tests/model.proptest-regressions` and tried
 //! again first.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test stops at what goes wrong")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;

@@ -1,5 +1,7 @@
 //! A large directory listed in pages while names come and go: what stays is shown exactly once.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test stops at what goes wrong")]
+
 use std::collections::HashMap;
 use std::sync::Arc;
 

@@ -36,6 +36,9 @@ enum Slot {
 impl Slots {
     fn reserve(&mut self) -> Result<ViewId> {
         if let Some(view) = self.free.pop() {
+            if let Some(slot) = self.slot(view) {
+                *slot = Slot::Retired;
+            }
             return Ok(view);
         }
         if self.trees.len() >= LIMIT {

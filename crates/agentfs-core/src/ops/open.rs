@@ -37,10 +37,10 @@ impl FsCore {
         if writable {
             tree.branch()?;
         }
-        if mode == OpenMode::Truncate {
-            self.truncate(view, ino, 0, caller)?;
-        }
         self.handles.reserve()?;
+        if mode == OpenMode::Truncate {
+            self.truncate(view, ino, 0, caller).inspect_err(|_| self.handles.unreserve())?;
+        }
         Ok(self.add_handle(&tree, view, ino, writable))
     }
 
