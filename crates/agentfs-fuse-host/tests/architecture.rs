@@ -162,7 +162,12 @@ fn the_repository_names_no_registry_and_no_path_of_a_machine() {
                     open.push(path);
                 }
             } else if let Ok(text) = fs::read_to_string(&path) {
-                for forbidden in [concat!("artifac", "tory"), concat!("/wo", "rk/"), concat!("/ro", "ot/")] {
+                for forbidden in [
+                    concat!("artifac", "tory"),
+                    concat!("/wo", "rk/main"),
+                    concat!("/wo", "rk/shared"),
+                    concat!("/ro", "ot/"),
+                ] {
                     assert!(!text.contains(forbidden), "{} names {forbidden}", path.display());
                 }
             }
