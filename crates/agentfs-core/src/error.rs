@@ -91,5 +91,12 @@ impl From<rustix::io::Errno> for FsError {
     }
 }
 
+impl FsError {
+    /// The store's host is full.
+    pub(crate) fn no_space() -> FsError {
+        rustix::io::Errno::NOSPC.into()
+    }
+}
+
 /// The result of an operation of the core.
 pub type Result<T, E = FsError> = std::result::Result<T, E>;

@@ -174,3 +174,10 @@ impl FsCore {
         Ok(self.views.get(view)?.read(Version::clone))
     }
 }
+
+impl Drop for FsCore {
+    /// A volume that goes, for whatever reason, is not a volume whose files were deleted.
+    fn drop(&mut self) {
+        self.store.close();
+    }
+}

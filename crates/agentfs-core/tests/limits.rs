@@ -1,5 +1,7 @@
 //! The edges of what a volume takes: the last value that fits, and the first that does not.
 
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test stops at what goes wrong")]
+
 use std::sync::Arc;
 
 use agentfs_core::{
@@ -11,7 +13,7 @@ const MAIN: ViewId = ViewId::MAIN;
 const ROOT: InodeId = InodeId::ROOT;
 
 fn volume(config: Config) -> FsCore {
-    FsCore::new_volume(Arc::new(Memory::default()), Box::new(Unrecorded), config).unwrap()
+    FsCore::new_volume(Arc::new(Memory::default()), Arc::new(Unrecorded), config).unwrap()
 }
 
 fn name(bytes: &[u8]) -> Name {

@@ -3,6 +3,8 @@
 //! `PROPTEST_CASES` sets the number of cases. What fails is kept in `tests/model.proptest-regressions` and tried
 //! again first.
 
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test stops at what goes wrong")]
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
@@ -19,7 +21,7 @@ fn run(kind: &str, cases: u32, device: impl Fn() -> (Arc<dyn Device>, Option<tem
     let started = Instant::now();
     random_cases("tests/model.proptest-regressions", cases, LENGTH, |ops| {
         let (device, _directory) = device();
-        let core = FsCore::new_volume(device, Box::new(Unrecorded), config()).unwrap();
+        let core = FsCore::new_volume(device, Arc::new(Unrecorded), config()).unwrap();
         let mut trial = Trial::new(CoreDriver::new(Arc::new(core)));
         let result = trial.run(ops, INTERVAL);
         executed.fetch_add(trial.counts().0, Ordering::Relaxed);

@@ -15,7 +15,7 @@ use crate::housekeeping;
 use crate::metrics::Metrics;
 use crate::mount::{self, Options};
 use crate::negotiate::Wishes;
-use crate::signals;
+use crate::signals::{self, Termination};
 use crate::views::Synthetic;
 use crate::write_pool::WritePool;
 
@@ -27,6 +27,7 @@ pub(crate) struct Host {
     core: Arc<FsCore>,
     session: BackgroundSession,
     mount: PathBuf,
+    termination: Termination,
 }
 
 impl Host {
@@ -36,6 +37,7 @@ impl Host {
     /// One sentence that says what went wrong; nothing is left mounted then.
     pub(crate) fn start(settings: &Settings, mount: PathBuf) -> Result<Host> {
         refuse_store_under_mount(&settings.backstore, &mount)?;
+        let termination = signals::hold()?;
         let core = Arc::new(open_volume(settings)?);
         housekeeping::start(&core)?;
         let notifier = Arc::new(OnceLock::new());
@@ -49,7 +51,7 @@ impl Host {
         let session = mount::mount(adapter, &mount, &options)?.spawn().context("cannot start serving")?;
         // The session is new: nothing was set before.
         let _ = notifier.set(session.notifier());
-        let host = Host { core, session, mount };
+        let host = Host { core, session, mount, termination };
         host.check_answers()?;
         Ok(host)
     }
@@ -68,7 +70,7 @@ impl Host {
     /// When serving failed.
     pub(crate) fn run(self) -> Result<()> {
         let mount = self.mount.clone();
-        signals::on_termination(move |times| stop(&mount, times))?;
+        self.termination.listen(move |times| stop(&mount, times))?;
         let served = self.session.join();
         let closed = self.core.close();
         match served {

@@ -227,7 +227,8 @@ fn files_without_a_name_live_until_they_are_closed_and_then_give_their_space_bac
     drop(file);
     let begun = std::time::Instant::now();
     while objects() > 0 {
-        assert!(begun.elapsed().as_secs() < 10, "the object stays");
+        // Not before the log that says so is durable, which takes up to five seconds.
+        assert!(begun.elapsed().as_secs() < 30, "the object stays");
         std::thread::sleep(std::time::Duration::from_millis(5));
     }
 }

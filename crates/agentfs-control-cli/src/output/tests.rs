@@ -125,7 +125,7 @@ fn the_status_is_aligned_and_complete() {
     assert!(text.ends_with("reflink:            false\nsettings.max_write: 4194304\n"), "{text}");
     let json: Value = serde_json::from_str(&printed(&output, Format::Json)).unwrap();
     assert_eq!(json["settings"], json!({"max_write": "4194304"}));
-    assert_eq!(json.as_object().unwrap().len(), 12);
+    assert_eq!(json.as_object().unwrap().len(), 11);
 }
 
 #[test]

@@ -66,11 +66,6 @@ impl OpenFiles {
         last
     }
 
-    /// The open file of an inode, if it is open.
-    pub fn get(&self, view: ViewId, ino: InodeId) -> Option<Arc<OpenFile>> {
-        self.files.get(&(view, ino)).map(|file| file.clone())
-    }
-
     /// Is the inode open?
     pub fn contains(&self, view: ViewId, ino: InodeId) -> bool {
         self.files.contains_key(&(view, ino))

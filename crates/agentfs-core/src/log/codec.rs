@@ -211,7 +211,8 @@ fn edit(stored: StoredEdit, adopt: Adopt<'_>) -> Decoded<Edit> {
     let name = |bytes: &Bytes| Name::new(&bytes.0).map_err(|_| NotARecord);
     Ok(match stored {
         StoredEdit::Put(ino, meta, body, xattrs) => {
-            let (meta, body, xattrs) = (loaded_meta(&meta)?, loaded_body(body, adopt)?, loaded_xattrs(xattrs));
+            let (meta, body, xattrs) =
+                (loaded_meta(&meta)?, loaded_body(body, adopt)?, loaded_xattrs(xattrs));
             Edit::Put(inode_id(ino)?, Arc::new(Inode { meta, body, xattrs }))
         }
         StoredEdit::Meta(ino, meta) => Edit::Meta(inode_id(ino)?, loaded_meta(&meta)?),
@@ -287,8 +288,8 @@ fn loaded_content(stored: &StoredContent, adopt: Adopt<'_>) -> Content {
 }
 
 fn xattrs(xattrs: Option<&Xattrs>) -> Vec<(Bytes, Bytes)> {
-    let pair = |(name, value): (&Box<[u8]>, &Arc<[u8]>)| (Bytes(name.to_vec()), Bytes(value.to_vec()));
-    xattrs.into_iter().flatten().map(pair).collect()
+    let pairs = xattrs.into_iter().flatten();
+    pairs.map(|(name, value)| (Bytes(name.to_vec()), Bytes(value.to_vec()))).collect()
 }
 
 fn loaded_xattrs(stored: Vec<(Bytes, Bytes)>) -> Option<Arc<Xattrs>> {

@@ -79,7 +79,7 @@ impl LogWriter {
         if head.file.set_len(head.len).is_err() {
             self.poisoned.store(true, Ordering::Release);
         }
-        Err(written.map_or_else(FsError::Io, |_| rustix::io::Errno::NOSPC.into()))
+        Err(written.map_or_else(FsError::Io, |_| FsError::no_space()))
     }
 
     /// Syncs the objects that must be durable first, then the log; returns the position that is durable then.
@@ -147,17 +147,19 @@ impl Journal for LogWriter {
 /// The inodes that a record speaks of, by themselves or by a name of theirs.
 fn inodes(record: &Record) -> impl Iterator<Item = InodeId> {
     let edits = if let Record::Edits(_, edits) = record { edits.as_slice() } else { &[] };
-    edits.iter().flat_map(|edit| match edit {
-        Edit::Put(ino, _)
-        | Edit::Meta(ino, _)
-        | Edit::Content(ino, _)
-        | Edit::Xattrs(ino, _)
-        | Edit::Unlink(ino, _)
-        | Edit::Drop(ino)
-        | Edit::Dirty(ino)
-        | Edit::Clean(ino) => [Some(*ino), None],
-        Edit::Parent(ino, parent) => [Some(*ino), Some(*parent)],
-        Edit::Link(dir, _, entry) => [Some(*dir), Some(entry.ino())],
-    })
-    .flatten()
+    edits
+        .iter()
+        .flat_map(|edit| match edit {
+            Edit::Put(ino, _)
+            | Edit::Meta(ino, _)
+            | Edit::Content(ino, _)
+            | Edit::Xattrs(ino, _)
+            | Edit::Unlink(ino, _)
+            | Edit::Drop(ino)
+            | Edit::Dirty(ino)
+            | Edit::Clean(ino) => [Some(*ino), None],
+            Edit::Parent(ino, parent) => [Some(*ino), Some(*parent)],
+            Edit::Link(dir, _, entry) => [Some(*dir), Some(entry.ino())],
+        })
+        .flatten()
 }

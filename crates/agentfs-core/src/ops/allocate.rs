@@ -36,7 +36,12 @@ impl FsCore {
         self.write_private(file, &mut source, u64::MAX, |branch, object| {
             object.allocate(mode, offset, len)?;
             let grown = |size: u64| if keep { size } else { size.max(end) };
-            self.change_branch(branch, |draft| note_change(draft, file.ino, grown, Self::strips_for(caller)))
+            let blocks = object.stat()?.blocks;
+            self.change_branch(branch, |draft| {
+                note_change(draft, file.ino, grown, Self::strips_for(caller))?;
+                draft.touch(file.ino)?.blocks = blocks;
+                Ok(())
+            })
         })
     }
 }

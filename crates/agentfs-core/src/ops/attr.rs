@@ -1,12 +1,9 @@
 //! `getattr` and `setattr`.
 
-use std::sync::atomic::Ordering;
-
 use super::privileges;
 use crate::branch::Draft;
 use crate::error::Result;
 use crate::fs_core::FsCore;
-use crate::handle::Source;
 use crate::types::{Attr, Caller, FileKind, InodeId, SetAttr, SetTime, Timestamp, ViewId};
 
 impl FsCore {
@@ -15,23 +12,7 @@ impl FsCore {
     /// # Errors
     /// `Stale`.
     pub fn getattr(&self, view: ViewId, ino: InodeId) -> Result<Attr> {
-        let attr = self.views.get(view)?.with_inode(ino, |inode| inode.attr(ino))?;
-        Ok(self.with_live_blocks(view, attr))
-    }
-
-    /// While a file is being written, its host file knows best how much space it holds.
-    pub(crate) fn with_live_blocks(&self, view: ViewId, attr: Attr) -> Attr {
-        if attr.kind != FileKind::File {
-            return attr;
-        }
-        let written =
-            |file: &std::sync::Arc<crate::handle::OpenFile>| file.writers.load(Ordering::Relaxed) > 0;
-        let Some(file) = self.open_files.get(view, attr.ino).filter(written) else { return attr };
-        let blocks = match file.source.try_read().as_deref() {
-            Some(Source::Object(_, object)) => object.stat().map_or(attr.blocks, |stat| stat.blocks),
-            Some(Source::Hole | Source::Unknown) | None => attr.blocks,
-        };
-        Attr { blocks, ..attr }
+        self.views.get(view)?.with_inode(ino, |inode| inode.attr(ino))
     }
 
     /// Changes attributes, all of them or none, and answers what they are then. The kernel has checked that

@@ -62,19 +62,17 @@ impl FsCore {
         let mut fresh = None;
         loop {
             let permit = branch.permit_write();
+            if let Some(copy) = fresh.take() {
+                self.adopt(file, source, copy, keep, permit.epoch)?;
+            }
             if let Source::Object(object, open) = source
                 && object.epoch == permit.epoch
             {
                 return write(branch, &**open);
             }
-            match fresh.take() {
-                Some(copy) => self.adopt(file, source, copy, permit.epoch)?,
-                None => {
-                    // The copy is made without the permit: a snapshot need not wait for it.
-                    drop(permit);
-                    fresh = Some(self.copy_content(file, source, keep)?);
-                }
-            }
+            // The copy is made without the permit: a snapshot need not wait for it.
+            drop(permit);
+            fresh = Some(self.copy_content(file, source, keep)?);
         }
     }
 
@@ -94,13 +92,23 @@ impl FsCore {
         }
     }
 
-    /// Makes a copy the content of the file. The caller holds the permit for `epoch`.
-    fn adopt(&self, file: &OpenFile, source: &mut Source, (id, open): Copied, epoch: Epoch) -> Result<()> {
+    /// Makes a copy of the first `keep` bytes the content of the file, which is then no longer than they are. The
+    /// caller holds the permit for `epoch`.
+    fn adopt(
+        &self,
+        file: &OpenFile,
+        source: &mut Source,
+        (id, open): Copied,
+        keep: u64,
+        epoch: Epoch,
+    ) -> Result<()> {
         let object = self.store.adopt(id, epoch);
         let branch = file.tree.branch()?;
         self.change_branch(branch, |draft| {
-            draft.inode(file.ino)?;
             draft.set_content(file.ino, Content::Whole(object.clone()));
+            if draft.inode(file.ino)?.meta.size > keep {
+                draft.meta(file.ino)?.size = keep;
+            }
             Ok(())
         })?;
         *source = Source::Object(object, open);

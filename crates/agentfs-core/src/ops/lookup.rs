@@ -17,10 +17,9 @@ impl FsCore {
             Ok(Some(inode.attr(entry.ino())))
         });
         match found {
-            Ok(attr) => Ok(attr.map(|attr| self.with_live_blocks(view, attr))),
             // A removed directory that somebody still stands in has no names.
             Err(FsError::Stale) => tree.with_inode(dir, |_| None),
-            Err(e) => Err(e),
+            found => found,
         }
     }
 }

@@ -39,20 +39,24 @@ impl FsCore {
         if writable {
             tree.branch()?;
         }
-        if mode == OpenMode::Truncate {
-            self.truncate(view, ino, 0, caller)?;
-        }
         self.handles.reserve()?;
         let file = self.hold(&tree, view, ino, writable);
-        if writable {
-            let marked = self.change(view, |draft| {
-                draft.inode(ino)?;
-                draft.set_dirty(ino, true);
-                Ok(())
-            });
-            marked.inspect_err(|_| self.give_up(&file, writable))?;
-        }
+        let ready = self.make_ready(view, ino, mode, caller);
+        ready.inspect_err(|_| self.give_up(&file, writable))?;
         Ok(self.handles.insert(Handle { file, writable }))
+    }
+
+    /// What opening to write does to a file.
+    fn make_ready(&self, view: ViewId, ino: InodeId, mode: OpenMode, caller: Caller) -> Result<()> {
+        if mode == OpenMode::Read {
+            return Ok(());
+        }
+        self.change(view, |draft| {
+            draft.inode(ino)?;
+            draft.set_dirty(ino, true);
+            Ok(())
+        })?;
+        if mode == OpenMode::Truncate { self.truncate(view, ino, 0, caller) } else { Ok(()) }
     }
 
     /// Makes a regular file with the permissions `mode.0` and opens it.

@@ -138,9 +138,12 @@ fn settled(device: &dyn Device, ino: InodeId, inode: &Inode) -> Option<Edit> {
     match device.open(FileId::Object(object.id)).and_then(|file| file.stat()) {
         Ok(stat) => {
             let mut meta = inode.meta;
+            // Written after the last record of its attributes?
+            if stat.len != meta.size || stat.modified > meta.times.ctime {
+                meta.times.ctime = meta.times.ctime.max(stat.modified);
+                meta.times.mtime = meta.times.ctime;
+            }
             (meta.size, meta.blocks) = (stat.len, stat.blocks);
-            meta.times.mtime = meta.times.mtime.max(stat.modified);
-            meta.times.ctime = meta.times.ctime.max(stat.modified);
             Some(Edit::Meta(ino, meta))
         }
         Err(error) => {
@@ -199,7 +202,10 @@ impl FsCore {
         self.store.passed(ObjectId(marks.object.saturating_sub(1)));
         let has_main = branches.values().any(|branch| branch.made.view == crate::types::ViewId::MAIN);
         if !branches.is_empty() && !has_main {
-            return Err(FsError::Io(io::Error::new(io::ErrorKind::InvalidData, "the log has lost its beginning")));
+            return Err(FsError::Io(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "the log has lost its beginning",
+            )));
         }
         let mut catalog = self.catalog.write();
         for PastBranch { made, version, epoch, .. } in branches.into_values() {
@@ -233,7 +239,8 @@ impl FsCore {
         let found = self.store.device().objects()?;
         let named = self.named_objects();
         let of_earlier = |id: &ObjectId| *id < self.store.first_of_this_mount();
-        let unnamed: Vec<ObjectId> = found.into_iter().filter(of_earlier).filter(|id| !named.contains(id)).collect();
+        let unnamed: Vec<ObjectId> =
+            found.into_iter().filter(of_earlier).filter(|id| !named.contains(id)).collect();
         let count = unnamed.len();
         if count > 0 {
             info!(count, "deleting objects that nothing names");

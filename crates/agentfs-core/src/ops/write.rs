@@ -25,8 +25,12 @@ impl FsCore {
         let mut source = file.source.write();
         self.write_private(file, &mut source, u64::MAX, |branch, object| {
             let written = object.write_at(data, offset)?;
-            let end = offset + written as u64;
-            self.change_branch(branch, |draft| note_change(draft, file.ino, |size| size.max(end), strip))?;
+            let (end, blocks) = (offset + written as u64, object.stat()?.blocks);
+            self.change_branch(branch, |draft| {
+                note_change(draft, file.ino, |size| size.max(end), strip)?;
+                draft.touch(file.ino)?.blocks = blocks;
+                Ok(())
+            })?;
             Ok(written)
         })
     }

@@ -317,7 +317,8 @@ impl ObjectFile for HostFile {
     fn stat(&self) -> io::Result<FileStat> {
         let stat = fs::fstat(&self.0)?;
         let positive = |n: i64| u64::try_from(n).unwrap_or(0);
-        let modified = Timestamp { secs: stat.st_mtime, nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) };
+        let modified =
+            Timestamp { secs: stat.st_mtime, nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) };
         Ok(FileStat { len: positive(stat.st_size), blocks: positive(stat.st_blocks), modified })
     }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use rustix::fs::FallocateFlags;
 
 use super::{Device, FileId, FileStat, ObjectFile, Seek, Space};
@@ -105,6 +105,7 @@ struct MemoryFile {
 #[derive(Clone, Default)]
 struct Pages {
     len: u64,
+    modified: Timestamp,
     map: BTreeMap<u64, Page>,
 }
 
@@ -151,6 +152,15 @@ impl Pages {
     }
 }
 
+impl MemoryFile {
+    /// The pages, about to be changed.
+    fn changing(&self) -> RwLockWriteGuard<'_, Pages> {
+        let mut pages = self.pages.write();
+        pages.modified = Timestamp::now();
+        pages
+    }
+}
+
 impl ObjectFile for MemoryFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let pages = self.pages.read();
@@ -169,7 +179,7 @@ impl ObjectFile for MemoryFile {
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize> {
-        let mut pages = self.pages.write();
+        let mut pages = self.changing();
         let len = data.len() as u64;
         let mut rest = data;
         for at in pages_of(offset, len) {
@@ -185,12 +195,12 @@ impl ObjectFile for MemoryFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.pages.write().set_len(len);
+        self.changing().set_len(len);
         Ok(())
     }
 
     fn allocate(&self, mode: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
-        let mut pages = self.pages.write();
+        let mut pages = self.changing();
         if mode.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE) {
             pages.punch(offset, len);
         } else {
@@ -229,6 +239,6 @@ impl ObjectFile for MemoryFile {
 
     fn stat(&self) -> io::Result<FileStat> {
         let pages = self.pages.read();
-        Ok(FileStat { len: pages.len, blocks: pages.held() / 512, modified: Timestamp::now() })
+        Ok(FileStat { len: pages.len, blocks: pages.held() / 512, modified: pages.modified })
     }
 }

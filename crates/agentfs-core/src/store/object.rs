@@ -65,7 +65,9 @@ impl Reaper {
     fn start(device: Arc<dyn Device>, durability: Arc<dyn Durability>) -> io::Result<Arc<Reaper>> {
         let (queue, work) = unbounded();
         let watched = durability.clone();
-        thread::Builder::new().name("object-reaper".into()).spawn(move || reap(&work, &*device, &*watched))?;
+        thread::Builder::new()
+            .name("object-reaper".into())
+            .spawn(move || reap(&work, &*device, &*watched))?;
         Ok(Arc::new(Reaper { queue, durability, closing: AtomicBool::new(false) }))
     }
 

@@ -113,6 +113,12 @@ impl<D: Driver> Trial<D> {
         Err(Mismatch(format!("operation {step}, {op:?}:\n  expected {expected:?}\n  found    {found:?}")))
     }
 
+    /// Ends the volume and begins it again: what was kept open is closed.
+    pub fn restart(&mut self, restart: impl FnOnce(&mut D)) {
+        self.model.close();
+        restart(&mut self.driver);
+    }
+
     /// Compares all branches and all snapshots.
     ///
     /// # Errors

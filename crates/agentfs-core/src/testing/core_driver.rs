@@ -70,6 +70,14 @@ impl CoreDriver {
         CoreDriver { core, branches, snapshots: Vec::new(), slots: [None; SLOTS] }
     }
 
+    /// The volume was ended, by a crash or cleanly, and this is it again.
+    pub fn reopened(&mut self, core: Arc<FsCore>) {
+        let at = |id: &BranchId| (*id, core.find_branch(&id.to_string()).expect("the branch is there").view);
+        self.branches = self.branches.iter().map(|(id, _)| at(id)).collect();
+        self.slots = [None; SLOTS];
+        self.core = core;
+    }
+
     /// The volume.
     pub fn core(&self) -> &Arc<FsCore> {
         &self.core

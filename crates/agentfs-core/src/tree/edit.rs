@@ -65,7 +65,9 @@ impl Edit {
             Edit::Content(ino, content) => {
                 change(version, &mut aside.orphans, ino, |inode| inode.body = Body::File(content));
             }
-            Edit::Xattrs(ino, xattrs) => change(version, &mut aside.orphans, ino, |inode| inode.xattrs = xattrs),
+            Edit::Xattrs(ino, xattrs) => {
+                change(version, &mut aside.orphans, ino, |inode| inode.xattrs = xattrs)
+            }
             Edit::Parent(ino, parent) => change(version, &mut aside.orphans, ino, |inode| {
                 if let Body::Directory(directory) = &mut inode.body {
                     directory.parent = parent;
@@ -86,7 +88,12 @@ impl Edit {
 }
 
 /// Changes an inode in place where this version alone holds it, in a copy where others do.
-fn change(version: &mut Version, orphans: &mut HashMap<InodeId, Arc<Inode>>, ino: InodeId, edit: impl FnOnce(&mut Inode)) {
+fn change(
+    version: &mut Version,
+    orphans: &mut HashMap<InodeId, Arc<Inode>>,
+    ino: InodeId,
+    edit: impl FnOnce(&mut Inode),
+) {
     let found = version.inodes.get_mut(&ino).or_else(|| orphans.get_mut(&ino));
     if let Some(inode) = found {
         edit(Arc::make_mut(inode));

@@ -46,7 +46,7 @@ pub struct Meta {
     pub times: Times,
     /// Bytes, of regular files.
     pub size: u64,
-    /// Space held by a regular file in units of 512 bytes, as of its last close.
+    /// Space held by a regular file in units of 512 bytes, as of its last write or close.
     pub blocks: u64,
 }
 

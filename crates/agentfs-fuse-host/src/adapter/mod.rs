@@ -374,7 +374,14 @@ impl Filesystem for Adapter {
         self.serve(Request::Releasedir, || reply.ok());
     }
 
-    fn fsyncdir(&self, _req: &fuser::Request, ino: INodeNo, _fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsyncdir(
+        &self,
+        _req: &fuser::Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
         let (core, dir) = (self.core.clone(), self.tree(ino));
         self.serve(Request::Fsyncdir, || {
             self.pool.submit(0, move || match dir {

@@ -154,6 +154,22 @@ impl Volume {
         wait(&mut self.daemon, PATIENCE).unwrap_or_else(|| panic!("the daemon does not end:\n{}", self.log()))
     }
 
+    /// Kills the daemon, as a crash would, and takes its dead mount away.
+    pub fn kill(&mut self) {
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
+        let by_root = rustix::process::geteuid().is_root();
+        let (program, words) =
+            if by_root { ("umount", &["-l"][..]) } else { ("fusermount3", &["-u", "-z"][..]) };
+        assert!(Command::new(program).args(words).arg(self.root()).status().unwrap().success());
+    }
+
+    /// Mounts the store of a volume that has ended again, at the same place.
+    pub fn remount(&mut self) {
+        self.daemon = Volume::spawn(self.dir.path(), true, &[], &[]);
+        self.wait_until_mounted();
+    }
+
     /// Waits until the daemon ends by itself.
     pub fn wait(&mut self) -> std::process::ExitStatus {
         wait(&mut self.daemon, PATIENCE).unwrap_or_else(|| panic!("the daemon does not end:\n{}", self.log()))

@@ -1,0 +1,125 @@
+//! A volume that ends and is opened again, cleanly or by a crash of its daemon, is the volume it was: every operation
+//! that was answered is there, in all branches and snapshots.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use agentfs_core::testing::{CoreDriver, Trial, config, random_cases};
+use agentfs_core::{FileId, FsCore, HostFs, Memory};
+
+fn open(device: &Arc<Memory>) -> Arc<FsCore> {
+    let (core, found) = FsCore::open_volume(device.clone(), config()).unwrap();
+    assert_eq!(found.damage, None);
+    Arc::new(core)
+}
+
+#[test]
+fn whatever_was_answered_is_there_after_a_crash() {
+    let (executed, restarts, begun) = (AtomicUsize::new(0), AtomicUsize::new(0), Instant::now());
+    random_cases("tests/reopen.proptest-regressions", 60, 200, |ops| {
+        let device = Arc::new(Memory::default());
+        let mut trial = Trial::new(CoreDriver::new(open(&device)));
+        for (round, batch) in ops.chunks(15).enumerate() {
+            batch.iter().try_for_each(|op| trial.step(op)).map_err(|m| m.to_string())?;
+            trial.restart(|driver| {
+                // Every other time nothing is closed and nothing synced: the daemon was killed.
+                if round % 2 == 0 {
+                    driver.core().close().unwrap();
+                }
+                driver.reopened(open(&device));
+            });
+            restarts.fetch_add(1, Ordering::Relaxed);
+            trial.compare().map_err(|m| m.to_string())?;
+        }
+        executed.fetch_add(trial.counts().0, Ordering::Relaxed);
+        Ok(())
+    });
+    println!("{executed:?} operations, {restarts:?} restarts in {:.1?}", begun.elapsed());
+}
+
+#[test]
+fn objects_that_nothing_names_are_swept_and_no_others() {
+    let device = Arc::new(Memory::default());
+    let objects = || agentfs_core::Device::objects(&*device).unwrap().len();
+    let core = open(&device);
+    let mut driver = CoreDriver::new(core.clone());
+    let write = |path: u8| {
+        use agentfs_core::testing::{FileOp, Op, Path, Place};
+        let path = Path::new(path, &[]);
+        let create = Op::File(Place::Branch(0), FileOp::CreateFile(path.clone(), 0o644));
+        let write = Op::File(Place::Branch(0), FileOp::Write { path, offset: 0, len: 100, fill: 1 });
+        [create, write]
+    };
+    use agentfs_core::testing::Driver;
+    for op in write(0).iter().chain(&write(1)) {
+        driver.apply(op).unwrap();
+    }
+    assert_eq!(objects(), 2);
+    // Made right before a crash that took its record along.
+    agentfs_core::Device::create(&*device, FileId::Object(agentfs_core::ObjectId(77))).unwrap();
+    drop((driver, core));
+    let core = open(&device);
+    assert_eq!(core.sweep().unwrap(), 1);
+    let begun = Instant::now();
+    while objects() > 2 {
+        assert!(begun.elapsed().as_secs() < 10, "the object stays");
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn a_log_cut_or_changed_anywhere_gives_what_came_before_and_loses_no_byte_of_the_rest() {
+    use agentfs_core::Device;
+    let original = Arc::new(Memory::default());
+    let core = open(&original);
+    for name in ["a", "b", "c", "d"] {
+        core.create_snapshot("main", Some(name)).unwrap();
+    }
+    core.close().unwrap();
+    let mut log = vec![0; 1 << 20];
+    let len = original.open(FileId::Log(1)).unwrap().read_at(&mut log, 0).unwrap();
+    log.truncate(len);
+    for at in 0..len {
+        let device = Arc::new(Memory::default());
+        let mut bytes = log.clone();
+        bytes[at] ^= 0x10;
+        device.create(FileId::Log(1)).unwrap().write_at(&bytes, 0).unwrap();
+        let Ok((core, found)) = FsCore::open_volume(device.clone(), config()) else {
+            panic!("byte {at}: a damaged tail refuses the mount");
+        };
+        let damage = found.damage.expect("the damage is seen");
+        assert!(damage.at <= at as u64 && damage.at + damage.lost == len as u64);
+        let kept = ["a", "b", "c", "d"].iter().take_while(|name| core.find_snapshot(name).is_ok()).count();
+        assert_eq!(
+            core.list_snapshots(None, 10).len(),
+            kept,
+            "byte {at}: a later record without an earlier one"
+        );
+        let mut lost = vec![0; 1 << 20];
+        let lost_len = device.open(FileId::Lost(1, damage.at)).unwrap().read_at(&mut lost, 0).unwrap();
+        assert_eq!(&lost[..lost_len], &bytes[damage.at as usize..]);
+        core.create_branch("main", Some("works-on")).unwrap();
+    }
+}
+
+#[test]
+fn a_store_on_the_host_is_opened_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = dir.path().join("store");
+    for round in 0..3 {
+        // The lock goes with the last thread that holds the device.
+        let begun = Instant::now();
+        let device = loop {
+            match HostFs::open(&store, true) {
+                Ok(device) => break device,
+                Err(e) => assert!(begun.elapsed().as_secs() < 10, "{e}"),
+            }
+        };
+        let (core, found) = FsCore::open_volume(Arc::new(device), config()).unwrap();
+        assert_eq!((found.damage, core.list_snapshots(None, 10).len()), (None, round));
+        core.create_snapshot("main", None).unwrap();
+    }
+}
