@@ -9,6 +9,11 @@ pub struct Config {
     pub max_branches: usize,
     /// Snapshots.
     pub max_snapshots: usize,
+    /// The log is compacted at a mount when what came after its last checkpoint is larger than so many times that, and
+    /// `log_slack`.
+    pub log_factor: u64,
+    /// Bytes of log that are not worth compacting.
+    pub log_slack: u64,
     /// Owner of the root directory when the volume is made.
     pub root_uid: u32,
     /// Group of the root directory when the volume is made.
@@ -23,6 +28,8 @@ impl Default for Config {
             max_open_handles: 1 << 20,
             max_branches: 1 << 19,
             max_snapshots: 1 << 24,
+            log_factor: 4,
+            log_slack: 4 << 20,
             root_uid: 0,
             root_gid: 0,
             root_mode: 0o755,

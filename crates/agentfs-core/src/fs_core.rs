@@ -96,6 +96,11 @@ impl FsCore {
         info
     }
 
+    /// The next inode and the next epoch.
+    pub(crate) fn next_numbers(&self) -> (u64, u64) {
+        (self.next_inode.load(Ordering::Relaxed), self.next_epoch.load(Ordering::Relaxed))
+    }
+
     pub(crate) fn fresh_inode(&self) -> Result<InodeId> {
         let number = self.next_inode.fetch_add(1, Ordering::Relaxed);
         if number >= InodeId::LIMIT {

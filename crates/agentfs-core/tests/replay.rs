@@ -68,7 +68,7 @@ impl History {
             }
             Record::SnapshotDeleted(id) => drop(self.snapshots.remove(&id)),
             Record::BranchDeleted(id) => drop(self.branches.remove(&id)),
-            Record::SnapshotRenamed(..) | Record::BranchRenamed(..) | Record::Marks(_) => {}
+            _ => {}
         }
     }
 }

@@ -23,13 +23,27 @@ type Decoded<T> = Result<T, NotARecord>;
 #[derive(Serialize, Deserialize)]
 enum Stored {
     Edits(u128, Vec<StoredEdit>),
-    Snapshot { id: u128, name: Option<String>, branch: u128, epoch: u64, created: StoredTime },
+    Snapshot(Box<StoredSnapshot>),
     Branch(Box<StoredBranch>),
     SnapshotRenamed(u128, String),
     BranchRenamed(u128, String),
     SnapshotDeleted(u128),
     BranchDeleted(u128),
     Marks { inode: u64, object: u64, epoch: u64 },
+    Checkpoint,
+    Version(u32, Option<u32>, Vec<StoredEdit>),
+    BranchIs(Box<StoredBranch>, u32),
+    SnapshotIs(Box<StoredSnapshot>, u32),
+    CheckpointEnd,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredSnapshot {
+    id: u128,
+    name: Option<String>,
+    branch: u128,
+    epoch: u64,
+    created: StoredTime,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -114,6 +128,11 @@ pub(super) fn encode(record: &Record, buffer: Vec<u8>) -> Result<Vec<u8>, postca
     postcard::to_extend(&stored(record), buffer)
 }
 
+/// Does a checkpoint begin with these bytes?
+pub(super) fn is_checkpoint(bytes: &[u8]) -> bool {
+    matches!(postcard::from_bytes::<Stored>(bytes), Ok(Stored::Checkpoint))
+}
+
 /// The record that `bytes` are.
 pub(super) fn decode(bytes: &[u8], adopt: Adopt<'_>) -> Decoded<Record> {
     let (stored, rest) = postcard::take_from_bytes::<Stored>(bytes).map_err(|_| NotARecord)?;
@@ -121,27 +140,10 @@ pub(super) fn decode(bytes: &[u8], adopt: Adopt<'_>) -> Decoded<Record> {
 }
 
 fn stored(record: &Record) -> Stored {
-    let owned = |name: &Option<Arc<str>>| name.as_deref().map(str::to_owned);
     match record {
         Record::Edits(branch, edits) => Stored::Edits(branch.0, edits.iter().map(stored_edit).collect()),
-        Record::SnapshotCreated(new) => Stored::Snapshot {
-            id: new.id.0,
-            name: owned(&new.name),
-            branch: new.branch.0,
-            epoch: new.epoch.0,
-            created: time(new.created),
-        },
-        Record::BranchCreated(new) => Stored::Branch(Box::new(StoredBranch {
-            id: new.id.0,
-            name: owned(&new.name),
-            snapshot: new.snapshot.map(|id| id.0),
-            branch: new.branch.map(|id| id.0),
-            view: new.view.0,
-            epoch: new.epoch.0,
-            source_epoch: new.source_epoch.map(|epoch| epoch.0),
-            root: new.root.map(|root| (root.mode, root.uid, root.gid)),
-            created: time(new.created),
-        })),
+        Record::SnapshotCreated(new) => Stored::Snapshot(Box::new(stored_snapshot(new))),
+        Record::BranchCreated(new) => Stored::Branch(Box::new(stored_branch(new))),
         Record::SnapshotRenamed(id, name) => Stored::SnapshotRenamed(id.0, name.to_string()),
         Record::BranchRenamed(id, name) => Stored::BranchRenamed(id.0, name.to_string()),
         Record::SnapshotDeleted(id) => Stored::SnapshotDeleted(id.0),
@@ -149,29 +151,74 @@ fn stored(record: &Record) -> Stored {
         Record::Marks(marks) => {
             Stored::Marks { inode: marks.inode, object: marks.object, epoch: marks.epoch }
         }
+        Record::Checkpoint => Stored::Checkpoint,
+        Record::Version(number, base, edits) => {
+            Stored::Version(*number, *base, edits.iter().map(stored_edit).collect())
+        }
+        Record::BranchIs(branch, version) => Stored::BranchIs(Box::new(stored_branch(branch)), *version),
+        Record::SnapshotIs(new, version) => Stored::SnapshotIs(Box::new(stored_snapshot(new)), *version),
+        Record::CheckpointEnd => Stored::CheckpointEnd,
     }
 }
 
 fn record(stored: Stored, adopt: Adopt<'_>) -> Decoded<Record> {
     Ok(match stored {
-        Stored::Edits(branch, edits) => {
-            let edits: Decoded<Vec<Edit>> = edits.into_iter().map(|edit| self::edit(edit, adopt)).collect();
-            Record::Edits(BranchId(branch), edits?)
-        }
-        Stored::Snapshot { id, name, branch, epoch, created } => Record::SnapshotCreated(NewSnapshot {
-            id: SnapshotId(id),
-            name: name.map(Arc::from),
-            branch: BranchId(branch),
-            epoch: Epoch(epoch),
-            created: timestamp(&created)?,
-        }),
+        Stored::Edits(branch, edits) => Record::Edits(BranchId(branch), loaded_edits(edits, adopt)?),
+        Stored::Snapshot(new) => Record::SnapshotCreated(new_snapshot(*new)?),
         Stored::Branch(new) => Record::BranchCreated(new_branch(*new)?),
         Stored::SnapshotRenamed(id, name) => Record::SnapshotRenamed(SnapshotId(id), name.into()),
         Stored::BranchRenamed(id, name) => Record::BranchRenamed(BranchId(id), name.into()),
         Stored::SnapshotDeleted(id) => Record::SnapshotDeleted(SnapshotId(id)),
         Stored::BranchDeleted(id) => Record::BranchDeleted(BranchId(id)),
         Stored::Marks { inode, object, epoch } => Record::Marks(Marks { inode, object, epoch }),
+        Stored::Checkpoint => Record::Checkpoint,
+        Stored::Version(number, base, edits) => Record::Version(number, base, loaded_edits(edits, adopt)?),
+        Stored::BranchIs(branch, version) => Record::BranchIs(new_branch(*branch)?, version),
+        Stored::SnapshotIs(new, version) => Record::SnapshotIs(new_snapshot(*new)?, version),
+        Stored::CheckpointEnd => Record::CheckpointEnd,
     })
+}
+
+fn loaded_edits(edits: Vec<StoredEdit>, adopt: Adopt<'_>) -> Decoded<Vec<Edit>> {
+    edits.into_iter().map(|stored| edit(stored, adopt)).collect()
+}
+
+fn owned(name: &Option<Arc<str>>) -> Option<String> {
+    name.as_deref().map(str::to_owned)
+}
+
+fn stored_snapshot(new: &NewSnapshot) -> StoredSnapshot {
+    StoredSnapshot {
+        id: new.id.0,
+        name: owned(&new.name),
+        branch: new.branch.0,
+        epoch: new.epoch.0,
+        created: time(new.created),
+    }
+}
+
+fn new_snapshot(new: StoredSnapshot) -> Decoded<NewSnapshot> {
+    Ok(NewSnapshot {
+        id: SnapshotId(new.id),
+        name: new.name.map(Arc::from),
+        branch: BranchId(new.branch),
+        epoch: Epoch(new.epoch),
+        created: timestamp(&new.created)?,
+    })
+}
+
+fn stored_branch(new: &NewBranch) -> StoredBranch {
+    StoredBranch {
+        id: new.id.0,
+        name: owned(&new.name),
+        snapshot: new.snapshot.map(|id| id.0),
+        branch: new.branch.map(|id| id.0),
+        view: new.view.0,
+        epoch: new.epoch.0,
+        source_epoch: new.source_epoch.map(|epoch| epoch.0),
+        root: new.root.map(|root| (root.mode, root.uid, root.gid)),
+        created: time(new.created),
+    }
 }
 
 fn new_branch(new: StoredBranch) -> Decoded<NewBranch> {

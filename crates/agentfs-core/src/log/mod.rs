@@ -9,6 +9,6 @@ mod record;
 mod writer;
 
 pub use journal::{Journal, Recorder, Unrecorded};
-pub use reader::{Damage, read};
+pub use reader::{Damage, ReadTo, read, superseded};
 pub use record::{Marks, NewBranch, NewSnapshot, Record, RootAttributes};
-pub use writer::LogWriter;
+pub use writer::{FrameWriter, LogWriter};

@@ -84,4 +84,15 @@ pub enum Record {
     BranchDeleted(BranchId),
     /// All numbers below these are taken.
     Marks(Marks),
+    /// A checkpoint begins: what came before is superseded.
+    Checkpoint,
+    /// In a checkpoint: the version `number` is the version `base`, or nothing, with these edits. With itself as its base
+    /// it goes on.
+    Version(u32, Option<u32>, Vec<Edit>),
+    /// In a checkpoint: a branch, in the epoch it has now, that is this version.
+    BranchIs(NewBranch, u32),
+    /// In a checkpoint: a snapshot that is this version.
+    SnapshotIs(NewSnapshot, u32),
+    /// The checkpoint is complete.
+    CheckpointEnd,
 }

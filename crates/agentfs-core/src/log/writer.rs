@@ -103,9 +103,7 @@ impl LogWriter {
 
 impl Journal for LogWriter {
     fn append(&self, record: &Record, first: &[ObjectId]) -> Result<()> {
-        let encoded = codec::encode(record, vec![0; frame::HEADER]);
-        let mut frame = encoded.map_err(|e| FsError::Io(io::Error::other(e)))?;
-        frame::seal(&mut frame);
+        let frame = framed(record)?;
         let mut head = self.head.lock();
         self.refuse_poisoned()?;
         self.write(&mut head, &frame)?;
@@ -142,6 +140,60 @@ impl Journal for LogWriter {
     fn durable(&self) -> u64 {
         self.durable.load(Ordering::Acquire)
     }
+}
+
+/// Writes records to a file that nobody reads yet, in large pieces.
+pub struct FrameWriter {
+    file: Arc<dyn ObjectFile>,
+    buffer: Vec<u8>,
+    len: u64,
+}
+
+/// Bytes written at once.
+const BUFFER: usize = 1 << 20;
+
+impl FrameWriter {
+    /// A writer to an empty file.
+    pub fn new(file: Arc<dyn ObjectFile>) -> FrameWriter {
+        FrameWriter { file, buffer: Vec::new(), len: 0 }
+    }
+
+    /// Writes a record.
+    ///
+    /// # Errors
+    /// What the device answers.
+    pub fn write(&mut self, record: &Record) -> Result<()> {
+        self.buffer.extend(framed(record)?);
+        if self.buffer.len() < BUFFER { Ok(()) } else { self.flush() }
+    }
+
+    fn flush(&mut self) -> Result<()> {
+        let written = self.file.write_at(&self.buffer, self.len)?;
+        if written < self.buffer.len() {
+            return Err(FsError::no_space());
+        }
+        self.len += written as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Makes all of it durable; returns its length.
+    ///
+    /// # Errors
+    /// What the device answers.
+    pub fn finish(mut self) -> Result<u64> {
+        self.flush()?;
+        self.file.sync(false)?;
+        Ok(self.len)
+    }
+}
+
+/// A record in its frame.
+fn framed(record: &Record) -> Result<Vec<u8>> {
+    let encoded = codec::encode(record, vec![0; frame::HEADER]);
+    let mut frame = encoded.map_err(|e| FsError::Io(io::Error::other(e)))?;
+    frame::seal(&mut frame);
+    Ok(frame)
 }
 
 /// The inodes that a record speaks of, by themselves or by a name of theirs.

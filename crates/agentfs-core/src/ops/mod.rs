@@ -3,6 +3,7 @@
 mod allocate;
 mod attr;
 mod branch;
+mod checkpoint;
 mod content;
 mod create;
 mod fsync;

@@ -11,10 +11,10 @@ use crate::branch::{Branch, BranchInfo, Origin, Snapshot, SnapshotInfo, Tree};
 use crate::config::Config;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
-use crate::log::{self, Damage, Journal, LogWriter, Marks, NewBranch, NewSnapshot, Record};
+use crate::log::{self, Damage, Journal, LogWriter, Marks, NewBranch, NewSnapshot, ReadTo, Record};
 use crate::store::{Content, Device, FileId, Object, Store};
 use crate::tree::{Aside, Edit, Inode, Version};
-use crate::types::{BranchId, Epoch, InodeId, ObjectId, SnapshotId};
+use crate::types::{BranchId, Epoch, InodeId, ObjectId, SnapshotId, ViewId};
 
 /// How a volume was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,6 +34,8 @@ struct History {
     snapshots: BTreeMap<SnapshotId, (NewSnapshot, Version)>,
     marks: Marks,
     records: u64,
+    /// Of the checkpoint, by number.
+    versions: HashMap<u32, Version>,
 }
 
 struct PastBranch {
@@ -44,6 +46,16 @@ struct PastBranch {
 }
 
 impl History {
+    /// A log that is damaged before it tells of `main` tells nothing: better no volume than an empty one in its place.
+    fn check_beginning(&self, damaged: bool) -> Result<()> {
+        let has_main = self.branches.values().any(|branch| branch.made.view == ViewId::MAIN);
+        if has_main || (self.records == 0 && !damaged) {
+            return Ok(());
+        }
+        let lost = "the log is damaged at its beginning; nothing was changed";
+        Err(FsError::Io(io::Error::new(io::ErrorKind::InvalidData, lost)))
+    }
+
     fn repeat(&mut self, record: Record) {
         self.records += 1;
         match record {
@@ -62,11 +74,35 @@ impl History {
             }
             Record::SnapshotDeleted(id) => drop(self.snapshots.remove(&id)),
             Record::BranchDeleted(id) => drop(self.branches.remove(&id)),
+            Record::Checkpoint => *self = History { records: self.records, ..History::default() },
+            Record::Version(number, base, edits) => self.version(number, base, edits),
+            Record::BranchIs(made, version) => {
+                if let Some(version) = self.versions.get(&version).cloned() {
+                    self.pass(0, made.epoch.0 + 1);
+                    let (epoch, aside) = (made.epoch, Aside::default());
+                    self.branches.insert(made.id, PastBranch { made, version, aside, epoch });
+                }
+            }
+            Record::SnapshotIs(made, version) => {
+                if let Some(version) = self.versions.get(&version).cloned() {
+                    self.snapshots.insert(made.id, (made, version));
+                }
+            }
+            Record::CheckpointEnd => self.versions.clear(),
             Record::Marks(marks) => {
                 self.pass(marks.inode, marks.epoch);
                 self.marks.object = self.marks.object.max(marks.object);
             }
         }
+    }
+
+    fn version(&mut self, number: u32, base: Option<u32>, edits: Vec<Edit>) {
+        let base = base.and_then(|base| self.versions.get(&base).cloned());
+        let (mut version, mut aside) = (base.unwrap_or_else(Version::nothing), Aside::default());
+        for edit in edits {
+            edit.apply(&mut version, &mut aside);
+        }
+        self.versions.insert(number, version);
     }
 
     fn pass(&mut self, inode: u64, epoch: u64) {
@@ -170,29 +206,43 @@ impl FsCore {
         };
         let settled: Vec<(BranchId, Vec<Edit>)> =
             history.branches.iter_mut().map(|(id, branch)| (*id, branch.settle(&*device))).collect();
+        history.check_beginning(read.damage.is_some())?;
         if let Some(damage) = &read.damage {
             warn!(%damage, "the log ends early; what it lost is kept beside it");
             keep_lost(&*device, damage)?;
         }
-        let writer = LogWriter::open(device, read.piece.unwrap_or(1), read.len)?;
-        late.begin(writer);
-        let recovered = Recovered {
-            records: history.records,
-            damage: read.damage,
-            dirty: settled.iter().map(|(_, edits)| edits.len() / 2).sum(),
-        };
-        if history.records == 0 {
-            core.create_main()?;
-        }
-        for (id, edits) in settled.into_iter().filter(|(_, edits)| !edits.is_empty()) {
-            core.journal.append(&Record::Edits(id, edits), &[])?;
-        }
+        let dirty = settled.iter().map(|(_, edits)| edits.len() / 2).sum();
+        let recovered = Recovered { records: history.records, damage: read.damage.clone(), dirty };
         core.restore(history)?;
         let object = core.store.begin_mount().0;
-        core.journal.append(&Record::Marks(Marks { inode: 0, object, epoch: 0 }), &[])?;
+        let piece = read.piece.unwrap_or(1);
+        if core.is_worth_a_checkpoint(&read) {
+            let (inode, epoch) = core.next_numbers();
+            let len = core.write_checkpoint(piece + 1, Marks { inode, object, epoch })?;
+            late.begin(LogWriter::open(device.clone(), piece + 1, len)?);
+            info!(before = read.len, after = len, "the log was compacted");
+        } else {
+            late.begin(LogWriter::open(device.clone(), piece, read.len)?);
+            for (id, edits) in settled.into_iter().filter(|(_, edits)| !edits.is_empty()) {
+                core.journal.append(&Record::Edits(id, edits), &[])?;
+            }
+            if recovered.records == 0 {
+                core.create_main()?;
+            }
+            core.journal.append(&Record::Marks(Marks { inode: 0, object, epoch: 0 }), &[])?;
+        }
         core.journal.sync()?;
+        remove_superseded(&*device)?;
         core.forget_unnamed(objects, recovered.damage.is_none());
         Ok((core, recovered))
+    }
+
+    /// Is the log much longer than it need be? Not after damage: the pieces are then left as they are.
+    fn is_worth_a_checkpoint(&self, read: &ReadTo) -> bool {
+        let since = read.len.saturating_sub(read.checkpoint);
+        read.piece.is_some()
+            && read.damage.is_none()
+            && since > self.config.log_factor * read.checkpoint + self.config.log_slack
     }
 
     /// Makes branches and snapshots of what the log says.
@@ -200,13 +250,6 @@ impl FsCore {
         let History { branches, snapshots, marks, .. } = history;
         self.passed(marks.inode, marks.epoch);
         self.store.passed(ObjectId(marks.object.saturating_sub(1)));
-        let has_main = branches.values().any(|branch| branch.made.view == crate::types::ViewId::MAIN);
-        if !branches.is_empty() && !has_main {
-            return Err(FsError::Io(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the log has lost its beginning",
-            )));
-        }
         let mut catalog = self.catalog.write();
         for PastBranch { made, version, epoch, .. } in branches.into_values() {
             let branch = Arc::new(Branch::new(made.id, made.view, version, epoch));
@@ -272,6 +315,14 @@ fn info(made: NewBranch) -> BranchInfo {
         (None, None) => Origin::Empty,
     };
     BranchInfo { id: made.id, name: made.name, origin, created: made.created, view: made.view }
+}
+
+/// Deletes the pieces of the log before the newest checkpoint.
+fn remove_superseded(device: &dyn Device) -> io::Result<()> {
+    for piece in log::superseded(device)? {
+        device.remove(FileId::Log(piece))?;
+    }
+    Ok(())
 }
 
 /// Copies what the log is about to lose to a file of its own.

@@ -14,6 +14,14 @@ pub enum Content {
     Whole(Arc<Object>),
 }
 
+impl PartialEq for Content {
+    fn eq(&self, other: &Content) -> bool {
+        self.same(other)
+    }
+}
+
+impl Eq for Content {}
+
 impl Content {
     /// May it be written in place by a branch whose epoch is `epoch`? Only what was made in it.
     pub fn is_private_to(&self, epoch: Epoch) -> bool {

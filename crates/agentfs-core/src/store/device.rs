@@ -39,6 +39,8 @@ pub enum FileId {
     Object(ObjectId),
     /// A piece of the log, by its number.
     Log(u64),
+    /// A piece of the log being written, which is none before it is published.
+    Draft(u64),
     /// What a damaged piece of the log lost, by its number and the first byte that was lost.
     Lost(u64, u64),
 }
@@ -87,6 +89,8 @@ pub trait Device: Send + Sync {
     fn logs(&self) -> io::Result<Vec<u64>>;
     /// All objects that are there, in no particular order.
     fn objects(&self) -> io::Result<Vec<ObjectId>>;
+    /// Makes the draft of a piece of the log that piece, for good.
+    fn publish(&self, piece: u64) -> io::Result<()>;
     /// Makes the names of pieces of the log durable.
     fn sync_names(&self) -> io::Result<()>;
     /// The room left.

@@ -157,6 +157,7 @@ impl HostFs {
         match id {
             FileId::Object(id) => (&self.objects, path_of(id)),
             FileId::Log(number) => (&self.root, format!("log-{number:016x}")),
+            FileId::Draft(number) => (&self.root, format!("draft-{number:016x}")),
             FileId::Lost(number, at) => (&self.root, format!("lost-{number:016x}-{at:016x}")),
         }
     }
@@ -207,6 +208,12 @@ impl Device for HostFs {
             objects.extend(names(&folder)?.iter().filter_map(|name| hexadecimal(name)).map(ObjectId));
         }
         Ok(objects)
+    }
+
+    fn publish(&self, piece: u64) -> io::Result<()> {
+        let ((dir, draft), (_, log)) = (self.place(FileId::Draft(piece)), self.place(FileId::Log(piece)));
+        fs::renameat(dir, draft, dir, log)?;
+        self.sync_names()
     }
 
     fn sync_names(&self) -> io::Result<()> {

@@ -67,6 +67,13 @@ impl Device for Memory {
         Ok(self.objects.lock().keys().filter_map(object).collect())
     }
 
+    fn publish(&self, piece: u64) -> io::Result<()> {
+        let mut files = self.objects.lock();
+        let draft = files.remove(&FileId::Draft(piece)).ok_or(io::ErrorKind::NotFound)?;
+        files.insert(FileId::Log(piece), draft);
+        Ok(())
+    }
+
     fn sync_names(&self) -> io::Result<()> {
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::hash::Hasher;
 use std::ops::Bound;
 
 use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
 use siphasher::sip::SipHasher13;
 
 use crate::types::{FileKind, InodeId, Name};
@@ -61,7 +62,7 @@ impl Entry {
 }
 
 /// The entries of a directory, and the directory that holds it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Directory {
     /// What `..` leads to; the root leads to itself.
     pub parent: InodeId,
@@ -104,6 +105,19 @@ impl Directory {
             let (key, entry) = entries.next()?;
             let shared = entries.peek().is_some_and(|(next, _)| next.hash == key.hash);
             Some((key.hash - u64::from(shared), &key.name, *entry))
+        })
+    }
+
+    /// The names that lead elsewhere in `new`, and where; `None` where they are gone.
+    pub(super) fn changes_to<'a>(
+        &'a self,
+        new: &'a Directory,
+    ) -> impl Iterator<Item = (&'a Name, Option<Entry>)> {
+        self.entries.diff(&new.entries).map(|item| match item {
+            DiffItem::Add(key, entry) | DiffItem::Update { new: (key, entry), .. } => {
+                (&key.name, Some(*entry))
+            }
+            DiffItem::Remove(key, _) => (&key.name, None),
         })
     }
 

@@ -51,7 +51,7 @@ pub struct Meta {
 }
 
 /// What an inode is.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Body {
     /// A regular file's bytes.
     File(Content),
@@ -64,7 +64,7 @@ pub enum Body {
 }
 
 /// One file of a version.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Inode {
     /// Attributes.
     pub meta: Meta,

@@ -2,12 +2,14 @@
 //! No I/O, no locks, no clocks.
 
 mod check;
+mod diff;
 mod directory;
 mod edit;
 mod inode;
 mod version;
 
 pub use check::{Fault, check};
+pub use diff::diff;
 pub use directory::{Directory, Entry};
 pub use edit::{Aside, Edit};
 pub use inode::{Body, Inode, Meta, Times, Xattrs};

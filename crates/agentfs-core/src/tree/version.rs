@@ -23,6 +23,11 @@ impl Version {
         Version { inodes: OrdMap::unit(InodeId::ROOT, root) }
     }
 
+    /// Not a version, as it has no root: what the first is made out of when it is read from a log.
+    pub fn nothing() -> Version {
+        Version { inodes: OrdMap::new() }
+    }
+
     /// The inode, if this version has it.
     pub fn get(&self, ino: InodeId) -> Option<&Arc<Inode>> {
         self.inodes.get(&ino)
