@@ -136,7 +136,7 @@ impl Settings {
                 max_snapshots: file.limits.max_snapshots.unwrap_or(defaults.max_snapshots),
                 root_uid: file.security.default_uid.unwrap_or(uid),
                 root_gid: file.security.default_gid.unwrap_or(gid),
-                root_mode: defaults.root_mode,
+                ..defaults
             },
             ttl: Ttl {
                 attr: ttl(file.cache.attr_ttl_ms),

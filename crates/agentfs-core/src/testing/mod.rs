@@ -16,6 +16,7 @@ mod cases;
 mod compare;
 mod core_driver;
 mod core_dump;
+mod core_tree;
 mod dump;
 mod errno;
 mod model;
