@@ -92,6 +92,11 @@ impl From<rustix::io::Errno> for FsError {
 }
 
 impl FsError {
+    /// An earlier write to the log failed: changes are refused until the volume is mounted again.
+    pub(crate) fn read_only_store() -> FsError {
+        rustix::io::Errno::ROFS.into()
+    }
+
     /// The store's host is full.
     pub(crate) fn no_space() -> FsError {
         rustix::io::Errno::NOSPC.into()

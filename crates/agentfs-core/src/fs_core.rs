@@ -1,5 +1,6 @@
 //! The volume: what all operations share. The operations themselves are in `ops/`, a file a verb.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,7 +13,7 @@ use crate::handle::{Handles, Lookups, OpenFiles};
 use crate::log::{Journal, NewBranch, Record, RootAttributes};
 use crate::store::{Device, Store};
 use crate::tree::Version;
-use crate::types::{BranchId, Epoch, InodeId, Timestamp, ViewId};
+use crate::types::{BranchId, Epoch, InodeId, ObjectId, Timestamp, ViewId};
 
 /// The name of the branch a volume starts with.
 pub const MAIN: &str = "main";
@@ -30,6 +31,9 @@ pub struct FsCore {
     pub(crate) open_files: OpenFiles,
     pub(crate) handles: Handles,
     pub(crate) lookups: Lookups,
+    /// All objects that the log named when the volume was opened, until the sweep has used them. `None` when the log is,
+    /// or ever was, damaged: what was lost may have named others.
+    pub(crate) named_at_open: Mutex<Option<HashSet<ObjectId>>>,
     next_inode: AtomicU64,
     next_epoch: AtomicU64,
 }
@@ -42,6 +46,7 @@ impl FsCore {
     pub fn new_volume(device: Arc<dyn Device>, journal: Arc<dyn Journal>, config: Config) -> Result<FsCore> {
         let core = FsCore::bare(device, journal, config)?;
         core.create_main()?;
+        core.store.serve();
         Ok(core)
     }
 
@@ -56,6 +61,7 @@ impl FsCore {
             open_files: OpenFiles::default(),
             handles: Handles::new(config.max_open_handles),
             lookups: Lookups::default(),
+            named_at_open: Mutex::new(None),
             next_inode: AtomicU64::new(InodeId::FIRST_FREE.0),
             next_epoch: AtomicU64::new(1),
             config,

@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use super::{Branch, Snapshot};
 use crate::error::{FsError, Result};
-use crate::tree::Version;
 use crate::types::{BranchId, SnapshotId, Timestamp, ViewId};
 
 /// What a branch grew from.
@@ -104,12 +103,6 @@ impl Catalog {
     /// All snapshots in order of creation.
     pub fn snapshots(&self) -> impl Iterator<Item = &SnapshotInfo> {
         self.snapshots.values().map(|(info, _)| info)
-    }
-
-    /// All versions there are now.
-    pub fn versions(&self) -> impl Iterator<Item = Version> {
-        let branches = self.branches.values().map(|(_, branch)| branch.read(Version::clone));
-        branches.chain(self.snapshots.values().map(|(_, snapshot)| snapshot.version.clone()))
     }
 
     /// The branches later than `after`, in order of creation.

@@ -8,7 +8,7 @@ use parking_lot::RwLock;
 
 use super::{Snapshot, Tree};
 use crate::error::{FsError, Result};
-use crate::types::{SnapshotId, ViewId};
+use crate::types::{BranchId, SnapshotId, ViewId};
 
 /// One more than the largest index: node ids have 20 bits for it.
 const LIMIT: usize = 1 << 20;
@@ -28,6 +28,8 @@ struct Slots {
 
 enum Slot {
     Free,
+    /// For a branch about to be made.
+    Reserved,
     Live(Tree),
     /// Deleted, but the kernel may still know nodes of it.
     Retired,
@@ -37,7 +39,7 @@ impl Slots {
     fn reserve(&mut self) -> Result<ViewId> {
         if let Some(view) = self.free.pop() {
             if let Some(slot) = self.slot(view) {
-                *slot = Slot::Retired;
+                *slot = Slot::Reserved;
             }
             return Ok(view);
         }
@@ -46,7 +48,7 @@ impl Slots {
                 "no more than {LIMIT} branches and snapshots can be in use"
             )));
         }
-        self.trees.push(Slot::Retired);
+        self.trees.push(Slot::Reserved);
         Ok(ViewId((self.trees.len() - 1) as u32))
     }
 
@@ -63,7 +65,7 @@ impl Views {
     pub fn get(&self, view: ViewId) -> Result<Tree> {
         match self.slots.read().trees.get(view.0 as usize) {
             Some(Slot::Live(tree)) => Ok(tree.clone()),
-            Some(Slot::Free | Slot::Retired) | None => Err(FsError::Stale),
+            Some(Slot::Free | Slot::Reserved | Slot::Retired) | None => Err(FsError::Stale),
         }
     }
 
@@ -117,6 +119,21 @@ impl Views {
         Ok(view)
     }
 
+    /// Calls `pin` if `view` shows the branch `id` now, before it could come to show another.
+    ///
+    /// # Errors
+    /// `Stale` when it does not.
+    pub fn enter_branch(&self, view: ViewId, id: BranchId, pin: impl FnOnce()) -> Result<()> {
+        let slots = self.slots.read();
+        match slots.trees.get(view.0 as usize) {
+            Some(Slot::Live(Tree::Branch(branch))) if branch.id == id => {
+                pin();
+                Ok(())
+            }
+            _ => Err(FsError::Stale),
+        }
+    }
+
     /// The index a snapshot has now, if any.
     pub fn of_snapshot(&self, id: SnapshotId) -> Option<ViewId> {
         self.slots.read().snapshots.get(&id).copied()
@@ -139,7 +156,11 @@ impl Views {
 
     /// Gives back an index that was reserved and never filled.
     pub fn free(&self, view: ViewId) {
-        self.slots.write().recycle(view, |_| true);
+        let mut slots = self.slots.write();
+        if let Some(slot @ Slot::Reserved) = slots.slot(view) {
+            *slot = Slot::Free;
+            slots.free.push(view);
+        }
     }
 }
 
@@ -147,12 +168,29 @@ impl Slots {
     fn recycle(&mut self, view: ViewId, unused: impl Fn(ViewId) -> bool) {
         let idle = match self.trees.get(view.0 as usize) {
             Some(Slot::Live(Tree::Snapshot(_)) | Slot::Retired) => unused(view),
-            Some(Slot::Live(Tree::Branch(_)) | Slot::Free) | None => false,
+            Some(Slot::Live(Tree::Branch(_)) | Slot::Reserved | Slot::Free) | None => false,
         };
         if idle && let Some(slot) = self.slot(view) {
             *slot = Slot::Free;
             self.free.push(view);
             self.snapshots.retain(|_, known| *known != view);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reserved_index_is_given_to_nobody_else() {
+        let views = Views::default();
+        let (first, second) = (views.reserve().unwrap(), views.reserve().unwrap());
+        views.forgotten(first, |_| true);
+        assert!(![first, second].contains(&views.reserve().unwrap()));
+        views.free(first);
+        assert_eq!(views.reserve().unwrap(), first);
+        views.forgotten(first, |_| true);
+        assert_ne!(views.reserve().unwrap(), first);
     }
 }

@@ -3,7 +3,7 @@
 /// Bytes before the payload: its length and its checksum, both little-endian `u32`.
 pub(super) const HEADER: usize = 8;
 /// Longest payload. A longer length is damage, not a reason to allocate.
-const MAX_PAYLOAD: usize = 1 << 28;
+pub(super) const MAX_PAYLOAD: usize = 1 << 28;
 
 /// Puts a payload in its frame. `frame` begins with room for the header.
 pub(super) fn seal(frame: &mut [u8]) {

@@ -37,10 +37,7 @@ struct Head {
 }
 
 fn poisoned() -> FsError {
-    FsError::Io(io::Error::new(
-        io::ErrorKind::ReadOnlyFilesystem,
-        "an earlier write to the log failed; changes are refused until the volume is mounted again",
-    ))
+    FsError::read_only_store()
 }
 
 impl LogWriter {
@@ -192,6 +189,9 @@ impl FrameWriter {
 fn framed(record: &Record) -> Result<Vec<u8>> {
     let encoded = codec::encode(record, vec![0; frame::HEADER]);
     let mut frame = encoded.map_err(|e| FsError::Io(io::Error::other(e)))?;
+    if frame.len() - frame::HEADER > frame::MAX_PAYLOAD {
+        return Err(FsError::Io(io::Error::other("a record is longer than the log can hold")));
+    }
     frame::seal(&mut frame);
     Ok(frame)
 }

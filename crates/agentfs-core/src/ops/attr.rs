@@ -37,7 +37,7 @@ fn plan(draft: &mut Draft<'_>, ino: InodeId, set: &SetAttr) -> Result<()> {
     let chosen = |time: SetTime| if let SetTime::At(time) = time { time } else { now };
     let is_directory = draft.inode(ino)?.kind() == FileKind::Directory;
     let changes_owner = set.uid.is_some() || set.gid.is_some();
-    if *set == SetAttr::default() || (changes_owner && !is_directory) {
+    if (*set == SetAttr::default() || changes_owner) && !is_directory {
         privileges::strip(draft, ino)?;
     }
     let meta = draft.meta(ino)?;

@@ -9,11 +9,11 @@ use crate::error::Result;
 use crate::fs_core::FsCore;
 use crate::log::{FrameWriter, Marks, NewBranch, NewSnapshot, Record};
 use crate::store::FileId;
-use crate::tree::{Edit, Version, diff};
+use crate::tree::{Body, Edit, Version, Xattrs, diff};
 use crate::types::{BranchId, Epoch, SnapshotId};
 
-/// Edits of one record: more records rather than very long ones.
-const EDITS_PER_RECORD: usize = 10_000;
+/// About so many bytes of edits go into one record: more records rather than very long ones.
+const BYTES_PER_RECORD: usize = 1 << 20;
 
 /// A checkpoint being written.
 struct Checkpoint<'a> {
@@ -96,7 +96,7 @@ impl Checkpoint<'_> {
         let mut start = base;
         let mut rest: &[Edit] = &edits;
         loop {
-            let (now, later) = rest.split_at(rest.len().min(EDITS_PER_RECORD));
+            let (now, later) = rest.split_at(fitting(rest));
             self.out.write(&Record::Version(number, start, now.to_vec()))?;
             (start, rest) = (Some(number), later);
             if rest.is_empty() {
@@ -106,6 +106,32 @@ impl Checkpoint<'_> {
         self.written.push(version.clone());
         Ok(number)
     }
+}
+
+/// How many of the first edits fit a record; one at least, if there is any.
+fn fitting(edits: &[Edit]) -> usize {
+    let mut bytes = 0;
+    let over = edits.iter().position(|edit| {
+        bytes += weight(edit);
+        bytes > BYTES_PER_RECORD
+    });
+    over.map_or(edits.len(), |over| over.max(1))
+}
+
+/// About the bytes of an edit in the log.
+fn weight(edit: &Edit) -> usize {
+    let of_xattrs =
+        |xattrs: &Xattrs| xattrs.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
+    let own = match edit {
+        Edit::Put(_, inode) => {
+            let target = if let Body::Symlink(target) = &inode.body { target.len() } else { 0 };
+            target + inode.xattrs.as_deref().map_or(0, of_xattrs)
+        }
+        Edit::Xattrs(_, xattrs) => xattrs.as_deref().map_or(0, of_xattrs),
+        Edit::Link(_, name, _) | Edit::Unlink(_, name) => name.as_bytes().len(),
+        _ => 0,
+    };
+    100 + own
 }
 
 fn new_snapshot(info: &SnapshotInfo) -> NewSnapshot {

@@ -13,7 +13,7 @@ impl FsCore {
     pub fn fsync(&self, handle: HandleId, data_only: bool) -> Result<()> {
         let handle = self.handles.get(handle)?;
         // The object is taken out of the lock: others may read and write while the disk works.
-        let object = match &*handle.file.source.read() {
+        let object = match &*self.source_to_read(&handle.file)? {
             Source::Object(_, object) => Some(object.clone()),
             Source::Hole | Source::Unknown => None,
         };

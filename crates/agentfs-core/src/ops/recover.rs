@@ -1,7 +1,7 @@
 //! Opening a volume: its log is repeated, what a crash left half-known is asked of the store, and what nothing names any
 //! more is swept away.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
 
@@ -233,7 +233,9 @@ impl FsCore {
         }
         core.journal.sync()?;
         remove_superseded(&*device)?;
-        core.forget_unnamed(objects, recovered.damage.is_none());
+        core.store.serve();
+        let sound = recovered.damage.is_none() && !core.store.device().has_lost()?;
+        core.forget_unnamed(objects, sound);
         Ok((core, recovered))
     }
 
@@ -264,23 +266,25 @@ impl FsCore {
         Ok(())
     }
 
-    /// Objects that the log named and no version does any more go now. Not after damage: records that are lost may
-    /// have named them.
+    /// Objects that the log named and no version does any more go now, and the rest is noted for the sweep. After damage,
+    /// now or earlier, none goes: records that are lost may have named them.
     fn forget_unnamed(&self, objects: HashMap<ObjectId, Arc<Object>>, sound: bool) {
+        let named = objects.keys().copied().collect();
         let unnamed = self.store.release(objects);
         if sound {
             self.store.remove_later(unnamed);
+            *self.named_at_open.lock() = Some(named);
         }
     }
 
-    /// Deletes objects of earlier mounts that no version names: made shortly before a crash that took their records
+    /// Deletes objects of earlier mounts that the log did not name: made shortly before a crash that took their records
     /// along. Looks at all objects there are: meant for a thread of its own. Returns how many there were.
     ///
     /// # Errors
     /// What the device answers.
     pub fn sweep(&self) -> Result<usize> {
+        let Some(named) = self.named_at_open.lock().take() else { return Ok(0) };
         let found = self.store.device().objects()?;
-        let named = self.named_objects();
         let of_earlier = |id: &ObjectId| *id < self.store.first_of_this_mount();
         let unnamed: Vec<ObjectId> =
             found.into_iter().filter(of_earlier).filter(|id| !named.contains(id)).collect();
@@ -290,16 +294,6 @@ impl FsCore {
         }
         self.store.remove_later(unnamed);
         Ok(count)
-    }
-
-    /// All objects that a version names.
-    fn named_objects(&self) -> BTreeSet<ObjectId> {
-        let versions: Vec<Version> = self.catalog.read().versions().collect();
-        let object = |inode: &Arc<Inode>| match inode.content() {
-            Some(Content::Whole(object)) => Some(object.id),
-            Some(Content::Hole) | None => None,
-        };
-        versions.iter().flat_map(|version| version.iter().filter_map(|(_, inode)| object(inode))).collect()
     }
 }
 
@@ -329,9 +323,20 @@ fn remove_superseded(device: &dyn Device) -> io::Result<()> {
 fn keep_lost(device: &dyn Device, damage: &Damage) -> io::Result<()> {
     let mut bytes = vec![0; usize::try_from(damage.lost).unwrap_or(usize::MAX)];
     let read = device.open(FileId::Log(damage.piece))?.read_at(&mut bytes, damage.at)?;
-    let kept = device.create(FileId::Lost(damage.piece, damage.at))?;
-    kept.write_at(bytes.get(..read).unwrap_or_default(), 0)?;
-    kept.sync(false)
+    let lost = bytes.get(..read).unwrap_or_default();
+    // The same place may be damaged twice: the name tells only about where it was.
+    for at in damage.at.. {
+        let id = FileId::Lost(damage.piece, at);
+        match device.create(id) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            made => {
+                let kept = made?;
+                kept.write_at(lost, 0)?;
+                return kept.sync(false);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The journal of a volume that is being opened: nothing is recorded before the log was read.
@@ -362,7 +367,7 @@ impl Journal for LateJournal {
         self.writer()?.sync_inode(ino)
     }
     fn position(&self) -> u64 {
-        self.writer.get().map_or(0, Journal::position)
+        self.writer.get().map_or(u64::MAX, Journal::position)
     }
     fn durable(&self) -> u64 {
         self.writer.get().map_or(0, Journal::durable)

@@ -31,10 +31,21 @@ impl FsCore {
                 Ok(())
             }
             Content::Whole(_) => self.write_private(file, &mut source, size, |branch, object| {
-                object.set_len(size)?;
-                let blocks = object.stat()?.blocks;
+                // A cut is recorded before it is made, so that what fails leaves no file longer than its bytes.
+                let cuts = branch.with_inode(file.ino, |inode| inode.meta.size)? > size;
+                if !cuts {
+                    object.set_len(size)?;
+                }
                 self.change_branch(branch, |draft| {
                     note_change(draft, file.ino, |_| size, strip)?;
+                    draft.meta(file.ino)?;
+                    Ok(())
+                })?;
+                if cuts {
+                    object.set_len(size)?;
+                }
+                let blocks = object.stat()?.blocks;
+                self.change_branch(branch, |draft| {
                     draft.meta(file.ino)?.blocks = blocks;
                     Ok(())
                 })

@@ -18,10 +18,10 @@ impl FsCore {
     /// Enters a branch: the kernel is told of `node` in its view once more.
     ///
     /// # Errors
-    /// `UnknownVersion`.
+    /// `UnknownVersion`, `Stale` when it is deleted meanwhile.
     pub fn enter_branch(&self, id: BranchId, node: InodeId) -> Result<ViewId> {
         let view = self.catalog.read().branch(&id.to_string())?.0.view;
-        self.remember(view, node);
+        self.views.enter_branch(view, id, || self.remember(view, node))?;
         Ok(view)
     }
 

@@ -30,6 +30,17 @@ fn check_namespace(name: &[u8]) -> Result<()> {
     Err(FsError::Unsupported("extended attributes are kept in user, trusted and security"))
 }
 
+/// Most bytes of all names of a file (`XATTR_LIST_MAX`): more could be set and never listed.
+const MAX_NAMES: usize = 65_536;
+/// Most bytes of all names and values of a file: each change of one writes them all.
+const MAX_TOTAL: usize = 1 << 20;
+
+fn check_room(xattrs: &Xattrs) -> Result<()> {
+    let names: usize = xattrs.keys().map(|name| name.len() + 1).sum();
+    let values: usize = xattrs.values().map(|value| value.len()).sum();
+    if names > MAX_NAMES || names + values > MAX_TOTAL { Err(FsError::no_space()) } else { Ok(()) }
+}
+
 impl FsCore {
     /// Sets an extended attribute.
     ///
@@ -77,6 +88,7 @@ impl FsCore {
         self.change(view, |draft| {
             let mut xattrs = draft.inode(ino)?.xattrs.as_deref().cloned().unwrap_or_default();
             change(&mut xattrs)?;
+            check_room(&xattrs)?;
             draft.set_xattrs(ino, (!xattrs.is_empty()).then(|| Arc::new(xattrs)));
             draft.meta(ino)?.times.ctime = Timestamp::now();
             Ok(())

@@ -89,6 +89,8 @@ pub trait Device: Send + Sync {
     fn logs(&self) -> io::Result<Vec<u64>>;
     /// All objects that are there, in no particular order.
     fn objects(&self) -> io::Result<Vec<ObjectId>>;
+    /// Is anything there that a damaged log has lost?
+    fn has_lost(&self) -> io::Result<bool>;
     /// Makes the draft of a piece of the log that piece, for good.
     fn publish(&self, piece: u64) -> io::Result<()>;
     /// Makes the names of pieces of the log durable.

@@ -57,7 +57,7 @@ impl HostFs {
         let lock = lock(root)?;
         check_format(root)?;
         let objects = open_objects(root).map_err(io_error)?;
-        let reflinks = prefer_reflinks && probe_reflink(&objects).map_err(io_error)?;
+        let reflinks = prefer_reflinks && probe_reflink(&objects).unwrap_or(false); // a full disk, say
         let root = fs::open(root, DIRECTORY, Mode::empty()).map_err(|e| io_error(e.into()))?;
         Ok(HostFs { root, objects, reflinks, _lock: lock })
     }
@@ -208,6 +208,10 @@ impl Device for HostFs {
             objects.extend(names(&folder)?.iter().filter_map(|name| hexadecimal(name)).map(ObjectId));
         }
         Ok(objects)
+    }
+
+    fn has_lost(&self) -> io::Result<bool> {
+        Ok(names(&self.root)?.iter().any(|name| name.starts_with("lost-")))
     }
 
     fn publish(&self, piece: u64) -> io::Result<()> {

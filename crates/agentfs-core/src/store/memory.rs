@@ -67,6 +67,10 @@ impl Device for Memory {
         Ok(self.objects.lock().keys().filter_map(object).collect())
     }
 
+    fn has_lost(&self) -> io::Result<bool> {
+        Ok(self.objects.lock().keys().any(|id| matches!(id, FileId::Lost(..))))
+    }
+
     fn publish(&self, piece: u64) -> io::Result<()> {
         let mut files = self.objects.lock();
         let draft = files.remove(&FileId::Draft(piece)).ok_or(io::ErrorKind::NotFound)?;

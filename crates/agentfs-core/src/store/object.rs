@@ -68,7 +68,7 @@ impl Reaper {
         thread::Builder::new()
             .name("object-reaper".into())
             .spawn(move || reap(&work, &*device, &*watched))?;
-        Ok(Arc::new(Reaper { queue, durability, closing: AtomicBool::new(false) }))
+        Ok(Arc::new(Reaper { queue, durability, closing: AtomicBool::new(true) }))
     }
 
     fn remove_later(&self, id: ObjectId) {
@@ -105,6 +105,11 @@ fn remove(device: &dyn Device, id: ObjectId) -> u64 {
             0
         }
     }
+}
+
+/// An object that a content names and that is not there is no missing file to whoever reads it, but a broken one.
+fn missing_is_damage(error: io::Error) -> io::Error {
+    if error.kind() == io::ErrorKind::NotFound { rustix::io::Errno::IO.into() } else { error }
 }
 
 /// A backstore with its objects numbered and reaped.
@@ -173,14 +178,14 @@ impl Store {
             let id = self.fresh_id();
             match self.device.duplicate(from.id, id, len) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                made => return Ok((id, made?)),
+                made => return Ok((id, made.map_err(missing_is_damage)?)),
             }
         }
     }
 
     /// Opens an object that a content names.
     pub fn open(&self, object: &Object) -> io::Result<Arc<dyn ObjectFile>> {
-        self.device.open(FileId::Object(object.id))
+        self.device.open(FileId::Object(object.id)).map_err(missing_is_damage)
     }
 
     /// Makes an unnamed object private content of `epoch`, deleted when nothing names it any more.
@@ -208,6 +213,12 @@ impl Store {
     /// Deletes released objects when the log has become durable.
     pub fn remove_later(&self, objects: Vec<ObjectId>) {
         objects.into_iter().for_each(|id| self.reaper.remove_later(id));
+    }
+
+    /// From now on objects go with their last content. Before, while the volume is opened, none does: what fails then
+    /// must not delete what was not found yet.
+    pub fn serve(&self) {
+        self.reaper.closing.store(false, Ordering::Relaxed);
     }
 
     /// From now on objects are left where they are when their last content goes: the volume is closing.
