@@ -109,7 +109,7 @@ fn remove(device: &dyn Device, id: ObjectId) -> u64 {
 
 /// An object that a content names and that is not there is no missing file to whoever reads it, but a broken one.
 fn missing_is_damage(error: io::Error) -> io::Error {
-    if error.kind() == io::ErrorKind::NotFound { rustix::io::Errno::IO.into() } else { error }
+    if error.kind() == io::ErrorKind::NotFound { io::Error::other("the content is missing") } else { error }
 }
 
 /// A backstore with its objects numbered and reaped.
