@@ -36,10 +36,6 @@ struct Head {
     touched: HashMap<InodeId, u64>,
 }
 
-fn poisoned() -> FsError {
-    FsError::read_only_store()
-}
-
 impl LogWriter {
     /// Goes on after the first `len` bytes of the piece `number`, which are durable.
     ///
@@ -61,7 +57,7 @@ impl LogWriter {
     }
 
     fn refuse_poisoned(&self) -> Result<()> {
-        if self.poisoned.load(Ordering::Acquire) { Err(poisoned()) } else { Ok(()) }
+        if self.poisoned.load(Ordering::Acquire) { Err(FsError::read_only_store()) } else { Ok(()) }
     }
 
     /// Writes one frame, whole or not at all.

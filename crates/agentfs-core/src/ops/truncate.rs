@@ -24,7 +24,7 @@ impl FsCore {
     fn truncate_open(&self, file: &OpenFile, size: u64, strip: bool) -> Result<()> {
         let mut source = file.source.write();
         match file.tree.content(file.ino)? {
-            Content::Hole => self.resize_hole(file, size, strip),
+            Content::Hole => self.record_size(file, size, strip),
             Content::Whole(object) if size == 0 && object.epoch != file.tree.branch()?.epoch() => {
                 self.empty(file, strip)?;
                 *source = Source::Hole;
@@ -36,11 +36,7 @@ impl FsCore {
                 if !cuts {
                     object.set_len(size)?;
                 }
-                self.change_branch(branch, |draft| {
-                    note_change(draft, file.ino, |_| size, strip)?;
-                    draft.meta(file.ino)?;
-                    Ok(())
-                })?;
+                self.record_size(file, size, strip)?;
                 if cuts {
                     object.set_len(size)?;
                 }
@@ -53,8 +49,8 @@ impl FsCore {
         }
     }
 
-    /// Without an object the size is all there is.
-    fn resize_hole(&self, file: &OpenFile, size: u64, strip: bool) -> Result<()> {
+    /// Gives the file another size, in its attributes; without an object that is all there is.
+    fn record_size(&self, file: &OpenFile, size: u64, strip: bool) -> Result<()> {
         let branch = file.tree.branch()?;
         self.change_branch(branch, |draft| {
             note_change(draft, file.ino, |_| size, strip)?;
