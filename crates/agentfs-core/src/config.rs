@@ -9,11 +9,15 @@ pub struct Config {
     pub max_branches: usize,
     /// Snapshots.
     pub max_snapshots: usize,
-    /// The log is compacted at a mount when what came after its last checkpoint is larger than so many times that, and
-    /// `log_slack`.
+    /// The log is compacted when what came after its last checkpoint is larger than so many times that, and `log_slack`.
     pub log_factor: u64,
     /// Bytes of log that are not worth compacting.
     pub log_slack: u64,
+    /// Files up to so many bytes lie in packs; 0: none does.
+    pub small_file: u32,
+    /// A number for this run of the host's kernel: another than at the last mount means that what was not synced may be
+    /// lost.
+    pub boot: u128,
     /// Owner of the root directory when the volume is made.
     pub root_uid: u32,
     /// Group of the root directory when the volume is made.
@@ -30,6 +34,8 @@ impl Default for Config {
             max_snapshots: 1 << 24,
             log_factor: 4,
             log_slack: 4 << 20,
+            small_file: 64 << 10,
+            boot: 0,
             root_uid: 0,
             root_gid: 0,
             root_mode: 0o755,

@@ -10,10 +10,10 @@ use crate::branch::{Branch, BranchInfo, Catalog, Draft, Origin, Tree, Views};
 use crate::config::Config;
 use crate::error::{FsError, Result};
 use crate::handle::{Handles, Lookups, OpenFiles};
-use crate::log::{Journal, NewBranch, Record, RootAttributes};
+use crate::log::{Journal, Marks, NewBranch, Record, RootAttributes};
 use crate::store::{Device, Store};
 use crate::tree::Version;
-use crate::types::{BranchId, Epoch, InodeId, ObjectId, Timestamp, ViewId};
+use crate::types::{BranchId, Epoch, InodeId, Timestamp, ViewId};
 
 /// The name of the branch a volume starts with.
 pub const MAIN: &str = "main";
@@ -23,6 +23,8 @@ pub struct FsCore {
     pub(crate) config: Config,
     pub(crate) store: Store,
     pub(crate) journal: Arc<dyn Journal>,
+    /// Before rank 0. Held by whoever shortens the log or empties packs.
+    pub(crate) compacting: Mutex<()>,
     /// Rank 0. Held by whoever adds, renames or deletes branches and snapshots.
     pub(crate) control: Mutex<()>,
     /// Rank 4.
@@ -31,9 +33,9 @@ pub struct FsCore {
     pub(crate) open_files: OpenFiles,
     pub(crate) handles: Handles,
     pub(crate) lookups: Lookups,
-    /// All objects that the log named when the volume was opened, until the sweep has used them. `None` when the log is,
+    /// The numbers of all objects and packs that the log named when the volume was opened, until the sweep has used them. `None` when the log is,
     /// or ever was, damaged: what was lost may have named others.
-    pub(crate) named_at_open: Mutex<Option<HashSet<ObjectId>>>,
+    pub(crate) named_at_open: Mutex<Option<HashSet<u64>>>,
     next_inode: AtomicU64,
     next_epoch: AtomicU64,
 }
@@ -42,19 +44,21 @@ impl FsCore {
     /// A new volume on `device`, with the empty branch `main`.
     ///
     /// # Errors
-    /// When a thread cannot be started or the journal refuses the first record.
+    /// When the journal refuses the first record.
     pub fn new_volume(device: Arc<dyn Device>, journal: Arc<dyn Journal>, config: Config) -> Result<FsCore> {
-        let core = FsCore::bare(device, journal, config)?;
-        core.create_main()?;
+        let core = FsCore::bare(device, journal, config);
+        let record = core.plant_main()?;
+        core.journal.append(&Record::BranchCreated(record))?;
         core.store.serve();
         Ok(core)
     }
 
     /// A volume without any branch.
-    pub(crate) fn bare(device: Arc<dyn Device>, journal: Arc<dyn Journal>, config: Config) -> Result<FsCore> {
-        Ok(FsCore {
-            store: Store::new(device, Arc::new(journal.clone()))?,
+    pub(crate) fn bare(device: Arc<dyn Device>, journal: Arc<dyn Journal>, config: Config) -> FsCore {
+        FsCore {
+            store: Store::new(device, Arc::new(journal.clone())),
             journal,
+            compacting: Mutex::new(()),
             control: Mutex::new(()),
             catalog: RwLock::default(),
             views: Views::default(),
@@ -65,10 +69,11 @@ impl FsCore {
             next_inode: AtomicU64::new(InodeId::FIRST_FREE.0),
             next_epoch: AtomicU64::new(1),
             config,
-        })
+        }
     }
 
-    pub(crate) fn create_main(&self) -> Result<()> {
+    /// The branch `main`, empty.
+    pub(crate) fn plant_main(&self) -> Result<NewBranch> {
         let now = Timestamp::now();
         let (mode, uid, gid) = (self.config.root_mode, self.config.root_uid, self.config.root_gid);
         let record = NewBranch {
@@ -82,9 +87,8 @@ impl FsCore {
             root: Some(RootAttributes { mode, uid, gid }),
             created: now,
         };
-        self.journal.append(&Record::BranchCreated(record.clone()), &[])?;
-        self.add_branch(record, Origin::Empty, Version::new(mode, uid, gid, now));
-        Ok(())
+        self.add_branch(record.clone(), Origin::Empty, Version::new(mode, uid, gid, now));
+        Ok(record)
     }
 
     /// Numbers below these are taken.
@@ -105,6 +109,12 @@ impl FsCore {
     /// The next inode and the next epoch.
     pub(crate) fn next_numbers(&self) -> (u64, u64) {
         (self.next_inode.load(Ordering::Relaxed), self.next_epoch.load(Ordering::Relaxed))
+    }
+
+    /// Numbers that are taken.
+    pub(crate) fn marks(&self) -> Marks {
+        let (inode, epoch) = self.next_numbers();
+        Marks { inode, object: self.store.next_mount(), epoch }
     }
 
     pub(crate) fn fresh_inode(&self) -> Result<InodeId> {
@@ -173,8 +183,10 @@ impl FsCore {
     /// # Errors
     /// What the store answers.
     pub fn close(&self) -> Result<()> {
+        let synced = self.journal.sync();
+        self.store.reap();
         self.store.close();
-        self.journal.sync()
+        synced
     }
 
     /// Reads the version a view shows now, for checks and comparisons.
@@ -189,6 +201,6 @@ impl FsCore {
 impl Drop for FsCore {
     /// A volume that goes, for whatever reason, is not a volume whose files were deleted.
     fn drop(&mut self) {
-        self.store.close();
+        self.store.abandon();
     }
 }

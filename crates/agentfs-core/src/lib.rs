@@ -32,9 +32,11 @@ pub use fs_core::FsCore;
 pub use log::{Damage, Journal, NewBranch, NewSnapshot, Record, Recorder, RootAttributes, Unrecorded};
 pub use ops::{CreateMode, DirEntry, OpenMode, Recovered, RenameMode, Shown, Status, XattrMode};
 pub use rustix::fs::FallocateFlags;
-pub use store::{Device, FileId, FileStat, HostFs, Memory, ObjectFile, Seek, Space, StoreError};
+pub use store::{
+    Device, FileId, FileStat, Folder, HostFs, Memory, ObjectFile, PackUse, Seek, Space, StoreError,
+};
 pub use tree::{Aside, Edit, Fault, Inode, Version, check};
 pub use types::{
-    Attr, BranchId, Caller, Epoch, FileKind, HandleId, InodeId, MAX_NAME_LEN, Name, ObjectId, ParseIdError,
-    SetAttr, SetTime, SnapshotId, Timestamp, ViewId,
+    Attr, BranchId, Caller, Epoch, FileKind, HandleId, InodeId, MAX_NAME_LEN, Name, ObjectId, PackId,
+    ParseIdError, SetAttr, SetTime, SnapshotId, Timestamp, ViewId,
 };

@@ -20,7 +20,7 @@ use agentfs_core::testing::proptest::test_runner::TestRunner;
 use agentfs_core::testing::{CoreDriver, Driver, Errno, FileOp, Op, Path, Place, dump, file_ops};
 use agentfs_core::{
     BranchId, Caller, Config, CreateMode, Edit, FileKind, FsCore, HandleId, InodeId, Journal, Memory, Name,
-    ObjectId, OpenMode, Record, SetAttr, SnapshotId, Unrecorded, ViewId, check,
+    OpenMode, Record, SetAttr, SnapshotId, Unrecorded, ViewId, check,
 };
 
 const MAIN: ViewId = ViewId::MAIN;
@@ -37,7 +37,7 @@ fn volume() -> Arc<FsCore> {
 struct SlowOnContent;
 
 impl Journal for SlowOnContent {
-    fn append(&self, record: &Record, _first: &[ObjectId]) -> agentfs_core::Result<()> {
+    fn append(&self, record: &Record) -> agentfs_core::Result<()> {
         let Record::Edits(_, edits) = record else { return Ok(()) };
         if edits.iter().any(|edit| matches!(edit, Edit::Content(..))) {
             thread::sleep(Duration::from_millis(2));

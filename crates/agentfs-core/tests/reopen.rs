@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use agentfs_core::testing::{CoreDriver, Trial, config, random_cases};
-use agentfs_core::{Config, FileId, FsCore, HostFs, Memory};
+use agentfs_core::{Config, Device, FileId, Folder, FsCore, HostFs, Memory};
 
 fn open(device: &Arc<Memory>) -> Arc<FsCore> {
     open_with(device, config())
@@ -67,8 +67,10 @@ fn crash_and_compare(config: fn() -> Config) {
 #[test]
 fn objects_that_nothing_names_are_swept_and_no_others() {
     let device = Arc::new(Memory::default());
-    let objects = || agentfs_core::Device::objects(&*device).unwrap().len();
-    let core = open(&device);
+    let objects = || device.list(Folder::Objects).unwrap().len();
+    // Files without packs: each has an object.
+    let objects_only = || Config { small_file: 0, ..config() };
+    let core = open_with(&device, objects_only());
     let mut driver = CoreDriver::new(core.clone());
     let write = |path: u8| {
         use agentfs_core::testing::{FileOp, Op, Path, Place};
@@ -83,45 +85,66 @@ fn objects_that_nothing_names_are_swept_and_no_others() {
     }
     assert_eq!(objects(), 2);
     // Made right before a crash that took its record along.
-    agentfs_core::Device::create(&*device, FileId::Object(agentfs_core::ObjectId(77))).unwrap();
+    device.create(FileId::Object(agentfs_core::ObjectId(77))).unwrap();
     drop((driver, core));
     let core = open(&device);
     assert_eq!(core.sweep().unwrap(), 1);
-    let begun = Instant::now();
-    while objects() > 2 {
-        assert!(begun.elapsed().as_secs() < 10, "the object stays");
-        std::thread::yield_now();
+    assert_eq!(objects(), 3, "not before the log is durable");
+    core.sync().unwrap();
+    core.tend().unwrap();
+    assert_eq!(objects(), 2);
+}
+
+fn bytes_of(device: &Memory, id: FileId) -> Vec<u8> {
+    let file = device.open(id).unwrap();
+    let mut bytes = vec![0; file.stat().unwrap().len as usize];
+    file.read_at(&mut bytes, 0).unwrap();
+    bytes
+}
+
+fn flipped(bytes: &[u8], at: usize) -> Vec<u8> {
+    let mut bytes = bytes.to_vec();
+    bytes[at] ^= 0x10;
+    bytes
+}
+
+fn with_log(checkpoint: &[u8], log: &[u8]) -> Arc<Memory> {
+    let device = Arc::new(Memory::default());
+    for (piece, bytes) in [(1, checkpoint), (2, log)] {
+        device.create(FileId::Log(piece)).unwrap().write_at(bytes, 0).unwrap();
     }
+    device
 }
 
 #[test]
 fn a_log_cut_or_changed_anywhere_gives_what_came_before_and_loses_no_byte_of_the_rest() {
-    use agentfs_core::Device;
     let original = Arc::new(Memory::default());
     let core = open(&original);
     for name in ["a", "b", "c", "d"] {
         core.create_snapshot("main", Some(name)).unwrap();
     }
     core.close().unwrap();
-    let mut log = vec![0; 1 << 20];
-    let len = original.open(FileId::Log(1)).unwrap().read_at(&mut log, 0).unwrap();
-    log.truncate(len);
-    // The first record is of `main`: without it there is no volume.
-    let first = 8 + u32::from_le_bytes([log[0], log[1], log[2], log[3]]) as usize;
-    for at in 0..len {
-        let device = Arc::new(Memory::default());
-        let mut bytes = log.clone();
-        bytes[at] ^= 0x10;
-        device.create(FileId::Log(1)).unwrap().write_at(&bytes, 0).unwrap();
-        let (core, found) = match FsCore::open_volume(device.clone(), config()) {
-            Ok(opened) => opened,
-            Err(e) if at < first => {
-                assert!(e.to_string().contains("at its beginning"), "{e}");
-                assert_eq!(device.open(FileId::Log(1)).unwrap().stat().unwrap().len, len as u64);
-                continue;
-            }
-            Err(e) => panic!("byte {at}: a damaged tail refuses the mount: {e}"),
+    let [checkpoint, log] = [1, 2].map(|piece| bytes_of(&original, FileId::Log(piece)));
+    for at in 0..checkpoint.len() {
+        let device = with_log(&flipped(&checkpoint, at), &log);
+        let Err(refused) = FsCore::open_volume(device.clone(), config()) else {
+            panic!("byte {at}: mounted")
         };
+        assert!(refused.to_string().contains("is damaged"), "byte {at}: {refused}");
+        assert_eq!(bytes_of(&device, FileId::Log(1)), flipped(&checkpoint, at));
+        assert_eq!(bytes_of(&device, FileId::Log(2)), log);
+    }
+    // Behind the last mark nothing was promised: what is torn there may never have been written.
+    let len = log.len();
+    let mark = 8 + 17;
+    for at in 0..len {
+        let bytes = flipped(&log, at);
+        let device = with_log(&checkpoint, &bytes);
+        let (core, found) = FsCore::open_volume(device.clone(), config()).unwrap();
+        if at >= len - mark {
+            assert_eq!((found.damage, core.list_snapshots(None, 10).len()), (None, 4));
+            continue;
+        }
         let damage = found.damage.expect("the damage is seen");
         assert!(damage.at <= at as u64 && damage.at + damage.lost == len as u64);
         let kept = ["a", "b", "c", "d"].iter().take_while(|name| core.find_snapshot(name).is_ok()).count();
@@ -130,9 +153,7 @@ fn a_log_cut_or_changed_anywhere_gives_what_came_before_and_loses_no_byte_of_the
             kept,
             "byte {at}: a later record without an earlier one"
         );
-        let mut lost = vec![0; 1 << 20];
-        let lost_len = device.open(FileId::Lost(1, damage.at)).unwrap().read_at(&mut lost, 0).unwrap();
-        assert_eq!(&lost[..lost_len], &bytes[damage.at as usize..]);
+        assert_eq!(bytes_of(&device, FileId::Lost(2, damage.at)), &bytes[damage.at as usize..]);
         core.create_branch("main", Some("works-on")).unwrap();
     }
 }
@@ -142,14 +163,7 @@ fn a_store_on_the_host_is_opened_again() {
     let dir = tempfile::tempdir().unwrap();
     let store = dir.path().join("store");
     for round in 0..3 {
-        // The lock goes with the last thread that holds the device.
-        let begun = Instant::now();
-        let device = loop {
-            match HostFs::open(&store, true) {
-                Ok(device) => break device,
-                Err(e) => assert!(begun.elapsed().as_secs() < 10, "{e}"),
-            }
-        };
+        let device = HostFs::open(&store, true).unwrap();
         let (core, found) = FsCore::open_volume(Arc::new(device), config()).unwrap();
         assert_eq!((found.damage, core.list_snapshots(None, 10).len()), (None, round));
         core.create_snapshot("main", None).unwrap();
@@ -157,7 +171,7 @@ fn a_store_on_the_host_is_opened_again() {
 }
 
 #[test]
-fn compacting_shortens_the_log_keeps_sharing_and_leaves_one_piece() {
+fn compacting_shortens_the_log_and_keeps_sharing() {
     use agentfs_core::testing::{Driver, FileOp, Op, Path, Place};
     let device = Arc::new(Memory::default());
     let mut driver = CoreDriver::new(open(&device));
@@ -176,7 +190,8 @@ fn compacting_shortens_the_log_keeps_sharing_and_leaves_one_piece() {
     drop(open_with(&device, eager()));
     let after = log_len(&device);
     assert!(after * 10 < before, "{before} bytes became {after}");
-    assert_eq!(agentfs_core::Device::logs(&*device).unwrap(), [2]);
+    let pieces = device.list(Folder::Log).unwrap();
+    assert!(pieces.len() == 2 && pieces.iter().all(|id| matches!(id, FileId::Log(_))), "{pieces:?}");
     let core = open(&device);
     let versions = [0, 1, 2].map(|view| core.version(agentfs_core::ViewId(view)).unwrap());
     for (ino, inode) in versions[0].iter() {
@@ -187,15 +202,14 @@ fn compacting_shortens_the_log_keeps_sharing_and_leaves_one_piece() {
 }
 
 fn log_len(device: &Memory) -> u64 {
-    use agentfs_core::Device;
-    device.logs().unwrap().iter().map(|n| device.open(FileId::Log(*n)).unwrap().stat().unwrap().len).sum()
+    device.list(Folder::Log).unwrap().into_iter().map(|id| device.open(id).unwrap().stat().unwrap().len).sum()
 }
 
 /// A volume with a file of content; returns its device.
 fn with_content(files: u8) -> Arc<Memory> {
     use agentfs_core::testing::{Driver, FileOp, Op, Path, Place};
     let device = Arc::new(Memory::default());
-    let mut driver = CoreDriver::new(open(&device));
+    let mut driver = CoreDriver::new(open_with(&device, Config { small_file: 0, ..config() }));
     for n in 0..files {
         let path = Path::new(n, &[]);
         driver.apply(&Op::File(Place::Branch(0), FileOp::CreateFile(path.clone(), 0o644))).unwrap();
@@ -208,22 +222,22 @@ fn with_content(files: u8) -> Arc<Memory> {
 
 #[test]
 fn no_object_goes_by_a_mount_that_is_refused_or_finds_damage() {
-    use agentfs_core::Device;
-    let objects = |device: &Memory| device.objects().unwrap().len();
-    let len = log_len(&with_content(5));
-    // The first byte refuses the mount, one in the middle loses records; the objects stay either way, for ever.
-    for at in [0, len / 2] {
+    let objects = |device: &Memory| device.list(Folder::Objects).unwrap().len();
+    let len = bytes_of(&with_content(5), FileId::Log(2)).len() as u64;
+    // One flip in the checkpoint refuses the mount, one in the log loses records; the objects stay either way, for ever.
+    for (piece, at) in [(1, 20), (2, len / 2)] {
         let device = with_content(5);
-        let log = device.open(FileId::Log(1)).unwrap();
+        let log = device.open(FileId::Log(piece)).unwrap();
         let mut byte = [0];
         log.read_at(&mut byte, at).unwrap();
         log.write_at(&[byte[0] ^ 1], at).unwrap();
         for _ in 0..2 {
             if let Ok((core, _)) = FsCore::open_volume(device.clone(), config()) {
                 assert_eq!(core.sweep().unwrap(), 0);
+                core.sync().unwrap();
+                core.tend().unwrap();
             }
-            std::thread::sleep(std::time::Duration::from_millis(300));
-            assert_eq!(objects(&device), 5, "byte {at}");
+            assert_eq!(objects(&device), 5, "piece {piece}");
         }
     }
 }

@@ -17,16 +17,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use agentfs_core::testing::{CoreDriver, Driver, Op, config, random_cases};
 use agentfs_core::{
-    Aside, BranchId, FsCore, Inode, InodeId, Journal, Memory, ObjectId, Record, Recorder, Result, SnapshotId,
-    Version,
+    Aside, BranchId, FsCore, Inode, InodeId, Journal, Memory, Record, Recorder, Result, SnapshotId, Version,
 };
 
 /// The recorder, kept in reach.
 struct Shared(Arc<Recorder>);
 
 impl Journal for Shared {
-    fn append(&self, record: &Record, first: &[ObjectId]) -> Result<()> {
-        self.0.append(record, first)
+    fn append(&self, record: &Record) -> Result<()> {
+        self.0.append(record)
     }
 }
 
@@ -47,7 +46,7 @@ impl History {
 
     fn repeat(&mut self, record: Record) {
         match record {
-            Record::Edits(branch, edits) => {
+            Record::Edits(branch, edits) | Record::EditsAfter(branch, _, edits) => {
                 let version = self.branches.get_mut(&branch).expect("the branch was recorded");
                 let mut aside = Aside::default();
                 edits.into_iter().for_each(|edit| edit.apply(version, &mut aside));

@@ -136,6 +136,7 @@ impl Settings {
                 max_snapshots: file.limits.max_snapshots.unwrap_or(defaults.max_snapshots),
                 root_uid: file.security.default_uid.unwrap_or(uid),
                 root_gid: file.security.default_gid.unwrap_or(gid),
+                boot: boot_id(),
                 ..defaults
             },
             ttl: Ttl {
@@ -152,6 +153,12 @@ impl Settings {
             trace_writes: flag(env, "AGENTFS_FUSE_TRACE_WRITES")?,
         })
     }
+}
+
+/// This run of the kernel, as a number; 0 where it has none.
+fn boot_id() -> u128 {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    u128::from_str_radix(&text.trim().replace('-', ""), 16).unwrap_or(0)
 }
 
 fn read(path: &Path) -> Result<File> {

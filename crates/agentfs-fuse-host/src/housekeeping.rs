@@ -1,13 +1,16 @@
-//! What a volume does by itself: it makes its log durable every few seconds, and sweeps away what a crash left.
+//! What a volume does by itself: it makes its log durable every few seconds, deletes what nothing names, shortens its log
+//! and empties its packs, and sweeps away what a crash left.
 
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{io, thread};
 
 use agentfs_core::FsCore;
 
 /// What was answered and not synced may be lost by a power cut, for so long at most.
 const SYNC_INTERVAL: Duration = Duration::from_secs(5);
+/// How often there is a look at what else is to be done.
+const TEND_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Starts the thread; it ends with the volume.
 ///
@@ -23,11 +26,20 @@ fn keep(core: &Weak<FsCore>) {
     if let Some(Err(error)) = core.upgrade().map(|core| core.sweep()) {
         tracing::warn!(%error, "objects that nothing names may have been left");
     }
+    let (mut synced, mut told) = (Instant::now(), None);
     loop {
-        thread::sleep(SYNC_INTERVAL);
+        thread::sleep(TEND_INTERVAL);
         let Some(core) = core.upgrade() else { return };
-        if let Err(error) = core.sync() {
-            tracing::error!(%error, "the log cannot be made durable");
+        let due = synced.elapsed() >= SYNC_INTERVAL;
+        let kept = if due { core.sync() } else { Ok(()) }.and_then(|()| core.tend());
+        if due {
+            synced = Instant::now();
         }
+        // What goes on for long is told once.
+        let trouble = kept.err().map(|error| error.to_string());
+        if let Some(error) = trouble.as_ref().filter(|_| trouble != told) {
+            tracing::error!(error, "the store cannot be kept in order; it is tried again");
+        }
+        told = trouble;
     }
 }

@@ -91,14 +91,23 @@ impl Branch {
         let value = plan(&mut draft)?;
         let edits = draft.finish();
         if !edits.recorded.is_empty() {
-            let record = Record::Edits(self.id, edits.recorded);
-            journal.append(&record, &edits.first)?;
-            if let Record::Edits(_, recorded) = record {
+            let record = match edits.first {
+                first if first.is_empty() => Record::Edits(self.id, edits.recorded),
+                first => Record::EditsAfter(self.id, first, edits.recorded),
+            };
+            journal.append(&record)?;
+            if let Record::Edits(_, recorded) | Record::EditsAfter(_, _, recorded) = record {
                 state.apply(recorded);
             }
         }
         state.apply(edits.unrecorded);
         Ok(Changed { value, orphaned: edits.dropped })
+    }
+
+    /// What a checkpoint says of it: its version, which files in it are dirty, its epoch. No operation is half in it.
+    pub fn capture(&self) -> (Version, Vec<InodeId>, Epoch) {
+        let state = self.state.read();
+        (state.version.clone(), state.aside.dirty.iter().copied().collect(), state.epoch)
     }
 
     /// Waits until no snapshot is being taken, and keeps them out while the permit lives.
@@ -131,7 +140,7 @@ impl Branch {
         }
         let metas = state.unrecorded_metas();
         if !metas.is_empty() {
-            journal.append(&Record::Edits(self.id, metas), &[])?;
+            journal.append(&Record::Edits(self.id, metas))?;
         }
         let value = commit(&state.version)?;
         state.epoch = next;

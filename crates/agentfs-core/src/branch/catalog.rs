@@ -95,6 +95,16 @@ impl Catalog {
         found.ok_or_else(|| FsError::UnknownVersion(format!("there is no snapshot {id_or_name:?}")))
     }
 
+    /// All branches, in order of their ids.
+    pub fn all_branches(&self) -> impl Iterator<Item = (&BranchInfo, &Arc<Branch>)> {
+        self.branches.values().map(|(info, branch)| (info, branch))
+    }
+
+    /// All snapshots, in order of their ids.
+    pub fn all_snapshots(&self) -> impl Iterator<Item = (&SnapshotInfo, &Arc<Snapshot>)> {
+        self.snapshots.values().map(|(info, snapshot)| (info, snapshot))
+    }
+
     /// All branches in order of creation.
     pub fn branches(&self) -> impl Iterator<Item = &BranchInfo> {
         self.branches.values().map(|(info, _)| info)

@@ -165,15 +165,15 @@ impl<'a> Draft<'a> {
         Ok(())
     }
 
-    /// A file is opened to write, or a handle to write it is closed: from here on its size and times are recorded only
-    /// when it is `clean` again.
+    /// The object of a file is about to be written in place, or nobody is left who may: while it is dirty, its size and
+    /// times are not recorded.
     pub fn set_dirty(&mut self, ino: InodeId, dirty: bool) {
         if self.state.aside.dirty.contains(&ino) != dirty {
             self.push(ino, if dirty { Edit::Dirty(ino) } else { Edit::Clean(ino) });
         }
     }
 
-    /// Is the file open to write, as far as records say?
+    /// Is the file written in place, as far as records say?
     pub fn is_dirty(&self, ino: InodeId) -> bool {
         self.state.aside.dirty.contains(&ino)
     }

@@ -1,7 +1,7 @@
 //! A file that is open, once for each inode of a tree however often it was opened.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -17,6 +17,8 @@ pub enum Source {
     Unknown,
     /// From no object: all zeros.
     Hole,
+    /// These, all of them: a small file's.
+    Small(Vec<u8>),
     /// From this object, open on the host.
     Object(Arc<Object>, Arc<dyn ObjectFile>),
 }
@@ -36,6 +38,10 @@ pub struct OpenFile {
     users: AtomicU32,
     /// Handles that may write.
     pub writers: AtomicU32,
+    /// Do records say that its object is written in place? Changed under the content lock.
+    pub dirty: AtomicBool,
+    /// Bytes of small content written anew since it was opened.
+    pub rewritten: AtomicU64,
 }
 
 /// All open files.
@@ -50,7 +56,8 @@ impl OpenFiles {
         let file = self.files.entry((view, ino)).or_insert_with(|| {
             let (source, users, writers) =
                 (RwLock::new(Source::Unknown), AtomicU32::new(0), AtomicU32::new(0));
-            Arc::new(OpenFile { tree: tree.clone(), view, ino, source, users, writers })
+            let (dirty, rewritten) = (AtomicBool::new(false), AtomicU64::new(0));
+            Arc::new(OpenFile { tree: tree.clone(), view, ino, source, users, writers, dirty, rewritten })
         });
         file.users.fetch_add(1, Ordering::Relaxed);
         file.clone()

@@ -6,17 +6,26 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{Marks, NewBranch, NewSnapshot, Record, RootAttributes};
-use crate::store::{Content, Object};
+use crate::store::{Content, Extent, Move, Object, Place};
 use crate::tree::{Body, Directory, Edit, Entry, Inode, Meta, Times, Xattrs};
-use crate::types::{BranchId, Epoch, FileKind, InodeId, Name, ObjectId, SnapshotId, Timestamp, ViewId};
+use crate::types::{
+    BranchId, Epoch, FileKind, InodeId, Name, ObjectId, PackId, SnapshotId, Timestamp, ViewId,
+};
 
-/// Finds or makes the one `Object` of a number.
-pub type Adopt<'a> = &'a mut dyn FnMut(ObjectId, Epoch) -> Arc<Object>;
+/// Finds or makes what content is made of, one of a kind for each number or place.
+pub trait Adopt {
+    /// The object.
+    fn object(&mut self, id: ObjectId, epoch: Epoch) -> Arc<Object>;
+    /// The extent at a place, with its length and checksum.
+    fn extent(&mut self, place: Place, len: u32, crc: u32) -> Arc<Extent>;
+}
+
+type Adopter<'a> = &'a mut dyn Adopt;
 
 /// A record that no such thing can be.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the bytes are no record")]
-pub(super) struct NotARecord;
+pub struct NotARecord;
 
 type Decoded<T> = Result<T, NotARecord>;
 
@@ -35,6 +44,21 @@ enum Stored {
     BranchIs(Box<StoredBranch>, u32),
     SnapshotIs(Box<StoredSnapshot>, u32),
     CheckpointEnd,
+    EditsAfter(u128, Vec<u64>, Vec<StoredEdit>),
+    Moved(Vec<StoredMove>),
+    Mounted(u128),
+    Ordered { at: Fixed, through: Fixed },
+    Continues { piece: u64, len: u64 },
+}
+
+/// Eight bytes always: the record's length does not depend on where it is.
+#[derive(Serialize, Deserialize)]
+struct Fixed([u8; 8]);
+
+#[derive(Serialize, Deserialize)]
+struct StoredMove {
+    from: (u64, u32),
+    to: (u64, u32),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -102,6 +126,7 @@ enum StoredBody {
 enum StoredContent {
     Hole,
     Whole { object: u64, epoch: u64 },
+    Packed { pack: u64, offset: u32, len: u32, crc: u32 },
 }
 
 /// The codes of kinds, by place.
@@ -128,13 +153,37 @@ pub(super) fn encode(record: &Record, buffer: Vec<u8>) -> Result<Vec<u8>, postca
     postcard::to_extend(&stored(record), buffer)
 }
 
-/// Does a checkpoint begin with these bytes?
-pub(super) fn is_checkpoint(bytes: &[u8]) -> bool {
-    matches!(postcard::from_bytes::<Stored>(bytes), Ok(Stored::Checkpoint))
+/// What a frame is to the log itself.
+pub(super) enum Mark {
+    Checkpoint,
+    CheckpointEnd,
+    Mounted(u128),
+    Ordered { at: u64, through: u64 },
+    Continues { piece: u64, len: u64 },
+}
+
+/// The first bytes of records that are marks. Others need not be decoded to know that they are none.
+const MARKS: [u8; 5] = [8, 12, 15, 16, 17];
+
+/// Is the record one of the log's own?
+pub(super) fn mark(bytes: &[u8]) -> Option<Mark> {
+    if !bytes.first().is_some_and(|first| MARKS.contains(first)) {
+        return None;
+    }
+    match postcard::from_bytes::<Stored>(bytes).ok()? {
+        Stored::Checkpoint => Some(Mark::Checkpoint),
+        Stored::CheckpointEnd => Some(Mark::CheckpointEnd),
+        Stored::Mounted(boot) => Some(Mark::Mounted(boot)),
+        Stored::Ordered { at, through } => {
+            Some(Mark::Ordered { at: u64::from_le_bytes(at.0), through: u64::from_le_bytes(through.0) })
+        }
+        Stored::Continues { piece, len } => Some(Mark::Continues { piece, len }),
+        _ => None,
+    }
 }
 
 /// The record that `bytes` are.
-pub(super) fn decode(bytes: &[u8], adopt: Adopt<'_>) -> Decoded<Record> {
+pub fn decode(bytes: &[u8], adopt: Adopter<'_>) -> Decoded<Record> {
     let (stored, rest) = postcard::take_from_bytes::<Stored>(bytes).map_err(|_| NotARecord)?;
     if rest.is_empty() { record(stored, adopt) } else { Err(NotARecord) }
 }
@@ -158,10 +207,20 @@ fn stored(record: &Record) -> Stored {
         Record::BranchIs(branch, version) => Stored::BranchIs(Box::new(stored_branch(branch)), *version),
         Record::SnapshotIs(new, version) => Stored::SnapshotIs(Box::new(stored_snapshot(new)), *version),
         Record::CheckpointEnd => Stored::CheckpointEnd,
+        Record::EditsAfter(branch, first, edits) => {
+            let first = first.iter().map(|id| id.0).collect();
+            Stored::EditsAfter(branch.0, first, edits.iter().map(stored_edit).collect())
+        }
+        Record::Moved(moves) => Stored::Moved(moves.iter().map(stored_move).collect()),
+        Record::Mounted(boot) => Stored::Mounted(*boot),
+        Record::Ordered { at, through } => {
+            Stored::Ordered { at: Fixed(at.to_le_bytes()), through: Fixed(through.to_le_bytes()) }
+        }
+        Record::Continues { piece, len } => Stored::Continues { piece: *piece, len: *len },
     }
 }
 
-fn record(stored: Stored, adopt: Adopt<'_>) -> Decoded<Record> {
+fn record(stored: Stored, adopt: Adopter<'_>) -> Decoded<Record> {
     Ok(match stored {
         Stored::Edits(branch, edits) => Record::Edits(BranchId(branch), loaded_edits(edits, adopt)?),
         Stored::Snapshot(new) => Record::SnapshotCreated(new_snapshot(*new)?),
@@ -176,10 +235,31 @@ fn record(stored: Stored, adopt: Adopt<'_>) -> Decoded<Record> {
         Stored::BranchIs(branch, version) => Record::BranchIs(new_branch(*branch)?, version),
         Stored::SnapshotIs(new, version) => Record::SnapshotIs(new_snapshot(*new)?, version),
         Stored::CheckpointEnd => Record::CheckpointEnd,
+        Stored::EditsAfter(branch, first, edits) => {
+            let first = first.into_iter().map(ObjectId).collect();
+            Record::EditsAfter(BranchId(branch), first, loaded_edits(edits, adopt)?)
+        }
+        Stored::Moved(moves) => Record::Moved(moves.iter().map(loaded_move).collect()),
+        Stored::Mounted(boot) => Record::Mounted(boot),
+        Stored::Ordered { at, through } => {
+            let (at, through) = (u64::from_le_bytes(at.0), u64::from_le_bytes(through.0));
+            Record::Ordered { at, through }
+        }
+        Stored::Continues { piece, len } => Record::Continues { piece, len },
     })
 }
 
-fn loaded_edits(edits: Vec<StoredEdit>, adopt: Adopt<'_>) -> Decoded<Vec<Edit>> {
+fn stored_move(moved: &Move) -> StoredMove {
+    let stored = |(pack, offset): Place| (pack.0, offset);
+    StoredMove { from: stored(moved.from), to: stored(moved.to) }
+}
+
+fn loaded_move(stored: &StoredMove) -> Move {
+    let place = |(pack, offset): (u64, u32)| (PackId(pack), offset);
+    Move { from: place(stored.from), to: place(stored.to) }
+}
+
+fn loaded_edits(edits: Vec<StoredEdit>, adopt: Adopter<'_>) -> Decoded<Vec<Edit>> {
     edits.into_iter().map(|stored| edit(stored, adopt)).collect()
 }
 
@@ -254,7 +334,7 @@ fn stored_edit(edit: &Edit) -> StoredEdit {
     }
 }
 
-fn edit(stored: StoredEdit, adopt: Adopt<'_>) -> Decoded<Edit> {
+fn edit(stored: StoredEdit, adopt: Adopter<'_>) -> Decoded<Edit> {
     let name = |bytes: &Bytes| Name::new(&bytes.0).map_err(|_| NotARecord);
     Ok(match stored {
         StoredEdit::Put(ino, meta, body, xattrs) => {
@@ -311,7 +391,7 @@ fn body(body: &Body) -> StoredBody {
     }
 }
 
-fn loaded_body(stored: StoredBody, adopt: Adopt<'_>) -> Decoded<Body> {
+fn loaded_body(stored: StoredBody, adopt: Adopter<'_>) -> Decoded<Body> {
     Ok(match stored {
         StoredBody::File(content) => Body::File(loaded_content(&content, adopt)),
         StoredBody::Directory(parent) => Body::Directory(Directory::new(inode_id(parent)?)),
@@ -324,13 +404,22 @@ fn content(content: &Content) -> StoredContent {
     match content {
         Content::Hole => StoredContent::Hole,
         Content::Whole(object) => StoredContent::Whole { object: object.id.0, epoch: object.epoch.0 },
+        Content::Packed(extent) => {
+            let (pack, offset) = extent.place();
+            StoredContent::Packed { pack: pack.0, offset, len: extent.len, crc: extent.crc }
+        }
     }
 }
 
-fn loaded_content(stored: &StoredContent, adopt: Adopt<'_>) -> Content {
+fn loaded_content(stored: &StoredContent, adopt: Adopter<'_>) -> Content {
     match *stored {
         StoredContent::Hole => Content::Hole,
-        StoredContent::Whole { object, epoch } => Content::Whole(adopt(ObjectId(object), Epoch(epoch))),
+        StoredContent::Whole { object, epoch } => {
+            Content::Whole(adopt.object(ObjectId(object), Epoch(epoch)))
+        }
+        StoredContent::Packed { pack, offset, len, crc } => {
+            Content::Packed(adopt.extent((PackId(pack), offset), len, crc))
+        }
     }
 }
 

@@ -27,6 +27,23 @@ pub(super) fn open(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     (checksum_of(payload) == u32::from_le_bytes(*checksum)).then_some((payload, rest))
 }
 
+/// Longest frame of a mark, in bytes.
+pub(super) const SHORT: usize = 64;
+
+/// As [`open`], of a frame of at most [`SHORT`] bytes; cheap to try anywhere.
+pub(super) fn open_short(bytes: &[u8]) -> Option<&[u8]> {
+    let length = bytes.first_chunk::<4>().map(|length| u32::from_le_bytes(*length) as usize)?;
+    if length > SHORT - HEADER { None } else { open(bytes).map(|(payload, _)| payload) }
+}
+
+/// Will the frame that begins here not become sound, whatever follows?
+pub(super) fn is_unsound(bytes: &[u8]) -> bool {
+    let Some(length) = bytes.first_chunk::<4>().map(|length| u32::from_le_bytes(*length) as usize) else {
+        return false;
+    };
+    length == 0 || length > MAX_PAYLOAD || bytes.len() >= HEADER + length
+}
+
 fn checksum_of(payload: &[u8]) -> u32 {
     // The length is part of it by its start value.
     crc32c::crc32c_append(payload.len() as u32, payload)

@@ -7,15 +7,15 @@ use parking_lot::Mutex;
 use super::Record;
 use crate::error::Result;
 use crate::store::Durability;
-use crate::types::{InodeId, ObjectId};
+use crate::types::InodeId;
 
 /// Takes each record before the change it speaks of is made; refusing it refuses the change.
 pub trait Journal: Send + Sync {
-    /// Takes a record. Before it is made durable, the objects in `first` are.
+    /// Takes a record. Before it is made durable, the objects are that it says were to be before.
     ///
     /// # Errors
     /// When it could not be kept: the change must then not be made.
-    fn append(&self, record: &Record, first: &[ObjectId]) -> Result<()>;
+    fn append(&self, record: &Record) -> Result<()>;
 
     /// Makes all records until now durable.
     ///
@@ -42,6 +42,36 @@ pub trait Journal: Send + Sync {
     fn durable(&self) -> u64 {
         0
     }
+
+    /// Makes room for a checkpoint: what is appended from now on follows it. Returns the number of the checkpoint's
+    /// piece; `None` when nothing is kept.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn begin_checkpoint(&self) -> Result<Option<u64>> {
+        Ok(None)
+    }
+
+    /// Makes content durable that must be before the records that name it.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn sync_content(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// The checkpoint that was begun is durable, with the content it names; it is `len` bytes long.
+    fn end_checkpoint(&self, _len: u64) {}
+
+    /// Bytes since the last checkpoint, and of that one.
+    fn lengths(&self) -> (u64, u64) {
+        (0, 0)
+    }
+
+    /// Did a sync fail? Then nothing is taken until there is a new checkpoint.
+    fn is_poisoned(&self) -> bool {
+        false
+    }
 }
 
 impl Durability for Arc<dyn Journal> {
@@ -57,7 +87,7 @@ impl Durability for Arc<dyn Journal> {
 pub struct Unrecorded;
 
 impl Journal for Unrecorded {
-    fn append(&self, _record: &Record, _first: &[ObjectId]) -> Result<()> {
+    fn append(&self, _record: &Record) -> Result<()> {
         Ok(())
     }
 }
@@ -76,7 +106,7 @@ impl Recorder {
 }
 
 impl Journal for Recorder {
-    fn append(&self, record: &Record, _first: &[ObjectId]) -> Result<()> {
+    fn append(&self, record: &Record) -> Result<()> {
         self.records.lock().push(record.clone());
         Ok(())
     }

@@ -8,7 +8,8 @@ mod reader;
 mod record;
 mod writer;
 
+pub use codec::{Adopt, decode};
 pub use journal::{Journal, Recorder, Unrecorded};
-pub use reader::{Damage, ReadTo, read, superseded};
+pub use reader::{Damage, Log, has_lost, superseded};
 pub use record::{Marks, NewBranch, NewSnapshot, Record, RootAttributes};
-pub use writer::{FrameWriter, LogWriter};
+pub use writer::{FrameWriter, LogWriter, Start};

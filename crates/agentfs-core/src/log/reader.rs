@@ -1,16 +1,18 @@
-//! The log, read back: all its pieces in order, up to the first frame that is not sound.
+//! The log, read back. First it is looked over: where it begins, how far its frames are sound, what is known to be durable;
+//! then its records are shown, oldest first.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use super::codec::{self, Adopt};
-use super::{Record, frame};
-use crate::store::{Device, FileId, ObjectFile};
+use super::codec::{self, Mark};
+use super::frame;
+use crate::store::{Device, FileId, Folder, ObjectFile};
 
 /// Bytes read at once.
 const CHUNK: usize = 4 << 20;
 
-/// Where reading stopped before the end.
+/// Where a log that was whole is so no more.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("piece {piece} of the log is damaged at byte {at}: the {lost} bytes from there on are left out")]
 pub struct Damage {
@@ -22,36 +24,188 @@ pub struct Damage {
     pub lost: u64,
 }
 
-/// How far the log was read.
-pub struct ReadTo {
-    /// The last piece; `None` when there is none.
-    pub piece: Option<u64>,
+/// A piece of the log.
+pub struct Piece {
+    /// Its number.
+    pub number: u64,
     /// Its sound bytes.
     pub len: u64,
-    /// What ended it before its end: a torn frame after a power cut, or worse.
-    pub damage: Option<Damage>,
-    /// Bytes of the checkpoint it began with.
-    pub checkpoint: u64,
+    file: Arc<dyn ObjectFile>,
 }
 
-/// Shows `visit` all records, oldest first.
+/// A log that was looked over.
+#[derive(Default)]
+pub struct Log {
+    /// The pieces that count, in order.
+    pub pieces: Vec<Piece>,
+    /// Is its last record a mark that everything before is durable?
+    clean: bool,
+    /// Pieces behind its end, which go on from what is not there.
+    pub stale: Vec<u64>,
+    /// What ended it before its end. A tail that was being written when the daemon or the host died is no damage.
+    pub damage: Option<Damage>,
+    /// Bytes of the checkpoint it begins with; 0 without.
+    pub checkpoint: u64,
+    /// Was that checkpoint damaged?
+    pub checkpoint_damaged: bool,
+    /// The boot of the host during its last mount, if it says so.
+    pub boot: Option<u128>,
+    /// Before this byte of this piece, content that records name is durable. `None`: nothing is known.
+    pub ordered: Option<(u64, u64)>,
+}
+
+/// A record as it lies in the log.
+pub struct Stored<'a> {
+    /// Its bytes.
+    pub payload: &'a [u8],
+    /// Its piece.
+    pub piece: u64,
+    /// Where its frame begins.
+    pub at: u64,
+}
+
+/// What one piece says of itself.
+#[derive(Default)]
+struct Seen {
+    continues: Option<(u64, u64)>,
+    checkpoint: bool,
+    checkpoint_end: Option<u64>,
+    boot: Option<u128>,
+    ordered: Option<u64>,
+    /// The end of the last frame, if that is a mark for all before it.
+    clean_at: Option<u64>,
+}
+
+impl Log {
+    /// Looks a log over.
+    ///
+    /// # Errors
+    /// What the device answers.
+    pub fn open(device: &dyn Device) -> io::Result<Log> {
+        let numbers = pieces(device)?;
+        let first = newest_checkpoint(device, &numbers)?;
+        let mut log = Log::default();
+        for number in numbers.into_iter().skip(first) {
+            // A later piece goes on from what is missing here.
+            if !log.stale.is_empty() || log.damage.is_some() || !log.add(device, number)? {
+                log.stale.push(number);
+            }
+        }
+        Ok(log)
+    }
+
+    /// Adds the next piece; false when it does not go on where the log ends.
+    fn add(&mut self, device: &dyn Device, number: u64) -> io::Result<bool> {
+        let file = device.open(FileId::Log(number))?;
+        let mut seen = Seen::default();
+        let len = frames(&file, u64::MAX, |at, payload| {
+            seen.note(at, payload);
+            ControlFlow::Continue(())
+        })?;
+        let total = file.stat()?.len;
+        if let Some((before, expected)) = seen.continues
+            && let Some(last) = self.pieces.last().filter(|last| last.number == before)
+            && last.len < expected
+        {
+            // Nothing of this piece was known to be durable, or the end of that before would be there.
+            let lost = Damage { piece: before, at: last.len, lost: expected - last.len };
+            self.damage = seen.ordered.map(|_| lost);
+            return Ok(false);
+        }
+        let no_beginning = self.pieces.is_empty() && len == 0 && total > 0;
+        self.checkpoint_damaged = seen.is_open_checkpoint();
+        if no_beginning || self.checkpoint_damaged || (len < total && has_later_mark(&file, len)?) {
+            self.damage = Some(Damage { piece: number, at: len, lost: total - len });
+        }
+        if let Some(end) = seen.checkpoint_end {
+            self.checkpoint = end;
+            self.ordered = Some((number, end)); // it was published when all of it was durable
+        }
+        self.clean = seen.clean_at == Some(total);
+        self.boot = seen.boot.or(self.boot);
+        self.ordered = seen.ordered.map(|through| (number, through)).or(self.ordered);
+        self.pieces.push(Piece { number, len, file });
+        Ok(true)
+    }
+
+    /// Shows `visit` all records, oldest first, until it breaks off. A record that it breaks off at is not in the log any
+    /// more, nor are those behind it.
+    ///
+    /// # Errors
+    /// What the device answers.
+    pub fn read(&mut self, mut visit: impl FnMut(Stored<'_>) -> ControlFlow<()>) -> io::Result<()> {
+        for at in 0..self.pieces.len() {
+            let Some(piece) = self.pieces.get_mut(at) else { break };
+            let (number, len) = (piece.number, piece.len);
+            let read = frames(&piece.file, len, |at, payload| visit(Stored { payload, piece: number, at }))?;
+            if read < len {
+                piece.len = read;
+                self.stale.extend(self.pieces.drain(at + 1..).map(|later| later.number));
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The last piece and its sound bytes.
+    pub fn end(&self) -> Option<(u64, u64)> {
+        self.pieces.last().map(|last| (last.number, last.len))
+    }
+
+    /// Does it end with the mark of a sync, so that all content it names is durable?
+    pub fn is_clean(&self) -> bool {
+        self.clean && self.stale.is_empty()
+    }
+
+    /// What its last piece follows, if that is still empty.
+    pub fn follows(&self) -> Option<(u64, u64)> {
+        let (_, before) = self.pieces.split_last()?;
+        before.last().map(|piece| (piece.number, piece.len))
+    }
+
+    /// Bytes of all pieces.
+    pub fn len(&self) -> u64 {
+        self.pieces.iter().map(|piece| piece.len).sum()
+    }
+}
+
+impl Seen {
+    fn note(&mut self, at: u64, payload: &[u8]) {
+        match codec::mark(payload) {
+            Some(Mark::Checkpoint) => self.checkpoint |= at == 0,
+            Some(Mark::CheckpointEnd) => {
+                self.checkpoint_end = Some(at + (frame::HEADER + payload.len()) as u64);
+            }
+            Some(Mark::Mounted(boot)) => self.boot = Some(boot),
+            Some(Mark::Ordered { at: own, through }) => {
+                self.ordered = Some(through);
+                self.clean_at = (own == through).then_some(at + (frame::HEADER + payload.len()) as u64);
+            }
+            Some(Mark::Continues { piece, len }) => self.continues = Some((piece, len)),
+            None => {}
+        }
+    }
+
+    /// It is a checkpoint, which is published when it is complete, and it is not complete.
+    fn is_open_checkpoint(&self) -> bool {
+        self.checkpoint && self.checkpoint_end.is_none()
+    }
+}
+
+/// The numbers of all pieces, in order.
+fn pieces(device: &dyn Device) -> io::Result<Vec<u64>> {
+    let number = |id| if let FileId::Log(number) = id { Some(number) } else { None };
+    let mut numbers: Vec<u64> = device.list(Folder::Log)?.into_iter().filter_map(number).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Is there anything that a damaged log has lost?
 ///
 /// # Errors
 /// What the device answers.
-pub fn read(device: &dyn Device, adopt: Adopt<'_>, mut visit: impl FnMut(Record)) -> io::Result<ReadTo> {
-    let pieces = device.logs()?;
-    let first = newest_checkpoint(device, &pieces)?;
-    let mut end = ReadTo { piece: None, len: 0, damage: None, checkpoint: 0 };
-    for piece in pieces.into_iter().skip(first) {
-        let file = device.open(FileId::Log(piece))?;
-        let (len, total) = (read_piece(&file, adopt, &mut end.checkpoint, &mut visit)?, file.stat()?.len);
-        end.damage = (len < total).then(|| Damage { piece, at: len, lost: total - len });
-        (end.piece, end.len) = (Some(piece), len);
-        if end.damage.is_some() {
-            break; // a later piece goes on from what is missing here
-        }
-    }
-    Ok(end)
+pub fn has_lost(device: &dyn Device) -> io::Result<bool> {
+    Ok(device.list(Folder::Log)?.iter().any(|id| matches!(id, FileId::Lost(..))))
 }
 
 /// The place of the newest piece that begins with a checkpoint; of the first, if none does.
@@ -60,49 +214,75 @@ fn newest_checkpoint(device: &dyn Device, pieces: &[u64]) -> io::Result<usize> {
         let mut start = [0; 64];
         let read = device.open(FileId::Log(*piece))?.read_at(&mut start, 0)?;
         let first = frame::open(start.get(..read).unwrap_or_default()).map(|(payload, _)| payload);
-        if first.is_some_and(codec::is_checkpoint) {
+        if first.and_then(codec::mark).is_some_and(|mark| matches!(mark, Mark::Checkpoint)) {
             return Ok(place);
         }
     }
     Ok(0)
 }
 
-/// The pieces before the newest checkpoint.
+/// Files of the log that the newest checkpoint supersedes, and drafts that nobody finished.
 ///
 /// # Errors
 /// What the device answers.
-pub fn superseded(device: &dyn Device) -> io::Result<Vec<u64>> {
-    let mut pieces = device.logs()?;
-    pieces.truncate(newest_checkpoint(device, &pieces)?);
-    Ok(pieces)
+pub fn superseded(device: &dyn Device) -> io::Result<Vec<FileId>> {
+    let numbers = pieces(device)?;
+    let first = newest_checkpoint(device, &numbers)?;
+    let old = numbers.into_iter().take(first).map(FileId::Log);
+    let drafts = device.list(Folder::Log)?.into_iter().filter(|id| matches!(id, FileId::Draft(_)));
+    Ok(old.chain(drafts).collect())
 }
 
-/// Returns the sound bytes of a piece; notes those of its checkpoint.
-fn read_piece(
+/// Shows `visit` the sound frames in the first `limit` bytes, until it breaks off; returns the bytes of those it went
+/// on after.
+fn frames(
     file: &Arc<dyn ObjectFile>,
-    adopt: Adopt<'_>,
-    checkpoint: &mut u64,
-    visit: &mut impl FnMut(Record),
+    limit: u64,
+    mut visit: impl FnMut(u64, &[u8]) -> ControlFlow<()>,
 ) -> io::Result<u64> {
     let (mut bytes, mut at, mut sound) = (Vec::new(), 0, 0);
+    let limit = limit.min(file.stat()?.len);
     loop {
-        let mut chunk = vec![0; CHUNK];
-        let read = file.read_at(&mut chunk, at)?;
-        bytes.extend_from_slice(chunk.get(..read).unwrap_or_default());
+        let want = (limit - at).min(CHUNK as u64) as usize;
+        let start = bytes.len();
+        bytes.resize(start + want, 0);
+        let read = file.read_at(bytes.get_mut(start..).unwrap_or_default(), at)?;
+        bytes.truncate(start + read);
         at += read as u64;
         let mut rest = bytes.as_slice();
         while let Some((payload, tail)) = frame::open(rest) {
-            let Ok(record) = codec::decode(payload, adopt) else { return Ok(sound) };
-            sound += (rest.len() - tail.len()) as u64;
-            if matches!(record, Record::CheckpointEnd) {
-                *checkpoint = sound;
+            if visit(sound, payload).is_break() {
+                return Ok(sound);
             }
-            visit(record);
+            sound += (rest.len() - tail.len()) as u64;
             rest = tail;
         }
-        bytes = rest.to_vec();
-        if read == 0 {
+        // A frame that this chunk cut waits for the next; one that is not sound waits for the end.
+        let done = bytes.len() - rest.len();
+        if read == 0 || frame::is_unsound(rest) {
             return Ok(sound);
         }
+        bytes.drain(..done);
+    }
+}
+
+/// Is there, behind an unsound byte, a record that says that what lies before it was durable? Then it was, and is damaged.
+fn has_later_mark(file: &Arc<dyn ObjectFile>, from: u64) -> io::Result<bool> {
+    let (mut at, len) = (from, file.stat()?.len);
+    let mut chunk = vec![0; (len.saturating_sub(from)).min(CHUNK as u64) as usize];
+    loop {
+        let read = file.read_at(&mut chunk, at)?;
+        let bytes = chunk.get(..read).unwrap_or_default();
+        for start in 0..read {
+            let here = at + start as u64;
+            let is_mark = bytes.get(start..).and_then(frame::open_short).and_then(codec::mark);
+            if matches!(is_mark, Some(Mark::Ordered { at, through }) if at == here && through > from) {
+                return Ok(true);
+            }
+        }
+        if read < CHUNK {
+            return Ok(false);
+        }
+        at += (read - frame::SHORT) as u64;
     }
 }

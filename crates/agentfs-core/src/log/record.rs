@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::store::Move;
 use crate::tree::Edit;
-use crate::types::{BranchId, Epoch, SnapshotId, Timestamp, ViewId};
+use crate::types::{BranchId, Epoch, ObjectId, SnapshotId, Timestamp, ViewId};
 
 /// A branch that came to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,4 +96,35 @@ pub enum Record {
     SnapshotIs(NewSnapshot, u32),
     /// The checkpoint is complete.
     CheckpointEnd,
+    /// As [`Record::Edits`], of an operation that takes something away: these objects were to be durable before.
+    EditsAfter(BranchId, Vec<ObjectId>, Vec<Edit>),
+    /// Content of small files was moved.
+    Moved(Vec<Move>),
+    /// A mount begins, on this boot of the host.
+    Mounted(u128),
+    /// Itself at byte `at` of its piece: all content that records before the byte `through` of it name is durable, and so
+    /// are the pieces before.
+    Ordered {
+        /// Where this record's frame begins.
+        at: u64,
+        /// Before which place content is durable.
+        through: u64,
+    },
+    /// The first of a piece: it goes on behind so many bytes of that piece.
+    Continues {
+        /// The piece before.
+        piece: u64,
+        /// Its bytes.
+        len: u64,
+    },
+}
+
+impl Record {
+    /// The edits of a file operation.
+    pub fn edits(&self) -> &[Edit] {
+        match self {
+            Record::Edits(_, edits) | Record::EditsAfter(_, _, edits) => edits,
+            _ => &[],
+        }
+    }
 }

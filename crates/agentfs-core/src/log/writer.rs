@@ -3,57 +3,125 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
 use super::{Journal, Record, codec, frame};
 use crate::error::{FsError, Result};
-use crate::store::{Device, FileId, ObjectFile};
+use crate::store::{Device, FileId, ObjectFile, Packs};
 use crate::tree::Edit;
 use crate::types::{InodeId, ObjectId};
 
 /// A log being written. Positions are bytes since it was opened, from 1.
 pub struct LogWriter {
     device: Arc<dyn Device>,
+    /// Content of small files, made durable before the records that name it. The volume holds it; it holds this.
+    packs: Weak<Packs>,
+    /// The boot of the host, told at the beginning of each piece.
+    boot: u128,
     /// Leaf lock, held for one append.
     head: Mutex<Head>,
     /// Rank: before `head`. Held over a sync; appends go on meanwhile.
     syncing: Mutex<()>,
     durable: AtomicU64,
     poisoned: AtomicBool,
+    /// The position at which the checkpoint that is being made takes over.
+    rotated: AtomicU64,
+    /// Bytes of the pieces since the last checkpoint that are not written any more, and of that checkpoint.
+    since: AtomicU64,
+    checkpoint: AtomicU64,
 }
 
 struct Head {
     file: Arc<dyn ObjectFile>,
-    /// Bytes in the file.
+    /// The number of the piece.
+    piece: u64,
+    /// Bytes in it.
     len: u64,
     position: u64,
+    /// Pieces before it that may not be durable.
+    before: Vec<Arc<dyn ObjectFile>>,
     /// Objects to be synced before the records that name them.
     first: HashSet<ObjectId>,
     /// The last record that speaks of an inode, for records that are not durable.
     touched: HashMap<InodeId, u64>,
 }
 
+/// A mark that was written.
+struct Marked {
+    /// To be synced now, oldest first.
+    files: Vec<Arc<dyn ObjectFile>>,
+    /// The position behind it, when nothing else came between.
+    behind: Option<u64>,
+}
+
+/// Where a log goes on.
+pub struct Start {
+    /// The piece.
+    pub piece: u64,
+    /// Its bytes so far, which are durable; 0 makes a new piece.
+    pub len: u64,
+    /// What a new piece follows: a piece and its bytes.
+    pub follows: Option<(u64, u64)>,
+    /// Bytes of the log since its checkpoint, but for those of `piece`.
+    pub since: u64,
+    /// Bytes of that checkpoint.
+    pub checkpoint: u64,
+    /// The boot of the host.
+    pub boot: u128,
+}
+
 impl LogWriter {
-    /// Goes on after the first `len` bytes of the piece `number`, which are durable.
+    /// Goes on writing a log.
     ///
     /// # Errors
     /// What the device answers.
-    pub fn open(device: Arc<dyn Device>, number: u64, len: u64) -> io::Result<LogWriter> {
-        let file = match device.open(FileId::Log(number)) {
-            Err(e) if e.kind() == io::ErrorKind::NotFound => device.create(FileId::Log(number))?,
+    pub fn open(device: Arc<dyn Device>, packs: &Arc<Packs>, start: &Start) -> Result<LogWriter> {
+        let file = match device.open(FileId::Log(start.piece)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => device.create(FileId::Log(start.piece))?,
             opened => opened?,
         };
-        if file.stat()?.len > len {
-            file.set_len(len)?;
+        if file.stat()?.len > start.len {
+            file.set_len(start.len)?;
         }
-        file.sync(false)?;
-        device.sync_names()?;
-        let head = Head { file, len, position: 1, first: HashSet::new(), touched: HashMap::new() };
-        let (durable, poisoned) = (AtomicU64::new(1), AtomicBool::new(false));
-        Ok(LogWriter { device, head: Mutex::new(head), syncing: Mutex::new(()), durable, poisoned })
+        let head = Head {
+            file,
+            piece: start.piece,
+            len: start.len,
+            position: 1,
+            before: Vec::new(),
+            first: HashSet::new(),
+            touched: HashMap::new(),
+        };
+        let writer = LogWriter {
+            device,
+            packs: Arc::downgrade(packs),
+            boot: start.boot,
+            head: Mutex::new(head),
+            syncing: Mutex::new(()),
+            durable: AtomicU64::new(1),
+            poisoned: AtomicBool::new(false),
+            rotated: AtomicU64::new(0),
+            since: AtomicU64::new(start.since),
+            checkpoint: AtomicU64::new(start.checkpoint),
+        };
+        {
+            let mut head = writer.head.lock();
+            writer.begin_piece(&mut head, start.follows.filter(|_| start.len == 0))?;
+            head.file.sync(false)?;
+        }
+        writer.device.sync_names()?;
+        Ok(writer)
+    }
+
+    /// Writes what a piece, or a mount in it, begins with.
+    fn begin_piece(&self, head: &mut Head, follows: Option<(u64, u64)>) -> Result<()> {
+        if let Some((piece, len)) = follows {
+            self.write(head, &framed(&Record::Continues { piece, len })?)?;
+        }
+        self.write(head, &framed(&Record::Mounted(self.boot))?)
     }
 
     fn refuse_poisoned(&self) -> Result<()> {
@@ -75,32 +143,67 @@ impl LogWriter {
         Err(written.map_or_else(FsError::Io, |_| FsError::no_space()))
     }
 
-    /// Syncs the objects that must be durable first, then the log; returns the position that is durable then.
-    fn sync_now(&self) -> Result<u64> {
-        let (file, position, first) = {
-            let mut head = self.head.lock();
-            (head.file.clone(), head.position, std::mem::take(&mut head.first))
-        };
-        for id in &first {
+    /// Makes content durable that must be before the records that name it.
+    fn sync_content(&self) -> Result<()> {
+        let first = std::mem::take(&mut self.head.lock().first);
+        let synced = self.sync_objects(&first).and_then(|()| self.sync_packs());
+        if synced.is_err() {
+            self.head.lock().first.extend(first);
+        }
+        synced
+    }
+
+    fn sync_packs(&self) -> Result<()> {
+        self.packs.upgrade().map_or(Ok(()), |packs| Ok(packs.sync()?))
+    }
+
+    fn sync_objects(&self, objects: &HashSet<ObjectId>) -> Result<()> {
+        for id in objects {
             match self.device.open(FileId::Object(*id)).and_then(|object| object.sync(true)) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.into()),
                 // One that is gone by now is named by nothing.
                 _ => {}
             }
         }
-        file.sync(true)?;
-        self.head.lock().touched.retain(|_, touched| *touched > position);
-        Ok(position)
+        Ok(())
+    }
+
+    /// Says in the log that what the records before `through` name is durable.
+    fn mark(&self, through: u64) -> Result<Marked> {
+        let mut head = self.head.lock();
+        let at = head.len;
+        self.write(&mut head, &framed(&Record::Ordered { at, through })?)?;
+        let files = head.before.iter().chain([&head.file]).cloned().collect();
+        Ok(Marked { files, behind: (at == through).then_some(head.position) })
+    }
+
+    /// Makes the records until now durable; returns the position before which they are. A sync that fails poisons the
+    /// log: the kernel may have dropped what it could not write, and no later sync would notice.
+    fn sync_now(&self) -> Result<u64> {
+        let (through, position) = {
+            let head = self.head.lock();
+            (head.len, head.position)
+        };
+        let poison = |_: &FsError| self.poisoned.store(true, Ordering::Release);
+        self.sync_content().inspect_err(poison)?;
+        let Marked { files, behind } = self.mark(through)?;
+        files.iter().try_for_each(|file| Ok(file.sync(true)?)).inspect_err(poison)?;
+        let mut head = self.head.lock();
+        head.before.clear();
+        head.touched.retain(|_, touched| *touched > position);
+        Ok(behind.unwrap_or(position))
     }
 }
 
 impl Journal for LogWriter {
-    fn append(&self, record: &Record, first: &[ObjectId]) -> Result<()> {
+    fn append(&self, record: &Record) -> Result<()> {
         let frame = framed(record)?;
         let mut head = self.head.lock();
         self.refuse_poisoned()?;
         self.write(&mut head, &frame)?;
-        head.first.extend(first);
+        if let Record::EditsAfter(_, first, _) = record {
+            head.first.extend(first);
+        }
         let position = head.position;
         head.touched.extend(inodes(record).map(|ino| (ino, position)));
         Ok(())
@@ -113,13 +216,9 @@ impl Journal for LogWriter {
         if self.durable.load(Ordering::Acquire) >= wanted {
             return Ok(());
         }
-        let done = self.sync_now();
-        match &done {
-            Ok(position) => self.durable.store(*position, Ordering::Release),
-            // The kernel may have dropped what it could not write: no later sync would notice.
-            Err(_) => self.poisoned.store(true, Ordering::Release),
-        }
-        done.map(|_| ())
+        let done = self.sync_now()?;
+        self.durable.store(done, Ordering::Release);
+        Ok(())
     }
 
     fn sync_inode(&self, ino: InodeId) -> Result<()> {
@@ -132,6 +231,55 @@ impl Journal for LogWriter {
 
     fn durable(&self) -> u64 {
         self.durable.load(Ordering::Acquire)
+    }
+
+    fn begin_checkpoint(&self) -> Result<Option<u64>> {
+        let _syncing = self.syncing.lock();
+        let (old, number) = {
+            let head = self.head.lock();
+            (head.piece, head.piece + 2)
+        };
+        let file = self.device.create(FileId::Log(number))?;
+        if let Err(error) = self.device.sync_names() {
+            self.device.remove(FileId::Log(number))?;
+            return Err(error.into());
+        }
+        let mut head = self.head.lock();
+        let len = head.len;
+        self.rotated.store(head.position, Ordering::Relaxed);
+        let before = std::mem::replace(&mut head.file, file);
+        head.before.push(before);
+        (head.piece, head.len) = (number, 0);
+        self.since.fetch_add(len, Ordering::Relaxed);
+        if let Err(error) = self.begin_piece(&mut head, Some((old, len))) {
+            // Without its beginning the piece is none: nothing may be appended to it.
+            self.poisoned.store(true, Ordering::Release);
+            return Err(error);
+        }
+        Ok(Some(old + 1))
+    }
+
+    fn sync_content(&self) -> Result<()> {
+        let _syncing = self.syncing.lock();
+        LogWriter::sync_content(self)
+    }
+
+    fn end_checkpoint(&self, len: u64) {
+        let _syncing = self.syncing.lock();
+        self.head.lock().before.clear();
+        self.durable.fetch_max(self.rotated.load(Ordering::Relaxed), Ordering::AcqRel);
+        self.since.store(0, Ordering::Relaxed);
+        self.checkpoint.store(len, Ordering::Relaxed);
+        self.poisoned.store(false, Ordering::Release);
+    }
+
+    fn lengths(&self) -> (u64, u64) {
+        let since = self.since.load(Ordering::Relaxed) + self.head.lock().len;
+        (since, self.checkpoint.load(Ordering::Relaxed))
+    }
+
+    fn is_poisoned(&self) -> bool {
+        self.poisoned.load(Ordering::Acquire)
     }
 }
 
@@ -194,8 +342,8 @@ fn framed(record: &Record) -> Result<Vec<u8>> {
 
 /// The inodes that a record speaks of, by themselves or by a name of theirs.
 fn inodes(record: &Record) -> impl Iterator<Item = InodeId> {
-    let edits = if let Record::Edits(_, edits) = record { edits.as_slice() } else { &[] };
-    edits
+    record
+        .edits()
         .iter()
         .flat_map(|edit| match edit {
             Edit::Put(ino, _)

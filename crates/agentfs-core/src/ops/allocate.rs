@@ -34,7 +34,7 @@ impl FsCore {
         let (file, end) = (&handle.file, offset + len);
         let mut source = file.source.write();
         self.write_private(file, &mut source, u64::MAX, |branch, object| {
-            object.allocate(mode, offset, len)?;
+            self.with_room(|| object.allocate(mode, offset, len))?;
             let grown = |size: u64| if keep { size } else { size.max(end) };
             let blocks = object.stat()?.blocks;
             self.change_branch(branch, |draft| {

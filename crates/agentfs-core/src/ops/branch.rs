@@ -18,13 +18,14 @@ struct Seed {
 }
 
 impl FsCore {
-    /// Grows a branch from a snapshot, or from the present state of a branch; both are given by id or name. O(1).
+    /// Grows a branch from a snapshot, or from the present state of a branch; both are given by id or name. O(1). The
+    /// branch is durable then.
     ///
     /// # Errors
     /// `UnknownVersion`; `BadName` when the name means a snapshot and a branch, or may not be given; `NameTaken`,
     /// `LimitReached`.
     pub fn create_branch(&self, from: &str, name: Option<&str>) -> Result<BranchInfo> {
-        let _control = self.control.lock();
+        let control = self.control.lock();
         {
             let catalog = self.catalog.read();
             self.check_new_branch(catalog.branch_count())?;
@@ -32,7 +33,10 @@ impl FsCore {
         }
         let origin = find_origin(&self.catalog.read(), from)?;
         let view = self.views.reserve()?;
-        self.grow(origin, view, name).inspect_err(|_| self.views.free(view))
+        let grown = self.grow(origin, view, name).inspect_err(|_| self.views.free(view))?;
+        drop(control);
+        self.journal.sync()?;
+        Ok(grown)
     }
 
     fn grow(&self, origin: Origin, view: ViewId, name: Option<&str>) -> Result<BranchInfo> {
@@ -59,7 +63,7 @@ impl FsCore {
             Origin::Snapshot(id) => {
                 let version = self.catalog.read().snapshot(&id.to_string())?.1.version.clone();
                 record.snapshot = Some(id);
-                self.journal.append(&Record::BranchCreated(record.clone()), &[])?;
+                self.journal.append(&Record::BranchCreated(record.clone()))?;
                 Ok(Seed { version, origin, source_epoch: None })
             }
             Origin::Branch(id) => {
@@ -67,7 +71,7 @@ impl FsCore {
                 let next = self.fresh_epoch();
                 (record.branch, record.source_epoch) = (Some(id), Some(next));
                 let version = source.freeze(&*self.journal, next, |version| {
-                    self.journal.append(&Record::BranchCreated(record.clone()), &[])?;
+                    self.journal.append(&Record::BranchCreated(record.clone()))?;
                     Ok(version.clone())
                 })?;
                 Ok(Seed { version, origin, source_epoch: Some(next) })
@@ -106,7 +110,7 @@ impl FsCore {
     /// # Errors
     /// `UnknownVersion`, `BadName`, `NameTaken`; `Refused` for `main`.
     pub fn rename_branch(&self, branch: &str, name: &str) -> Result<BranchInfo> {
-        let _control = self.control.lock();
+        let control = self.control.lock();
         check_name(name)?;
         let mut catalog = self.catalog.write();
         let info = catalog.branch(branch)?.0.clone();
@@ -116,8 +120,10 @@ impl FsCore {
         refuse_main(&info, "renamed")?;
         catalog.free_branch_name(name)?;
         let name: Arc<str> = name.into();
-        self.journal.append(&Record::BranchRenamed(info.id, name.clone()), &[])?;
+        self.journal.append(&Record::BranchRenamed(info.id, name.clone()))?;
         catalog.rename_branch(info.id, &name);
+        drop((catalog, control));
+        self.journal.sync()?;
         Ok(BranchInfo { name: Some(name), ..info })
     }
 
@@ -136,7 +142,7 @@ impl FsCore {
             self.check_unused_branch(&catalog, info, force)?;
             (info.clone(), target.clone())
         };
-        let garbage = target.retire(|| self.journal.append(&Record::BranchDeleted(info.id), &[]))?;
+        let garbage = target.retire(|| self.journal.append(&Record::BranchDeleted(info.id)))?;
         self.catalog.write().remove_branch(info.id);
         self.views.retire(info.view, |view| !self.lookups.remembers_view(view));
         drop(control);

@@ -3,21 +3,36 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::Arc;
 
-use crate::branch::{BranchInfo, Catalog, Origin, SnapshotInfo};
+use crate::branch::{Branch, BranchInfo, Origin, Snapshot, SnapshotInfo};
 use crate::error::Result;
 use crate::fs_core::FsCore;
-use crate::log::{FrameWriter, Marks, NewBranch, NewSnapshot, Record};
+use crate::log::{self, FrameWriter, Marks, NewBranch, NewSnapshot, Record};
 use crate::store::FileId;
 use crate::tree::{Body, Edit, Version, Xattrs, diff};
-use crate::types::{BranchId, Epoch, SnapshotId};
+use crate::types::{BranchId, Epoch, InodeId, SnapshotId};
 
 /// About so many bytes of edits go into one record: more records rather than very long ones.
 const BYTES_PER_RECORD: usize = 1 << 20;
 
+/// All that a checkpoint says, as it was when no branch or snapshot came or went.
+pub(super) struct Captured {
+    snapshots: Vec<(SnapshotInfo, Version)>,
+    branches: Vec<CapturedBranch>,
+    marks: Marks,
+}
+
+struct CapturedBranch {
+    info: BranchInfo,
+    version: Version,
+    dirty: Vec<InodeId>,
+    epoch: Epoch,
+}
+
 /// A checkpoint being written.
 struct Checkpoint<'a> {
-    catalog: &'a Catalog,
+    captured: &'a Captured,
     out: FrameWriter,
     written: Vec<Version>,
     snapshots: HashMap<SnapshotId, u32>,
@@ -27,20 +42,61 @@ struct Checkpoint<'a> {
 }
 
 impl FsCore {
-    /// Writes all there is to piece `number` of the log, which supersedes those before. For a volume that nobody uses
-    /// yet. Returns its length.
+    /// Writes a new checkpoint, while operations go on: what they record meanwhile follows it, and repeats what it says
+    /// already with the same result. Then what it supersedes goes. Returns its length; `None` when no log is kept.
     ///
     /// # Errors
-    /// What the device answers; the log is then as it was.
-    pub(super) fn write_checkpoint(&self, number: u64, marks: Marks) -> Result<u64> {
+    /// What the device answers; the log is then longer than it need be, and says what it said.
+    pub fn checkpoint(&self) -> Result<Option<u64>> {
+        let _one = self.compacting.lock();
+        let (piece, captured) = {
+            let _control = self.control.lock();
+            let Some(piece) = self.journal.begin_checkpoint()? else { return Ok(None) };
+            (piece, self.capture())
+        };
+        let len = self.write_checkpoint(piece, &captured, || self.journal.sync_content())?;
+        self.journal.end_checkpoint(len);
+        self.remove_superseded()?;
+        Ok(Some(len))
+    }
+
+    /// Is the log much longer than it need be?
+    pub(super) fn is_worth_a_checkpoint(&self) -> bool {
+        let (since, checkpoint) = self.journal.lengths();
+        since > self.config.log_factor * checkpoint + self.config.log_slack
+    }
+
+    /// The caller keeps branches and snapshots from coming and going.
+    pub(super) fn capture(&self) -> Captured {
+        let catalog = self.catalog.read();
+        let snapshot =
+            |(info, snapshot): (&SnapshotInfo, &Arc<Snapshot>)| (info.clone(), snapshot.version.clone());
+        let branch = |(info, branch): (&BranchInfo, &Arc<Branch>)| {
+            let (version, dirty, epoch) = branch.capture();
+            CapturedBranch { info: info.clone(), version, dirty, epoch }
+        };
+        Captured {
+            snapshots: catalog.all_snapshots().map(snapshot).collect(),
+            branches: catalog.all_branches().map(branch).collect(),
+            marks: self.marks(),
+        }
+    }
+
+    /// Writes piece `number` of the log, which supersedes those before. `first` makes durable what it names. Returns its
+    /// length.
+    pub(super) fn write_checkpoint(
+        &self,
+        number: u64,
+        captured: &Captured,
+        first: impl FnOnce() -> Result<()>,
+    ) -> Result<u64> {
         let device = self.store.device();
         match device.remove(FileId::Draft(number)) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.into()),
             _ => {}
         }
-        let catalog = self.catalog.read();
         let mut checkpoint = Checkpoint {
-            catalog: &catalog,
+            captured,
             out: FrameWriter::new(device.create(FileId::Draft(number))?),
             written: Vec::new(),
             snapshots: HashMap::new(),
@@ -48,38 +104,53 @@ impl FsCore {
             last: HashMap::new(),
         };
         checkpoint.out.write(&Record::Checkpoint)?;
-        checkpoint.out.write(&Record::Marks(marks))?;
+        checkpoint.out.write(&Record::Marks(captured.marks))?;
         checkpoint.write_all()?;
         let len = checkpoint.out.finish()?;
+        first()?;
         device.publish(number)?;
         Ok(len)
+    }
+
+    /// Deletes the pieces of the log before the newest checkpoint.
+    pub(super) fn remove_superseded(&self) -> Result<()> {
+        let device = self.store.device();
+        for id in log::superseded(device)? {
+            device.remove(id)?;
+        }
+        Ok(())
     }
 }
 
 impl Checkpoint<'_> {
     /// Snapshots in order of age, then branches: each has its base among those before.
     fn write_all(&mut self) -> Result<()> {
-        for info in self.catalog.snapshots() {
-            let (_, snapshot) = self.catalog.snapshot(&info.id.to_string())?;
+        let captured = self.captured;
+        for (info, version) in &captured.snapshots {
             let base = self.last.get(&info.branch).copied().or_else(|| self.origin_of(info.branch));
-            let version = self.write_version(base, &snapshot.version)?;
+            let version = self.write_version(base, version)?;
             self.snapshots.insert(info.id, version);
             self.last.insert(info.branch, version);
             self.out.write(&Record::SnapshotIs(new_snapshot(info), version))?;
         }
-        for info in self.catalog.branches() {
-            let (_, branch) = self.catalog.branch(&info.id.to_string())?;
-            let base = self.last.get(&info.id).copied().or_else(|| self.origin_of(info.id));
-            let version = self.write_version(base, &branch.read(Version::clone))?;
-            self.branches.insert(info.id, version);
-            self.out.write(&Record::BranchIs(new_branch(info, branch.epoch()), version))?;
+        for branch in &captured.branches {
+            let id = branch.info.id;
+            let base = self.last.get(&id).copied().or_else(|| self.origin_of(id));
+            let version = self.write_version(base, &branch.version)?;
+            self.branches.insert(id, version);
+            self.out.write(&Record::BranchIs(new_branch(&branch.info, branch.epoch), version))?;
+            if !branch.dirty.is_empty() {
+                let dirty = branch.dirty.iter().map(|ino| Edit::Dirty(*ino)).collect();
+                self.out.write(&Record::Edits(id, dirty))?;
+            }
         }
         self.out.write(&Record::CheckpointEnd)
     }
 
     /// What was written of what a branch grew from.
     fn origin_of(&self, branch: BranchId) -> Option<u32> {
-        match self.catalog.branch(&branch.to_string()).ok()?.0.origin {
+        let found = self.captured.branches.binary_search_by_key(&branch, |branch| branch.info.id).ok()?;
+        match self.captured.branches.get(found)?.info.origin {
             Origin::Empty => None,
             Origin::Snapshot(id) => self.snapshots.get(&id).copied(),
             Origin::Branch(id) => self.branches.get(&id).or_else(|| self.last.get(&id)).copied(),
@@ -91,31 +162,24 @@ impl Checkpoint<'_> {
     fn write_version(&mut self, base: Option<u32>, version: &Version) -> Result<u32> {
         let base = base.or_else(|| (self.written.len() as u32).checked_sub(1));
         let from = base.and_then(|base| self.written.get(base as usize));
-        let edits = diff(from, version);
         let number = self.written.len() as u32;
-        let mut start = base;
-        let mut rest: &[Edit] = &edits;
-        loop {
-            let (now, later) = rest.split_at(fitting(rest));
-            self.out.write(&Record::Version(number, start, now.to_vec()))?;
-            (start, rest) = (Some(number), later);
-            if rest.is_empty() {
-                break;
+        let (mut start, mut edits, mut bytes, mut written) = (base, Vec::new(), 0, Ok(()));
+        diff(from, version, &mut |edit| {
+            bytes += weight(&edit);
+            edits.push(edit);
+            if bytes > BYTES_PER_RECORD && written.is_ok() {
+                let edits = std::mem::take(&mut edits);
+                written = self.out.write(&Record::Version(number, start.replace(number), edits));
+                bytes = 0;
             }
+        });
+        written?;
+        if !edits.is_empty() || start != Some(number) {
+            self.out.write(&Record::Version(number, start, edits))?;
         }
         self.written.push(version.clone());
         Ok(number)
     }
-}
-
-/// How many of the first edits fit a record; one at least, if there is any.
-fn fitting(edits: &[Edit]) -> usize {
-    let mut bytes = 0;
-    let over = edits.iter().position(|edit| {
-        bytes += weight(edit);
-        bytes > BYTES_PER_RECORD
-    });
-    over.map_or(edits.len(), |over| over.max(1))
 }
 
 /// About the bytes of an edit in the log.

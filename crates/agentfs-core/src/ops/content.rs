@@ -1,6 +1,8 @@
 //! Where bytes are read from, and where they may be written: copy-on-write of content.
 
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use parking_lot::RwLockReadGuard;
 
@@ -8,7 +10,7 @@ use crate::branch::Branch;
 use crate::error::Result;
 use crate::fs_core::FsCore;
 use crate::handle::{OpenFile, Source};
-use crate::store::{Content, ObjectFile};
+use crate::store::{Content, Object, ObjectFile, no_space};
 use crate::types::{Epoch, ObjectId};
 
 impl FsCore {
@@ -29,8 +31,10 @@ impl FsCore {
         if let Source::Unknown = source {
             *source = match file.tree.content(file.ino)? {
                 Content::Hole => Source::Hole,
+                Content::Packed(extent) => Source::Small(extent.read()?),
                 Content::Whole(object) => {
                     let open = self.store.open(&object)?;
+                    cut_excess(file, &object, &*open)?;
                     Source::Object(object, open)
                 }
             };
@@ -43,8 +47,12 @@ impl FsCore {
         let Ok(branch) = file.tree.branch() else { return false };
         match file.source.try_read().as_deref() {
             Some(Source::Object(object, _)) => object.epoch != branch.epoch(),
-            Some(Source::Hole) => false,
-            Some(Source::Unknown) | None => true,
+            Some(Source::Hole | Source::Small(_)) => false,
+            Some(Source::Unknown) => match file.tree.content(file.ino) {
+                Ok(Content::Whole(object)) => object.epoch != branch.epoch(),
+                Ok(Content::Hole | Content::Packed(_)) | Err(_) => false,
+            },
+            None => true,
         }
     }
 
@@ -68,6 +76,7 @@ impl FsCore {
             if let Source::Object(object, open) = source
                 && object.epoch == permit.epoch
             {
+                self.mark_dirty(file, branch)?;
                 return write(branch, &**open);
             }
             // The copy is made without the permit: a snapshot need not wait for it.
@@ -80,14 +89,16 @@ impl FsCore {
     fn copy_content(&self, file: &OpenFile, source: &Source, keep: u64) -> Result<Copied> {
         let size = file.tree.with_inode(file.ino, |inode| inode.meta.size)?.min(keep);
         if let Source::Object(object, _) = source {
-            return Ok(self.store.duplicate(object, size)?);
+            return self.with_room(|| self.store.duplicate(object, size));
         }
-        let (id, open) = self.store.create()?;
-        match if size > 0 { open.set_len(size) } else { Ok(()) } {
+        let bytes = if let Source::Small(bytes) = source { bytes.as_slice() } else { &[] };
+        let bytes = bytes.get(..bytes.len().min(size as usize)).unwrap_or_default();
+        let (id, open) = self.with_room(|| self.store.create())?;
+        match self.with_room(|| fill(&*open, bytes, size)) {
             Ok(()) => Ok((id, open)),
             Err(e) => {
                 self.store.discard(id);
-                Err(e.into())
+                Err(e)
             }
         }
     }
@@ -106,14 +117,62 @@ impl FsCore {
         let branch = file.tree.branch()?;
         self.change_branch(branch, |draft| {
             draft.set_content(file.ino, Content::Whole(object.clone()));
+            draft.set_dirty(file.ino, true);
             if draft.inode(file.ino)?.meta.size > keep {
                 draft.meta(file.ino)?.size = keep;
             }
             Ok(())
         })?;
         *source = Source::Object(object, open);
+        file.dirty.store(true, Ordering::Relaxed);
         Ok(())
     }
+
+    /// The object of a file is about to be written in place: from here on its size and times are not recorded. The
+    /// caller holds the content lock.
+    fn mark_dirty(&self, file: &OpenFile, branch: &Branch) -> Result<()> {
+        if !file.dirty.load(Ordering::Relaxed) {
+            self.change_branch(branch, |draft| {
+                draft.set_dirty(file.ino, true);
+                Ok(())
+            })?;
+            file.dirty.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Tries again, once, when the host is full and gets room by deleting what nothing names any more.
+    pub(super) fn with_room<T>(&self, attempt: impl Fn() -> io::Result<T>) -> Result<T> {
+        match attempt() {
+            Err(e) if e.kind() == io::ErrorKind::StorageFull && self.store.has_garbage() => {
+                self.journal.sync()?;
+                self.store.reap();
+                Ok(attempt()?)
+            }
+            done => Ok(done?),
+        }
+    }
+}
+
+/// Gives an empty object these bytes, and a hole behind them up to `size`.
+fn fill(object: &dyn ObjectFile, bytes: &[u8], size: u64) -> io::Result<()> {
+    if object.write_at(bytes, 0)? < bytes.len() {
+        return Err(no_space());
+    }
+    if size > bytes.len() as u64 { object.set_len(size) } else { Ok(()) }
+}
+
+/// Cuts what a cut left that a crash interrupted, of an object that the branch may write: what is written behind it must
+/// not bring it back.
+fn cut_excess(file: &OpenFile, object: &Object, open: &dyn ObjectFile) -> Result<()> {
+    let Ok(branch) = file.tree.branch() else { return Ok(()) };
+    if object.epoch == branch.epoch() {
+        let size = branch.with_inode(file.ino, |inode| inode.meta.size)?;
+        if open.stat()?.len > size {
+            open.set_len(size)?;
+        }
+    }
+    Ok(())
 }
 
 /// An object that no content names yet.

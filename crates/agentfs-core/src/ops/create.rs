@@ -40,11 +40,10 @@ impl FsCore {
             FileKind::Symlink => return Err(FsError::InvalidArgument("a symlink needs a target")),
             special => Body::Special(special, what.rdev),
         };
-        self.add_inode(view, (dir, name), self.fresh_inode()?, what.mode, body, who, false)
+        self.add_inode(view, (dir, name), self.fresh_inode()?, what.mode, body, who)
     }
 
-    /// Gives the new inode `ino` the name `place`; `dirty` when it is a regular file, open to write from the start.
-    #[allow(clippy::too_many_arguments, reason = "all that makes a file")]
+    /// Gives the new inode `ino` the name `place`.
     pub(super) fn add_inode(
         &self,
         view: ViewId,
@@ -53,13 +52,8 @@ impl FsCore {
         mode: u16,
         body: Body,
         caller: Caller,
-        dirty: bool,
     ) -> Result<Attr> {
-        self.change(view, |draft| {
-            let attr = plan(draft, place, ino, mode, body, caller)?;
-            draft.set_dirty(ino, dirty);
-            Ok(attr)
-        })
+        self.change(view, |draft| plan(draft, place, ino, mode, body, caller))
     }
 }
 

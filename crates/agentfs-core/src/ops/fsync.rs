@@ -15,7 +15,8 @@ impl FsCore {
         // The object is taken out of the lock: others may read and write while the disk works.
         let object = match &*self.source_to_read(&handle.file)? {
             Source::Object(_, object) => Some(object.clone()),
-            Source::Hole | Source::Unknown => None,
+            // Small content is synced with the log.
+            Source::Hole | Source::Small(_) | Source::Unknown => None,
         };
         if let Some(object) = object {
             object.sync(data_only)?;
@@ -28,6 +29,15 @@ impl FsCore {
     /// # Errors
     /// What the store answers.
     pub fn sync(&self) -> Result<()> {
+        self.journal.sync()
+    }
+
+    /// Makes all content durable that was written until now, in all branches, and the log.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub fn sync_content(&self) -> Result<()> {
+        self.store.device().sync_all()?;
         self.journal.sync()
     }
 

@@ -41,22 +41,10 @@ impl FsCore {
         }
         self.handles.reserve()?;
         let file = self.hold(&tree, view, ino, writable);
-        let ready = self.make_ready(view, ino, mode, caller);
-        ready.inspect_err(|_| self.give_up(&file, writable))?;
-        Ok(self.handles.insert(Handle { file, writable }))
-    }
-
-    /// What opening to write does to a file.
-    fn make_ready(&self, view: ViewId, ino: InodeId, mode: OpenMode, caller: Caller) -> Result<()> {
-        if mode == OpenMode::Read {
-            return Ok(());
+        if mode == OpenMode::Truncate {
+            self.truncate(view, ino, 0, caller).inspect_err(|_| self.give_up(&file, writable))?;
         }
-        self.change(view, |draft| {
-            draft.inode(ino)?;
-            draft.set_dirty(ino, true);
-            Ok(())
-        })?;
-        if mode == OpenMode::Truncate { self.truncate(view, ino, 0, caller) } else { Ok(()) }
+        Ok(self.handles.insert(Handle { file, writable }))
     }
 
     /// Makes a regular file with the permissions `mode.0` and opens it.
@@ -77,8 +65,9 @@ impl FsCore {
         let (tree, ino) = made.inspect_err(|_| self.handles.unreserve())?;
         let file = self.hold(&tree, view, ino, writable);
         let body = Body::File(Content::Hole);
-        let attr = self.add_inode(view, (dir, name), ino, mode.0, body, caller, writable);
+        let attr = self.add_inode(view, (dir, name), ino, mode.0, body, caller);
         let attr = attr.inspect_err(|_| self.give_up(&file, writable))?;
+        *file.source.write() = Source::Hole;
         Ok((attr, self.handles.insert(Handle { file, writable })))
     }
 
@@ -120,28 +109,27 @@ impl FsCore {
         }
     }
 
-    /// Records the size and times of a file that a writer is through with, and the space it holds; after the last
-    /// writer they are all there is to know.
-    fn settle(&self, file: &OpenFile) {
-        let blocks = match &*file.source.read() {
-            Source::Object(_, object) => object.stat().ok().map(|stat| stat.blocks),
-            Source::Hole => Some(0),
-            Source::Unknown => None, // never written through this open file
-        };
+    /// Records the size and times of a file that is not written in place any more, and the space it holds.
+    pub(super) fn settle(&self, file: &OpenFile) {
+        // Whoever writes waits for this, and marks the file anew.
+        let source = file.source.read();
         let Ok(branch) = file.tree.branch() else { return };
+        if !file.dirty.load(Ordering::Relaxed) {
+            return;
+        }
+        let last = file.writers.load(Ordering::Relaxed) == 0;
+        let blocks = if let Source::Object(_, object) = &*source { object.stat().ok() } else { None };
         let settled = self.change_branch(branch, |draft| {
-            if let Some(blocks) = blocks {
-                draft.meta(file.ino)?.blocks = blocks;
-            }
-            // Who opens it to write counts itself before it marks the file, and marking waits for this.
-            if file.writers.load(Ordering::Relaxed) == 0 && draft.is_dirty(file.ino) {
-                draft.meta(file.ino)?;
+            let meta = draft.meta(file.ino)?;
+            meta.blocks = blocks.map_or(meta.blocks, |stat| stat.blocks);
+            if last {
                 draft.set_dirty(file.ino, false);
             }
             Ok(())
         });
-        if let Err(error) = settled {
-            tracing::debug!(%error, "a file was closed after its branch");
+        match settled {
+            Ok(()) => file.dirty.store(!last, Ordering::Relaxed),
+            Err(error) => tracing::debug!(%error, "a file was closed after its branch, or the log is full"),
         }
     }
 }

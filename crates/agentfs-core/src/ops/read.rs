@@ -17,18 +17,19 @@ impl FsCore {
         let handle = self.handles.get(handle)?;
         let file = &handle.file;
         let source = self.source_to_read(file)?;
-        let read = match &*source {
+        // An object may be longer, after a cut that a crash interrupted, or shorter, after a power cut.
+        let size = file.tree.with_inode(file.ino, |inode| inode.meta.size)?;
+        let len = size.saturating_sub(offset).min(buf.len() as u64) as usize;
+        let buf = buf.get_mut(..len).unwrap_or_default();
+        let found = match &*source {
             Source::Object(_, object) => object.read_at(buf, offset)?,
-            Source::Hole | Source::Unknown => {
-                let size = file.tree.with_inode(file.ino, |inode| inode.meta.size)?;
-                let len = size.saturating_sub(offset).min(buf.len() as u64) as usize;
-                buf.get_mut(..len).unwrap_or_default().fill(0);
-                len
-            }
+            Source::Small(bytes) => copy_from(bytes, offset, buf),
+            Source::Hole | Source::Unknown => 0,
         };
+        buf.get_mut(found..).unwrap_or_default().fill(0);
         drop(source);
         self.touch_atime(file);
-        Ok(read)
+        Ok(len)
     }
 
     fn touch_atime(&self, file: &OpenFile) {
@@ -49,4 +50,14 @@ impl FsCore {
             tracing::debug!(%error, "no read time for a file that is gone");
         }
     }
+}
+
+/// Fills the start of `buf` with what is at `offset`; returns the bytes copied.
+fn copy_from(bytes: &[u8], offset: u64, buf: &mut [u8]) -> usize {
+    let from = usize::try_from(offset).ok().and_then(|offset| bytes.get(offset..)).unwrap_or_default();
+    let len = from.len().min(buf.len());
+    if let (Some(room), Some(from)) = (buf.get_mut(..len), from.get(..len)) {
+        room.copy_from_slice(from);
+    }
+    len
 }

@@ -1,20 +1,22 @@
 //! Opening a volume: its log is repeated, what a crash left half-known is asked of the store, and what nothing names any
 //! more is swept away.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashSet;
 use std::io;
-use std::sync::Arc;
+use std::ops::ControlFlow;
+use std::sync::{Arc, OnceLock};
 
 use tracing::{info, warn};
 
+use super::history::{Adopted, History, PastBranch};
 use crate::branch::{Branch, BranchInfo, Origin, Snapshot, SnapshotInfo, Tree};
 use crate::config::Config;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
-use crate::log::{self, Damage, Journal, LogWriter, Marks, NewBranch, NewSnapshot, ReadTo, Record};
-use crate::store::{Content, Device, FileId, Object, Store};
-use crate::tree::{Aside, Edit, Inode, Version};
-use crate::types::{BranchId, Epoch, InodeId, ObjectId, SnapshotId, ViewId};
+use crate::log::{self, Damage, Journal, Log, LogWriter, NewBranch, Record, Start};
+use crate::store::{Device, FileId, Folder};
+use crate::tree::Edit;
+use crate::types::{BranchId, InodeId, ObjectId, PackId};
 
 /// How a volume was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,235 +25,159 @@ pub struct Recovered {
     pub records: u64,
     /// What ended the log before its end.
     pub damage: Option<Damage>,
-    /// Files that were open to write when the daemon ended: their size and times were asked of the store.
+    /// Files that were written in place when the daemon ended: their size and times were asked of the store.
     pub dirty: usize,
+    /// The host was restarted without the volume being closed.
+    pub power_cut: bool,
 }
 
-/// What the records say.
-#[derive(Default)]
-struct History {
-    branches: BTreeMap<BranchId, PastBranch>,
-    snapshots: BTreeMap<SnapshotId, (NewSnapshot, Version)>,
-    marks: Marks,
-    records: u64,
-    /// Of the checkpoint, by number.
-    versions: HashMap<u32, Version>,
+/// A log that was read, with what its records name.
+pub(super) struct Past<'a> {
+    pub(super) log: Log,
+    pub(super) history: History,
+    pub(super) adopted: Adopted<'a>,
+    pub(super) power_cut: bool,
 }
 
-struct PastBranch {
-    made: NewBranch,
-    version: Version,
-    aside: Aside,
-    epoch: Epoch,
-}
-
-impl History {
-    /// A log that is damaged before it tells of `main` tells nothing: better no volume than an empty one in its place.
-    fn check_beginning(&self, damaged: bool) -> Result<()> {
-        let has_main = self.branches.values().any(|branch| branch.made.view == ViewId::MAIN);
-        if has_main || (self.records == 0 && !damaged) {
-            return Ok(());
+impl<'a> Past<'a> {
+    /// Reads the log of `core`'s store.
+    ///
+    /// # Errors
+    /// What the device answers; `Io` with `InvalidData` for a record that this version does not know.
+    pub(super) fn read(core: &'a FsCore) -> Result<Past<'a>> {
+        let mut log = Log::open(core.store.device())?;
+        let power_cut = log.boot.is_some_and(|boot| boot != core.config.boot) && !log.is_clean();
+        let (mut history, mut adopted, mut unknown) = (History::default(), Adopted::new(&core.store), None);
+        let ordered = log.ordered.unwrap_or_default();
+        log.read(|stored| {
+            let Ok(record) = log::decode(stored.payload, &mut adopted) else {
+                unknown = Some((stored.piece, stored.at));
+                return ControlFlow::Break(());
+            };
+            let doubtful = power_cut && (stored.piece, stored.at) >= ordered;
+            if doubtful && !adopted.vouches_for(&record) {
+                return ControlFlow::Break(());
+            }
+            if let Record::Moved(moves) = &record {
+                adopted.moved(moves);
+            }
+            let in_doubt = if doubtful { spoken_of(&record) } else { None };
+            history.repeat(record);
+            if let Some((branch, inodes)) = in_doubt {
+                history.doubt(branch, inodes);
+            }
+            ControlFlow::Continue(())
+        })?;
+        if let Some((piece, at)) = unknown {
+            return Err(damaged(&format!("piece {piece} of the log has at byte {at} a record that is none")));
         }
-        let lost = "the log is damaged at its beginning; nothing was changed";
-        Err(FsError::Io(io::Error::new(io::ErrorKind::InvalidData, lost)))
+        Ok(Past { log, history, adopted, power_cut })
     }
 
-    fn repeat(&mut self, record: Record) {
-        self.records += 1;
-        match record {
-            Record::Edits(id, edits) => self.edit(id, edits),
-            Record::SnapshotCreated(new) => self.snapshot(new),
-            Record::BranchCreated(new) => self.branch(new),
-            Record::SnapshotRenamed(id, name) => {
-                if let Some((made, _)) = self.snapshots.get_mut(&id) {
-                    made.name = Some(name);
-                }
-            }
-            Record::BranchRenamed(id, name) => {
-                if let Some(branch) = self.branches.get_mut(&id) {
-                    branch.made.name = Some(name);
-                }
-            }
-            Record::SnapshotDeleted(id) => drop(self.snapshots.remove(&id)),
-            Record::BranchDeleted(id) => drop(self.branches.remove(&id)),
-            Record::Checkpoint => *self = History { records: self.records, ..History::default() },
-            Record::Version(number, base, edits) => self.version(number, base, edits),
-            Record::BranchIs(made, version) => {
-                if let Some(version) = self.versions.get(&version).cloned() {
-                    self.pass(0, made.epoch.0 + 1);
-                    let (epoch, aside) = (made.epoch, Aside::default());
-                    self.branches.insert(made.id, PastBranch { made, version, aside, epoch });
-                }
-            }
-            Record::SnapshotIs(made, version) => {
-                if let Some(version) = self.versions.get(&version).cloned() {
-                    self.snapshots.insert(made.id, (made, version));
-                }
-            }
-            Record::CheckpointEnd => self.versions.clear(),
-            Record::Marks(marks) => {
-                self.pass(marks.inode, marks.epoch);
-                self.marks.object = self.marks.object.max(marks.object);
-            }
+    /// Better no volume than an empty or an old one in its place.
+    fn check_beginning(&self) -> Result<()> {
+        if self.log.checkpoint_damaged {
+            return Err(damaged("the checkpoint that the log begins with is damaged"));
         }
-    }
-
-    fn version(&mut self, number: u32, base: Option<u32>, edits: Vec<Edit>) {
-        let base = base.and_then(|base| self.versions.get(&base).cloned());
-        let (mut version, mut aside) = (base.unwrap_or_else(Version::nothing), Aside::default());
-        for edit in edits {
-            edit.apply(&mut version, &mut aside);
-        }
-        self.versions.insert(number, version);
-    }
-
-    fn pass(&mut self, inode: u64, epoch: u64) {
-        self.marks.inode = self.marks.inode.max(inode);
-        self.marks.epoch = self.marks.epoch.max(epoch);
-    }
-
-    fn edit(&mut self, id: BranchId, edits: Vec<Edit>) {
-        let Some(branch) = self.branches.get_mut(&id) else { return };
-        for edit in edits {
-            if let Edit::Put(ino, _) = &edit {
-                self.marks.inode = self.marks.inode.max(ino.0 + 1);
-            }
-            edit.apply(&mut branch.version, &mut branch.aside);
-        }
-        // Nobody has them open any more.
-        branch.aside.orphans.clear();
-    }
-
-    fn snapshot(&mut self, new: NewSnapshot) {
-        self.pass(0, new.epoch.0 + 1);
-        if let Some(branch) = self.branches.get_mut(&new.branch) {
-            branch.epoch = new.epoch;
-            self.snapshots.insert(new.id, (new, branch.version.clone()));
-        }
-    }
-
-    fn branch(&mut self, new: NewBranch) {
-        let source_epoch = new.source_epoch.unwrap_or(new.epoch);
-        self.pass(0, new.epoch.0.max(source_epoch.0) + 1);
-        let source = new.branch.and_then(|id| self.branches.get_mut(&id));
-        let version = match (new.snapshot, source, new.root) {
-            (Some(id), ..) => self.snapshots.get(&id).map(|(_, version)| version.clone()),
-            (None, Some(source), _) => {
-                source.epoch = source_epoch;
-                Some(source.version.clone())
-            }
-            (None, None, Some(root)) => Some(Version::new(root.mode, root.uid, root.gid, new.created)),
-            (None, None, None) => None,
-        };
-        if let Some(version) = version {
-            let (epoch, aside) = (new.epoch, Aside::default());
-            self.branches.insert(new.id, PastBranch { made: new, version, aside, epoch });
+        let is_new = self.log.len() == 0 && self.log.damage.is_none();
+        if self.history.has_main() || is_new {
+            Ok(())
+        } else {
+            Err(damaged("the log is damaged at its beginning"))
         }
     }
 }
 
-impl PastBranch {
-    /// Asks the store for the sizes and times of files that were open to write. Returns what is to be recorded.
-    fn settle(&mut self, device: &dyn Device) -> Vec<Edit> {
-        let dirty = std::mem::take(&mut self.aside.dirty);
-        let mut edits = Vec::new();
-        for ino in dirty {
-            if let Some(inode) = self.version.get(ino) {
-                edits.extend(settled(device, ino, inode));
-            }
-            edits.push(Edit::Clean(ino));
-        }
-        for edit in &edits {
-            edit.clone().apply(&mut self.version, &mut self.aside);
-        }
-        edits
-    }
+fn damaged(what: &str) -> FsError {
+    FsError::Io(io::Error::new(io::ErrorKind::InvalidData, format!("{what}; nothing was changed")))
 }
 
-/// The attributes of a file as its object has them.
-fn settled(device: &dyn Device, ino: InodeId, inode: &Inode) -> Option<Edit> {
-    let Some(Content::Whole(object)) = inode.content() else { return None };
-    match device.open(FileId::Object(object.id)).and_then(|file| file.stat()) {
-        Ok(stat) => {
-            let mut meta = inode.meta;
-            // Written after the last record of its attributes?
-            if stat.len != meta.size || stat.modified > meta.times.ctime {
-                meta.times.ctime = meta.times.ctime.max(stat.modified);
-                meta.times.mtime = meta.times.ctime;
-            }
-            (meta.size, meta.blocks) = (stat.len, stat.blocks);
-            Some(Edit::Meta(ino, meta))
-        }
-        Err(error) => {
-            warn!(inode = ino.0, object = object.id.0, %error, "the content of a file is missing or cannot be read");
-            None
-        }
-    }
+/// The inodes an operation speaks of.
+fn spoken_of(record: &Record) -> Option<(BranchId, Vec<InodeId>)> {
+    let Record::Edits(branch, edits) = record else { return None };
+    let inode = |edit: &Edit| match edit {
+        Edit::Put(ino, _) | Edit::Meta(ino, _) | Edit::Content(ino, _) | Edit::Clean(ino) => Some(*ino),
+        _ => None,
+    };
+    Some((*branch, edits.iter().filter_map(inode).collect()))
 }
 
 impl FsCore {
     /// Opens the volume that `device` holds, or makes one.
     ///
     /// # Errors
-    /// What the device answers; `Io` when the log has no beginning.
+    /// What the device answers; `Io` when the log has no beginning, and then nothing was changed.
     pub fn open_volume(device: Arc<dyn Device>, config: Config) -> Result<(FsCore, Recovered)> {
         let late = Arc::new(LateJournal::default());
-        let core = FsCore::bare(device.clone(), late.clone(), config)?;
-        let mut objects: HashMap<ObjectId, Arc<Object>> = HashMap::new();
-        let mut history = History::default();
-        let read = {
-            let store = &core.store;
-            let mut adopt = |id, epoch| objects.entry(id).or_insert_with(|| adopt(store, id, epoch)).clone();
-            log::read(&*device, &mut adopt, |record| history.repeat(record))?
-        };
+        let core = FsCore::bare(device.clone(), late.clone(), config);
+        let mut past = Past::read(&core)?;
+        past.check_beginning()?;
+        let power_cut = past.power_cut;
+        let branches = past.history.branches.iter_mut();
         let settled: Vec<(BranchId, Vec<Edit>)> =
-            history.branches.iter_mut().map(|(id, branch)| (*id, branch.settle(&*device))).collect();
-        history.check_beginning(read.damage.is_some())?;
-        if let Some(damage) = &read.damage {
-            warn!(%damage, "the log ends early; what it lost is kept beside it");
-            keep_lost(&*device, damage)?;
+            branches.map(|(id, branch)| (*id, branch.settle(&*device, power_cut))).collect();
+        let Past { log, history, adopted, .. } = past;
+        keep_what_ends_the_log(&*device, &log)?;
+        if !log.is_clean() {
+            // Records that an earlier mount did not sync are taken for durable from now on, with what they name.
+            device.sync_all()?;
         }
-        let dirty = settled.iter().map(|(_, edits)| edits.len() / 2).sum();
-        let recovered = Recovered { records: history.records, damage: read.damage.clone(), dirty };
-        core.restore(history)?;
-        let object = core.store.begin_mount().0;
-        let piece = read.piece.unwrap_or(1);
-        if core.is_worth_a_checkpoint(&read) {
-            let (inode, epoch) = core.next_numbers();
-            let len = core.write_checkpoint(piece + 1, Marks { inode, object, epoch })?;
-            late.begin(LogWriter::open(device.clone(), piece + 1, len)?);
-            info!(before = read.len, after = len, "the log was compacted");
-        } else {
-            late.begin(LogWriter::open(device.clone(), piece, read.len)?);
-            for (id, edits) in settled.into_iter().filter(|(_, edits)| !edits.is_empty()) {
-                core.journal.append(&Record::Edits(id, edits), &[])?;
-            }
-            if recovered.records == 0 {
-                core.create_main()?;
-            }
-            core.journal.append(&Record::Marks(Marks { inode: 0, object, epoch: 0 }), &[])?;
+        let dirty = settled.iter().flat_map(|(_, edits)| edits).filter(|edit| matches!(edit, Edit::Clean(_)));
+        let (records, dirty) = (history.records, dirty.count());
+        let recovered = Recovered { records, damage: log.damage.clone(), dirty, power_cut };
+        let (objects, packs, extents) = (adopted.objects, adopted.packs, adopted.extents);
+        core.restore(history);
+        core.store.begin_mount();
+        core.begin_log(&device, &late, &log)?;
+        for (id, edits) in settled.into_iter().filter(|(_, edits)| !edits.is_empty()) {
+            core.journal.append(&Record::Edits(id, edits))?;
+        }
+        core.journal.append(&Record::Marks(core.marks()))?;
+        if core.is_worth_a_checkpoint() && recovered.damage.is_none() {
+            let len = core.checkpoint()?;
+            info!(before = log.len(), after = len, "the log was compacted");
         }
         core.journal.sync()?;
-        remove_superseded(&*device)?;
         core.store.serve();
-        let sound = recovered.damage.is_none() && !core.store.device().has_lost()?;
-        core.forget_unnamed(objects, sound);
+        let sound = recovered.damage.is_none() && !log::has_lost(&*device)?;
+        let named = objects.keys().map(|id| id.0).chain(packs.keys().map(|id| id.0)).collect();
+        core.forget_unnamed((objects, packs, extents), named, sound);
         Ok((core, recovered))
     }
 
-    /// Is the log much longer than it need be? Not after damage: the pieces are then left as they are.
-    fn is_worth_a_checkpoint(&self, read: &ReadTo) -> bool {
-        let since = read.len.saturating_sub(read.checkpoint);
-        read.piece.is_some()
-            && read.damage.is_none()
-            && since > self.config.log_factor * read.checkpoint + self.config.log_slack
+    /// Goes on with the log where it ends; begins it, with a checkpoint, when there is none.
+    fn begin_log(&self, device: &Arc<dyn Device>, late: &LateJournal, log: &Log) -> Result<()> {
+        let boot = self.config.boot;
+        let start = match log.end() {
+            Some((piece, len)) if log.len() > 0 => {
+                let since = log.len() - len;
+                let checkpoint = log.checkpoint;
+                Start {
+                    piece,
+                    len,
+                    follows: log.follows(),
+                    since: since.saturating_sub(checkpoint),
+                    checkpoint,
+                    boot,
+                }
+            }
+            end => {
+                self.plant_main()?;
+                let piece = end.map_or(1, |(piece, _)| piece + 1);
+                let checkpoint = self.write_checkpoint(piece, &self.capture(), || Ok(()))?;
+                let follows = Some((piece, checkpoint));
+                Start { piece: piece + 1, len: 0, follows, since: 0, checkpoint, boot }
+            }
+        };
+        late.begin(LogWriter::open(device.clone(), &self.store.packs, &start)?);
+        self.remove_superseded()
     }
 
     /// Makes branches and snapshots of what the log says.
-    fn restore(&self, history: History) -> Result<()> {
+    fn restore(&self, history: History) {
         let History { branches, snapshots, marks, .. } = history;
         self.passed(marks.inode, marks.epoch);
-        self.store.passed(ObjectId(marks.object.saturating_sub(1)));
+        self.store.passed(marks.object.saturating_sub(1));
         let mut catalog = self.catalog.write();
         for PastBranch { made, version, epoch, .. } in branches.into_values() {
             let branch = Arc::new(Branch::new(made.id, made.view, version, epoch));
@@ -263,43 +189,40 @@ impl FsCore {
             let snapshot = Arc::new(Snapshot { id, version });
             catalog.insert_snapshot(SnapshotInfo { id, name, branch, created }, snapshot);
         }
-        Ok(())
     }
 
-    /// Objects that the log named and no version does any more go now, and the rest is noted for the sweep. After damage,
+    /// Files that the log named and no version does any more go now, and the rest is noted for the sweep. After damage,
     /// now or earlier, none goes: records that are lost may have named them.
-    fn forget_unnamed(&self, objects: HashMap<ObjectId, Arc<Object>>, sound: bool) {
-        let named = objects.keys().copied().collect();
-        let unnamed = self.store.release(objects);
+    fn forget_unnamed<T>(&self, adopted: T, named: HashSet<u64>, sound: bool) {
+        let unnamed = self.store.release(adopted);
         if sound {
             self.store.remove_later(unnamed);
             *self.named_at_open.lock() = Some(named);
         }
     }
 
-    /// Deletes objects of earlier mounts that the log did not name: made shortly before a crash that took their records
-    /// along. Looks at all objects there are: meant for a thread of its own. Returns how many there were.
+    /// Deletes objects and packs of earlier mounts that the log did not name: made shortly before a crash that took their
+    /// records along. Looks at all objects there are: meant for a thread of its own. Returns how many there were.
     ///
     /// # Errors
     /// What the device answers.
     pub fn sweep(&self) -> Result<usize> {
         let Some(named) = self.named_at_open.lock().take() else { return Ok(0) };
-        let found = self.store.device().objects()?;
-        let of_earlier = |id: &ObjectId| *id < self.store.first_of_this_mount();
-        let unnamed: Vec<ObjectId> =
-            found.into_iter().filter(of_earlier).filter(|id| !named.contains(id)).collect();
+        let device = self.store.device();
+        let mut found = device.list(Folder::Objects)?;
+        found.extend(device.list(Folder::Packs)?);
+        let is_unnamed = |id: &FileId| {
+            let (FileId::Object(ObjectId(number)) | FileId::Pack(PackId(number))) = id else { return false };
+            self.store.is_of_earlier(*number) && !named.contains(number)
+        };
+        let unnamed: Vec<FileId> = found.into_iter().filter(is_unnamed).collect();
         let count = unnamed.len();
         if count > 0 {
-            info!(count, "deleting objects that nothing names");
+            info!(count, "deleting content that nothing names");
         }
-        self.store.remove_later(unnamed);
+        unnamed.into_iter().for_each(|id| self.store.remove_file_later(id));
         Ok(count)
     }
-}
-
-fn adopt(store: &Store, id: ObjectId, epoch: Epoch) -> Arc<Object> {
-    store.passed(id);
-    store.adopt(id, epoch)
 }
 
 fn info(made: NewBranch) -> BranchInfo {
@@ -311,28 +234,34 @@ fn info(made: NewBranch) -> BranchInfo {
     BranchInfo { id: made.id, name: made.name, origin, created: made.created, view: made.view }
 }
 
-/// Deletes the pieces of the log before the newest checkpoint.
-fn remove_superseded(device: &dyn Device) -> io::Result<()> {
-    for piece in log::superseded(device)? {
-        device.remove(FileId::Log(piece))?;
+/// Copies what the log is about to lose by damage to files of its own, and takes away the pieces behind its end.
+fn keep_what_ends_the_log(device: &dyn Device, log: &Log) -> io::Result<()> {
+    if let Some(damage) = &log.damage {
+        warn!(%damage, "the log ends early; what it lost is kept beside it");
+        keep(device, damage.piece, damage.at)?;
+        log.stale.iter().try_for_each(|piece| keep(device, *piece, 0))?;
+    }
+    for piece in &log.stale {
+        device.remove(FileId::Log(*piece))?;
     }
     Ok(())
 }
 
-/// Copies what the log is about to lose to a file of its own.
-fn keep_lost(device: &dyn Device, damage: &Damage) -> io::Result<()> {
-    let mut bytes = vec![0; usize::try_from(damage.lost).unwrap_or(usize::MAX)];
-    let read = device.open(FileId::Log(damage.piece))?.read_at(&mut bytes, damage.at)?;
-    let lost = bytes.get(..read).unwrap_or_default();
+/// Copies the end of a piece to a file of its own.
+fn keep(device: &dyn Device, piece: u64, from: u64) -> io::Result<()> {
+    let file = device.open(FileId::Log(piece))?;
+    let len = file.stat()?.len.saturating_sub(from);
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
+    let read = file.read_at(&mut bytes, from)?;
     // The same place may be damaged twice: the name tells only about where it was.
-    for at in damage.at.. {
-        let id = FileId::Lost(damage.piece, at);
-        match device.create(id) {
+    for at in from.. {
+        match device.create(FileId::Lost(piece, at)) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             made => {
                 let kept = made?;
-                kept.write_at(lost, 0)?;
-                return kept.sync(false);
+                kept.write_at(bytes.get(..read).unwrap_or_default(), 0)?;
+                kept.sync(false)?;
+                return device.sync_names();
             }
         }
     }
@@ -342,7 +271,7 @@ fn keep_lost(device: &dyn Device, damage: &Damage) -> io::Result<()> {
 /// The journal of a volume that is being opened: nothing is recorded before the log was read.
 #[derive(Default)]
 struct LateJournal {
-    writer: std::sync::OnceLock<LogWriter>,
+    writer: OnceLock<LogWriter>,
 }
 
 impl LateJournal {
@@ -357,8 +286,8 @@ impl LateJournal {
 }
 
 impl Journal for LateJournal {
-    fn append(&self, record: &Record, first: &[ObjectId]) -> Result<()> {
-        self.writer()?.append(record, first)
+    fn append(&self, record: &Record) -> Result<()> {
+        self.writer()?.append(record)
     }
     fn sync(&self) -> Result<()> {
         self.writer()?.sync()
@@ -371,5 +300,20 @@ impl Journal for LateJournal {
     }
     fn durable(&self) -> u64 {
         self.writer.get().map_or(0, Journal::durable)
+    }
+    fn begin_checkpoint(&self) -> Result<Option<u64>> {
+        self.writer()?.begin_checkpoint()
+    }
+    fn sync_content(&self) -> Result<()> {
+        Journal::sync_content(self.writer()?)
+    }
+    fn end_checkpoint(&self, len: u64) {
+        self.writer.get().into_iter().for_each(|writer| writer.end_checkpoint(len));
+    }
+    fn lengths(&self) -> (u64, u64) {
+        self.writer.get().map_or((0, 0), Journal::lengths)
+    }
+    fn is_poisoned(&self) -> bool {
+        self.writer.get().is_some_and(Journal::is_poisoned)
     }
 }

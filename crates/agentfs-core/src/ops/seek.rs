@@ -20,7 +20,14 @@ impl FsCore {
             return Err(FsError::NoData);
         }
         match (&*source, what) {
-            (Source::Object(_, object), _) => object.seek(what, offset)?.ok_or(FsError::NoData),
+            (Source::Object(_, object), Seek::Data) => {
+                object.seek(what, offset)?.filter(|at| *at < size).ok_or(FsError::NoData)
+            }
+            (Source::Object(_, object), Seek::Hole) => {
+                Ok(object.seek(what, offset)?.unwrap_or(offset).min(size))
+            }
+            (Source::Small(_), Seek::Data) => Ok(offset),
+            (Source::Small(_), Seek::Hole) => Ok(size),
             (Source::Hole | Source::Unknown, Seek::Hole) => Ok(offset),
             (Source::Hole | Source::Unknown, Seek::Data) => Err(FsError::NoData),
         }

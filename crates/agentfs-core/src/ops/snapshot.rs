@@ -10,12 +10,13 @@ use crate::types::{SnapshotId, Timestamp, ViewId};
 
 impl FsCore {
     /// Takes a snapshot of a branch, given by id or name. It holds every write that returned before the call.
-    /// O(1), whatever the branch holds; waits for the data writes under way.
+    /// O(1), whatever the branch holds; waits for the data writes under way. The snapshot is durable then, with the
+    /// content of small files; that of others is when it was synced, or is by [`FsCore::sync_content`].
     ///
     /// # Errors
     /// `UnknownVersion`, `BadName`, `NameTaken`, `LimitReached`.
     pub fn create_snapshot(&self, branch: &str, name: Option<&str>) -> Result<SnapshotInfo> {
-        let _control = self.control.lock();
+        let control = self.control.lock();
         let (info, branch) = {
             let catalog = self.catalog.read();
             self.check_new_snapshot(catalog.snapshot_count())?;
@@ -28,11 +29,13 @@ impl FsCore {
         let version = branch.freeze(&*self.journal, epoch, |version| {
             let (id, name, created) = (info.id, info.name.clone(), info.created);
             let record = NewSnapshot { id, name, branch: info.branch, epoch, created };
-            self.journal.append(&Record::SnapshotCreated(record), &[])?;
+            self.journal.append(&Record::SnapshotCreated(record))?;
             Ok(version.clone())
         })?;
         let snapshot = Arc::new(Snapshot { id: info.id, version });
         self.catalog.write().insert_snapshot(info.clone(), snapshot);
+        drop(control);
+        self.journal.sync()?;
         Ok(info)
     }
 
@@ -72,7 +75,7 @@ impl FsCore {
     /// # Errors
     /// `UnknownVersion`, `BadName`, `NameTaken`.
     pub fn rename_snapshot(&self, snapshot: &str, name: &str) -> Result<SnapshotInfo> {
-        let _control = self.control.lock();
+        let control = self.control.lock();
         check_name(name)?;
         let mut catalog = self.catalog.write();
         let info = catalog.snapshot(snapshot)?.0.clone();
@@ -81,8 +84,10 @@ impl FsCore {
         }
         catalog.free_snapshot_name(name)?;
         let name: Arc<str> = name.into();
-        self.journal.append(&Record::SnapshotRenamed(info.id, name.clone()), &[])?;
+        self.journal.append(&Record::SnapshotRenamed(info.id, name.clone()))?;
         catalog.rename_snapshot(info.id, &name);
+        drop((catalog, control));
+        self.journal.sync()?;
         Ok(SnapshotInfo { name: Some(name), ..info })
     }
 
@@ -93,7 +98,7 @@ impl FsCore {
     pub fn delete_snapshot(&self, snapshot: &str) -> Result<(SnapshotId, u64)> {
         let control = self.control.lock();
         let id = self.check_unused_snapshot(snapshot)?;
-        self.journal.append(&Record::SnapshotDeleted(id), &[])?;
+        self.journal.append(&Record::SnapshotDeleted(id))?;
         let removed = self.catalog.write().remove_snapshot(id);
         if let Some(view) = self.views.of_snapshot(id) {
             self.views.retire(view, |view| !self.lookups.remembers_view(view));
@@ -105,12 +110,12 @@ impl FsCore {
     /// Drops what was deleted, makes that durable, and deletes the objects that nothing names any more. Returns the
     /// bytes they held.
     pub(super) fn reclaim<T>(&self, garbage: T) -> u64 {
-        let objects = self.store.release(garbage);
+        let released = self.store.release(garbage);
         match self.journal.sync() {
-            Ok(()) => self.store.remove(objects),
+            Ok(()) => self.store.remove(released),
             Err(error) => {
                 tracing::warn!(%error, "what was deleted keeps its space until the volume is mounted again");
-                self.store.remove_later(objects);
+                self.store.remove_later(released);
                 0
             }
         }

@@ -2,6 +2,7 @@
 
 use crate::error::Result;
 use crate::fs_core::FsCore;
+use crate::store::PackUse;
 use crate::types::ViewId;
 
 /// What a volume holds now.
@@ -17,6 +18,10 @@ pub struct Status {
     pub known_inodes: usize,
     /// Files and directories in `main`.
     pub main_inodes: usize,
+    /// What the packs of small files hold.
+    pub packs: PackUse,
+    /// Bytes of the log since its last checkpoint, and of that.
+    pub log: (u64, u64),
     /// Does the host share blocks when content is copied?
     pub reflinks: bool,
 }
@@ -37,6 +42,8 @@ impl FsCore {
             open_handles: self.handles.len(),
             known_inodes: self.lookups.len(),
             main_inodes: self.views.get(ViewId::MAIN)?.read(|version| version.len()),
+            packs: self.store.packs.usage(),
+            log: self.journal.lengths(),
             reflinks: self.store.device().reflinks(),
         })
     }

@@ -27,7 +27,7 @@ impl FsCore {
             0 => Err(FsError::NotFound),
             1..=MAX_TARGET => {
                 let body = Body::Symlink(target.into());
-                self.add_inode(view, (dir, name), self.fresh_inode()?, 0o777, body, who, false)
+                self.add_inode(view, (dir, name), self.fresh_inode()?, 0o777, body, who)
             }
             _ => Err(FsError::NameTooLong),
         }

@@ -1,5 +1,7 @@
 //! Changing a file's size, by `truncate` or `O_TRUNC`.
 
+use std::sync::atomic::Ordering;
+
 use super::write::{MAX_SIZE, note_change};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
@@ -17,6 +19,9 @@ impl FsCore {
         tree.branch()?;
         let file = self.open_files.acquire(&tree, view, ino);
         let done = self.truncate_open(&file, size, Self::strips_for(caller));
+        if file.writers.load(Ordering::Relaxed) == 0 {
+            self.settle(&file);
+        }
         self.let_go(&file);
         done
     }
@@ -25,28 +30,33 @@ impl FsCore {
         let mut source = file.source.write();
         match file.tree.content(file.ino)? {
             Content::Hole => self.record_size(file, size, strip),
-            Content::Whole(object) if size == 0 && object.epoch != file.tree.branch()?.epoch() => {
+            Content::Packed(_) | Content::Whole(_) if size == 0 => {
                 self.empty(file, strip)?;
                 *source = Source::Hole;
                 Ok(())
             }
-            Content::Whole(_) => self.write_private(file, &mut source, size, |branch, object| {
-                // A cut is recorded before it is made, so that what fails leaves no file longer than its bytes.
-                let cuts = branch.with_inode(file.ino, |inode| inode.meta.size)? > size;
-                if !cuts {
-                    object.set_len(size)?;
-                }
-                self.record_size(file, size, strip)?;
-                if cuts {
-                    object.set_len(size)?;
-                }
-                let blocks = object.stat()?.blocks;
-                self.change_branch(branch, |draft| {
-                    draft.meta(file.ino)?.blocks = blocks;
-                    Ok(())
-                })
-            }),
+            Content::Packed(_) if self.resize_small(file, &mut source, size, strip)? => Ok(()),
+            Content::Packed(_) | Content::Whole(_) => self.resize_object(file, &mut source, size, strip),
         }
+    }
+
+    fn resize_object(&self, file: &OpenFile, source: &mut Source, size: u64, strip: bool) -> Result<()> {
+        self.write_private(file, source, size, |branch, object| {
+            // A cut is recorded before it is made, so that what fails leaves no file longer than its bytes.
+            let cuts = branch.with_inode(file.ino, |inode| inode.meta.size)? > size;
+            if !cuts {
+                self.with_room(|| object.set_len(size))?;
+            }
+            self.record_size(file, size, strip)?;
+            if cuts {
+                object.set_len(size)?;
+            }
+            let blocks = object.stat()?.blocks;
+            self.change_branch(branch, |draft| {
+                draft.meta(file.ino)?.blocks = blocks;
+                Ok(())
+            })
+        })
     }
 
     /// Gives the file another size, in its attributes; without an object that is all there is.
@@ -59,7 +69,7 @@ impl FsCore {
         })
     }
 
-    /// Shared content that is cut to nothing is let go of, not copied.
+    /// Content that is cut to nothing is let go of.
     fn empty(&self, file: &OpenFile, strip: bool) -> Result<()> {
         let branch = file.tree.branch()?;
         self.change_branch(branch, |draft| {

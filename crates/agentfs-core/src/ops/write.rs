@@ -23,8 +23,11 @@ impl FsCore {
         check_end(offset, data.len() as u64)?;
         let file = &handle.file;
         let mut source = file.source.write();
+        if self.write_small(file, &mut source, offset, data, strip)? {
+            return Ok(data.len());
+        }
         self.write_private(file, &mut source, u64::MAX, |branch, object| {
-            let written = object.write_at(data, offset)?;
+            let written = self.with_room(|| object.write_at(data, offset))?;
             let (end, blocks) = (offset + written as u64, object.stat()?.blocks);
             self.change_branch(branch, |draft| {
                 note_change(draft, file.ino, |size| size.max(end), strip)?;

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Object;
-use crate::types::Epoch;
+use super::{Extent, Object};
 
 /// The bytes of a regular file.
 #[derive(Clone, Debug)]
@@ -12,6 +11,8 @@ pub enum Content {
     Hole,
     /// One backing object with the same offsets and the same length.
     Whole(Arc<Object>),
+    /// A stretch of a pack, as long as the file.
+    Packed(Arc<Extent>),
 }
 
 impl PartialEq for Content {
@@ -23,20 +24,13 @@ impl PartialEq for Content {
 impl Eq for Content {}
 
 impl Content {
-    /// May it be written in place by a branch whose epoch is `epoch`? Only what was made in it.
-    pub fn is_private_to(&self, epoch: Epoch) -> bool {
-        match self {
-            Content::Hole => false,
-            Content::Whole(object) => object.epoch == epoch,
-        }
-    }
-
     /// Do both name the same bytes?
     pub fn same(&self, other: &Content) -> bool {
         match (self, other) {
             (Content::Hole, Content::Hole) => true,
             (Content::Whole(a), Content::Whole(b)) => a.id == b.id,
-            (Content::Hole, Content::Whole(_)) | (Content::Whole(_), Content::Hole) => false,
+            (Content::Packed(a), Content::Packed(b)) => Arc::ptr_eq(a, b) || a.place() == b.place(),
+            (Content::Hole | Content::Whole(_) | Content::Packed(_), _) => false,
         }
     }
 }

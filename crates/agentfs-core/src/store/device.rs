@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::Arc;
 
-use crate::types::{ObjectId, Timestamp};
+use crate::types::{ObjectId, PackId, Timestamp};
 
 /// What `lseek` can look for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,14 +35,38 @@ pub struct Space {
 /// A file of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FileId {
-    /// Content.
+    /// Content of one file.
     Object(ObjectId),
+    /// Content of many small files.
+    Pack(PackId),
     /// A piece of the log, by its number.
     Log(u64),
     /// A piece of the log being written, which is none before it is published.
     Draft(u64),
     /// What a damaged piece of the log lost, by its number and the first byte that was lost.
     Lost(u64, u64),
+}
+
+impl FileId {
+    /// Where it lies.
+    pub fn folder(self) -> Folder {
+        match self {
+            FileId::Object(_) => Folder::Objects,
+            FileId::Pack(_) => Folder::Packs,
+            FileId::Log(_) | FileId::Draft(_) | FileId::Lost(..) => Folder::Log,
+        }
+    }
+}
+
+/// Where the files of a store lie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Folder {
+    /// All objects.
+    Objects,
+    /// All packs.
+    Packs,
+    /// The log: its pieces, drafts of them, and what damage took from them.
+    Log,
 }
 
 /// What is known of a file of a store.
@@ -68,10 +92,15 @@ pub trait ObjectFile: Send + Sync {
     fn allocate(&self, mode: rustix::fs::FallocateFlags, offset: u64, len: u64) -> io::Result<()>;
     /// The next data or hole at or after `offset`; `None` past the end.
     fn seek(&self, what: Seek, offset: u64) -> io::Result<Option<u64>>;
-    /// Makes content (and, unless `data_only`, its length and times) durable.
+    /// Makes content durable (and, unless `data_only`, its times too), and the name of an object or pack.
     fn sync(&self, data_only: bool) -> io::Result<()>;
     /// Its length, space and time.
     fn stat(&self) -> io::Result<FileStat>;
+}
+
+/// The host is full.
+pub(crate) fn no_space() -> io::Error {
+    rustix::io::Errno::NOSPC.into()
 }
 
 /// A backstore.
@@ -85,16 +114,14 @@ pub trait Device: Send + Sync {
     fn duplicate(&self, from: ObjectId, to: ObjectId, len: u64) -> io::Result<Arc<dyn ObjectFile>>;
     /// Deletes a file; returns the bytes it held.
     fn remove(&self, id: FileId) -> io::Result<u64>;
-    /// The pieces of the log that are there, in order.
-    fn logs(&self) -> io::Result<Vec<u64>>;
-    /// All objects that are there, in no particular order.
-    fn objects(&self) -> io::Result<Vec<ObjectId>>;
-    /// Is anything there that a damaged log has lost?
-    fn has_lost(&self) -> io::Result<bool>;
+    /// What lies in a folder, in no particular order.
+    fn list(&self, folder: Folder) -> io::Result<Vec<FileId>>;
     /// Makes the draft of a piece of the log that piece, for good.
     fn publish(&self, piece: u64) -> io::Result<()>;
-    /// Makes the names of pieces of the log durable.
+    /// Makes the names of the log's files durable.
     fn sync_names(&self) -> io::Result<()>;
+    /// Makes everything durable that was written until now, in all files.
+    fn sync_all(&self) -> io::Result<()>;
     /// The room left.
     fn space(&self) -> io::Result<Space>;
     /// Does `duplicate` share blocks?

@@ -1,19 +1,25 @@
-//! The HostFs backstore: a directory on the host, an object a file, in 256 folders by its lowest byte.
-//! The log lies beside them. One daemon at a time, kept out by a lock file that the kernel releases when its holder dies.
+//! The HostFs backstore: a directory on the host, an object a file, in 256 folders by its lowest byte; packs and the log
+//! beside them. One daemon at a time, kept out by a lock file that the kernel releases when its holder dies.
 
-use std::io;
+use std::collections::HashSet;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use rustix::fs::{self, AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, SeekFrom};
 use rustix::io::Errno;
 
-use super::{Device, FileId, FileStat, ObjectFile, Seek, Space};
-use crate::types::{ObjectId, Timestamp};
+use super::{Device, FileId, FileStat, Folder, ObjectFile, Seek, Space};
+use crate::types::{ObjectId, PackId, Timestamp};
 
 /// The first line of `STORE/format`.
-const FORMAT: &str = "agentfs-store 1\n";
+const FORMAT: &str = "agentfs-store 2\n";
+/// Earlier formats, each a part of the present one: such a store is read as it is, and of this format from then on.
+const EARLIER: [&str; 1] = ["agentfs-store 1\n"];
+/// The format's line on its way into place.
+const FORMAT_DRAFT: &str = "format.new";
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::RDONLY).union(OFlags::CLOEXEC);
 const OBJECT: OFlags = OFlags::RDWR.union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
 const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
@@ -32,6 +38,9 @@ pub enum StoreError {
     /// Made by a version that this one does not know.
     #[error("the store {0} has the format {1:?}, which this version does not know; nothing was changed")]
     UnknownFormat(PathBuf, String),
+    /// There is none.
+    #[error("{0} is not an AgentFS store: it has no file \"format\"")]
+    Missing(PathBuf),
     /// The host refused.
     #[error("the store {0} cannot be opened: {1}")]
     Io(PathBuf, io::Error),
@@ -39,10 +48,17 @@ pub enum StoreError {
 
 /// A locked store directory.
 pub struct HostFs {
-    root: OwnedFd,
-    objects: OwnedFd,
+    dirs: Arc<Directories>,
     reflinks: bool,
     _lock: OwnedFd,
+}
+
+struct Directories {
+    root: OwnedFd,
+    objects: OwnedFd,
+    packs: OwnedFd,
+    /// Objects and packs whose names may not be durable yet.
+    new_names: Mutex<HashSet<FileId>>,
 }
 
 impl HostFs {
@@ -56,10 +72,30 @@ impl HostFs {
         refuse_strangers(root)?;
         let lock = lock(root)?;
         check_format(root)?;
-        let objects = open_objects(root).map_err(io_error)?;
-        let reflinks = prefer_reflinks && probe_reflink(&objects).unwrap_or(false); // a full disk, say
-        let root = fs::open(root, DIRECTORY, Mode::empty()).map_err(|e| io_error(e.into()))?;
-        Ok(HostFs { root, objects, reflinks, _lock: lock })
+        make_folders(root).map_err(io_error)?;
+        let mut store = HostFs::of(root, lock).map_err(io_error)?;
+        store.reflinks = prefer_reflinks && probe_reflink(&store.dirs.objects).unwrap_or(false); // a full disk, say
+        Ok(store)
+    }
+
+    /// Opens a store that exists and locks it, to look at it: nothing is made or changed by that.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub fn inspect(root: &Path) -> Result<HostFs, StoreError> {
+        known_format(root)?;
+        let lock = lock(root)?;
+        HostFs::of(root, lock).map_err(|e| StoreError::Io(root.to_owned(), e))
+    }
+
+    fn of(root: &Path, lock: OwnedFd) -> io::Result<HostFs> {
+        let directory = |path: &Path| fs::open(path, DIRECTORY, Mode::empty());
+        let objects = directory(&root.join("objects"))?;
+        // A store of format 1 that is only looked at has no packs: none are found among the log's files.
+        let packs = directory(&root.join("packs")).or_else(|_| directory(root))?;
+        let (root, new_names) = (directory(root)?, Mutex::default());
+        let dirs = Arc::new(Directories { root, objects, packs, new_names });
+        Ok(HostFs { dirs, reflinks: false, _lock: lock })
     }
 }
 
@@ -75,7 +111,8 @@ fn refuse_strangers(root: &Path) -> Result<(), StoreError> {
         return Ok(());
     }
     for entry in std::fs::read_dir(root).map_err(io_error)? {
-        if entry.map_err(io_error)?.file_name() != "lock" {
+        let name = entry.map_err(io_error)?.file_name();
+        if name != "lock" && name != FORMAT_DRAFT {
             return Err(StoreError::NotAStore(root.to_owned()));
         }
     }
@@ -93,23 +130,43 @@ fn lock(root: &Path) -> Result<OwnedFd, StoreError> {
     }
 }
 
-fn check_format(root: &Path) -> Result<(), StoreError> {
-    let path = root.join("format");
-    match std::fs::read_to_string(&path) {
-        Ok(text) if text == FORMAT => Ok(()),
+/// The store's format line, if this version can read it.
+fn known_format(root: &Path) -> Result<String, StoreError> {
+    match std::fs::read_to_string(root.join("format")) {
+        Ok(text) if text == FORMAT || EARLIER.contains(&text.as_str()) => Ok(text),
         Ok(text) => Err(StoreError::UnknownFormat(root.to_owned(), text.trim_end().to_owned())),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {
-            std::fs::write(&path, FORMAT).map_err(|e| StoreError::Io(root.to_owned(), e))
-        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Err(StoreError::Missing(root.to_owned())),
         Err(e) => Err(StoreError::Io(root.to_owned(), e)),
     }
 }
 
-/// The folder of objects, with its folders.
-fn open_objects(root: &Path) -> io::Result<OwnedFd> {
-    let path = root.join("objects");
-    make_directories(&path)?;
-    let dir = fs::open(&path, DIRECTORY, Mode::empty())?;
+/// Sees to it that the store says the present format.
+fn check_format(root: &Path) -> Result<(), StoreError> {
+    match known_format(root) {
+        Ok(text) if text == FORMAT => Ok(()),
+        Ok(_) | Err(StoreError::Missing(_)) => {
+            write_format(root).map_err(|e| StoreError::Io(root.to_owned(), e))
+        }
+        Err(other) => Err(other),
+    }
+}
+
+/// Writes the format's line, whole or not at all.
+fn write_format(root: &Path) -> io::Result<()> {
+    let draft = root.join(FORMAT_DRAFT);
+    let mut file = std::fs::File::create(&draft)?;
+    file.write_all(FORMAT.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&draft, root.join("format"))?;
+    std::fs::File::open(root)?.sync_all()
+}
+
+/// The folders of objects and of packs.
+fn make_folders(root: &Path) -> io::Result<()> {
+    let objects = root.join("objects");
+    make_directories(&objects)?;
+    make_directories(&root.join("packs"))?;
+    let dir = fs::open(&objects, DIRECTORY, Mode::empty())?;
     for folder in 0..256 {
         match fs::mkdirat(&dir, format!("{folder:02x}"), Mode::RWXU) {
             Ok(()) | Err(Errno::EXIST) => {}
@@ -117,7 +174,7 @@ fn open_objects(root: &Path) -> io::Result<OwnedFd> {
         }
     }
     fs::fsync(&dir)?;
-    Ok(dir)
+    Ok(fs::fsync(fs::open(root, DIRECTORY, Mode::empty())?)?)
 }
 
 /// Tries a reflink between two unnamed files.
@@ -151,81 +208,135 @@ fn hexadecimal(text: &str) -> Option<u64> {
     u64::from_str_radix(text, 16).ok().filter(|_| text.len() == 16)
 }
 
-impl HostFs {
+/// What a file among the log's files is.
+fn log_file(name: &str) -> Option<FileId> {
+    let number = |prefix| name.strip_prefix(prefix).and_then(hexadecimal);
+    let lost = || {
+        let (piece, at) = name.strip_prefix("lost-")?.split_once('-')?;
+        Some(FileId::Lost(hexadecimal(piece)?, hexadecimal(at)?))
+    };
+    number("log-").map(FileId::Log).or_else(|| number("draft-").map(FileId::Draft)).or_else(lost)
+}
+
+impl Directories {
     /// Where a file lies.
     fn place(&self, id: FileId) -> (&OwnedFd, String) {
         match id {
             FileId::Object(id) => (&self.objects, path_of(id)),
+            FileId::Pack(id) => (&self.packs, format!("pack-{:016x}", id.0)),
             FileId::Log(number) => (&self.root, format!("log-{number:016x}")),
             FileId::Draft(number) => (&self.root, format!("draft-{number:016x}")),
             FileId::Lost(number, at) => (&self.root, format!("lost-{number:016x}-{at:016x}")),
         }
     }
+
+    /// Makes the name of an object or pack durable, unless it is known to be.
+    fn sync_name(&self, id: FileId) -> io::Result<()> {
+        if !self.new_names.lock().contains(&id) {
+            return Ok(());
+        }
+        match id {
+            FileId::Object(id) => fs::fsync(folder_of(&self.objects, id.0 & 0xff)?)?,
+            _ => fs::fsync(&self.packs)?,
+        }
+        self.new_names.lock().remove(&id);
+        Ok(())
+    }
+}
+
+fn folder_of(objects: &OwnedFd, number: u64) -> io::Result<OwnedFd> {
+    Ok(fs::openat(objects, format!("{number:02x}"), DIRECTORY, Mode::empty())?)
+}
+
+impl HostFs {
+    fn opened(&self, id: FileId, fd: OwnedFd) -> Arc<dyn ObjectFile> {
+        Arc::new(HostFile { fd, id, dirs: self.dirs.clone() })
+    }
+
+    /// A file that is new.
+    fn made(&self, id: FileId, fd: OwnedFd) -> Arc<dyn ObjectFile> {
+        if id.folder() != Folder::Log {
+            self.dirs.new_names.lock().insert(id);
+        }
+        self.opened(id, fd)
+    }
+
+    fn list_objects(&self) -> io::Result<Vec<FileId>> {
+        let mut objects = Vec::new();
+        for number in 0..256 {
+            let found = names(folder_of(&self.dirs.objects, number)?)?;
+            let ids = found.iter().filter_map(|name| hexadecimal(name));
+            objects.extend(ids.map(|id| FileId::Object(ObjectId(id))));
+        }
+        Ok(objects)
+    }
 }
 
 impl Device for HostFs {
     fn create(&self, id: FileId) -> io::Result<Arc<dyn ObjectFile>> {
-        let (dir, path) = self.place(id);
-        let file = fs::openat(dir, path, OBJECT | OFlags::CREATE | OFlags::EXCL, PRIVATE)?;
-        Ok(Arc::new(HostFile(file)))
+        let (dir, path) = self.dirs.place(id);
+        Ok(self.made(id, fs::openat(dir, path, OBJECT | OFlags::CREATE | OFlags::EXCL, PRIVATE)?))
     }
 
     fn open(&self, id: FileId) -> io::Result<Arc<dyn ObjectFile>> {
-        let (dir, path) = self.place(id);
-        Ok(Arc::new(HostFile(fs::openat(dir, path, OBJECT, Mode::empty())?)))
+        let (dir, path) = self.dirs.place(id);
+        Ok(self.opened(id, fs::openat(dir, path, OBJECT, Mode::empty())?))
     }
 
     fn duplicate(&self, from: ObjectId, to: ObjectId, len: u64) -> io::Result<Arc<dyn ObjectFile>> {
-        let source = fs::openat(&self.objects, path_of(from), OBJECT, Mode::empty())?;
-        let file = fs::openat(&self.objects, path_of(to), OBJECT | OFlags::CREATE | OFlags::EXCL, PRIVATE)?;
+        let objects = &self.dirs.objects;
+        let source = fs::openat(objects, path_of(from), OBJECT, Mode::empty())?;
+        let file = fs::openat(objects, path_of(to), OBJECT | OFlags::CREATE | OFlags::EXCL, PRIVATE)?;
         match self.copy(&source, &file, len) {
-            Ok(()) => Ok(Arc::new(HostFile(file))),
+            Ok(()) => Ok(self.made(FileId::Object(to), file)),
             Err(e) => {
-                fs::unlinkat(&self.objects, path_of(to), AtFlags::empty())?;
+                fs::unlinkat(objects, path_of(to), AtFlags::empty())?;
                 Err(e)
             }
         }
     }
 
     fn remove(&self, id: FileId) -> io::Result<u64> {
-        let (dir, path) = self.place(id);
+        let (dir, path) = self.dirs.place(id);
         let held = fs::statat(dir, &path, AtFlags::SYMLINK_NOFOLLOW)?.st_blocks;
         fs::unlinkat(dir, &path, AtFlags::empty())?;
+        self.dirs.new_names.lock().remove(&id);
         Ok(u64::try_from(held).unwrap_or(0) * 512)
     }
 
-    fn logs(&self) -> io::Result<Vec<u64>> {
-        let number = |name: &String| name.strip_prefix("log-").and_then(hexadecimal);
-        let mut logs: Vec<u64> = names(&self.root)?.iter().filter_map(number).collect();
-        logs.sort_unstable();
-        Ok(logs)
-    }
-
-    fn objects(&self) -> io::Result<Vec<ObjectId>> {
-        let mut objects = Vec::new();
-        for folder in 0..256 {
-            let folder = fs::openat(&self.objects, format!("{folder:02x}"), DIRECTORY, Mode::empty())?;
-            objects.extend(names(&folder)?.iter().filter_map(|name| hexadecimal(name)).map(ObjectId));
+    fn list(&self, folder: Folder) -> io::Result<Vec<FileId>> {
+        match folder {
+            Folder::Log => Ok(names(&self.dirs.root)?.iter().filter_map(|name| log_file(name)).collect()),
+            Folder::Packs => {
+                let pack = |name: &String| name.strip_prefix("pack-").and_then(hexadecimal);
+                Ok(names(&self.dirs.packs)?
+                    .iter()
+                    .filter_map(pack)
+                    .map(|id| FileId::Pack(PackId(id)))
+                    .collect())
+            }
+            Folder::Objects => self.list_objects(),
         }
-        Ok(objects)
-    }
-
-    fn has_lost(&self) -> io::Result<bool> {
-        Ok(names(&self.root)?.iter().any(|name| name.starts_with("lost-")))
     }
 
     fn publish(&self, piece: u64) -> io::Result<()> {
-        let ((dir, draft), (_, log)) = (self.place(FileId::Draft(piece)), self.place(FileId::Log(piece)));
+        let ((dir, draft), (_, log)) =
+            (self.dirs.place(FileId::Draft(piece)), self.dirs.place(FileId::Log(piece)));
         fs::renameat(dir, draft, dir, log)?;
         self.sync_names()
     }
 
     fn sync_names(&self) -> io::Result<()> {
-        Ok(fs::fsync(&self.root)?)
+        Ok(fs::fsync(&self.dirs.root)?)
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        // What it made durable by name stays noted as new: names are then synced once more than need be.
+        Ok(fs::syncfs(&self.dirs.root)?)
     }
 
     fn space(&self) -> io::Result<Space> {
-        let host = fs::fstatvfs(&self.objects)?;
+        let host = fs::fstatvfs(&self.dirs.objects)?;
         Ok(Space {
             block_size: u32::try_from(host.f_frsize).unwrap_or(4096),
             blocks: host.f_blocks,
@@ -277,13 +388,17 @@ fn seek(file: impl AsFd, whence: SeekFrom) -> io::Result<Option<u64>> {
     }
 }
 
-struct HostFile(OwnedFd);
+struct HostFile {
+    fd: OwnedFd,
+    id: FileId,
+    dirs: Arc<Directories>,
+}
 
 impl ObjectFile for HostFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let mut done = 0;
         while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            match rustix::io::pread(&self.0, rest, offset + done as u64) {
+            match rustix::io::pread(&self.fd, rest, offset + done as u64) {
                 Ok(0) => break,
                 Ok(n) => done += n,
                 Err(Errno::INTR) => {}
@@ -296,7 +411,7 @@ impl ObjectFile for HostFile {
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize> {
         let mut done = 0;
         while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
-            match rustix::io::pwrite(&self.0, rest, offset + done as u64) {
+            match rustix::io::pwrite(&self.fd, rest, offset + done as u64) {
                 Ok(n) => done += n,
                 Err(Errno::INTR) => {}
                 Err(_) if done > 0 => break,
@@ -307,26 +422,27 @@ impl ObjectFile for HostFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        Ok(fs::ftruncate(&self.0, len)?)
+        Ok(fs::ftruncate(&self.fd, len)?)
     }
 
     fn allocate(&self, mode: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
-        Ok(fs::fallocate(&self.0, mode, offset, len)?)
+        Ok(fs::fallocate(&self.fd, mode, offset, len)?)
     }
 
     fn seek(&self, what: Seek, offset: u64) -> io::Result<Option<u64>> {
         match what {
-            Seek::Data => seek(&self.0, SeekFrom::Data(offset)),
-            Seek::Hole => seek(&self.0, SeekFrom::Hole(offset)),
+            Seek::Data => seek(&self.fd, SeekFrom::Data(offset)),
+            Seek::Hole => seek(&self.fd, SeekFrom::Hole(offset)),
         }
     }
 
     fn sync(&self, data_only: bool) -> io::Result<()> {
-        Ok(if data_only { fs::fdatasync(&self.0) } else { fs::fsync(&self.0) }?)
+        if data_only { fs::fdatasync(&self.fd) } else { fs::fsync(&self.fd) }?;
+        self.dirs.sync_name(self.id)
     }
 
     fn stat(&self) -> io::Result<FileStat> {
-        let stat = fs::fstat(&self.0)?;
+        let stat = fs::fstat(&self.fd)?;
         let positive = |n: i64| u64::try_from(n).unwrap_or(0);
         let modified =
             Timestamp { secs: stat.st_mtime, nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) };

@@ -1,5 +1,6 @@
 //! The backstore in memory (`"InMemory"`): pages in a map, so that holes cost nothing. Gone with the daemon.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use parking_lot::{Mutex, RwLock, RwLockWriteGuard};
 use rustix::fs::FallocateFlags;
 
-use super::{Device, FileId, FileStat, ObjectFile, Seek, Space};
+use super::{Device, FileId, FileStat, Folder, ObjectFile, Seek, Space};
 use crate::types::{ObjectId, Timestamp};
 
 const PAGE: u64 = 4096;
@@ -29,10 +30,9 @@ impl Memory {
 
 impl Device for Memory {
     fn create(&self, id: FileId) -> io::Result<Arc<dyn ObjectFile>> {
-        let file = Arc::new(MemoryFile::default());
-        match self.objects.lock().insert(id, file.clone()) {
-            None => Ok(file),
-            Some(_) => Err(io::ErrorKind::AlreadyExists.into()),
+        match self.objects.lock().entry(id) {
+            Entry::Vacant(free) => Ok(free.insert(Arc::default()).clone()),
+            Entry::Occupied(_) => Err(io::ErrorKind::AlreadyExists.into()),
         }
     }
 
@@ -55,20 +55,8 @@ impl Device for Memory {
         }
     }
 
-    fn logs(&self) -> io::Result<Vec<u64>> {
-        let log = |id: &FileId| if let FileId::Log(number) = id { Some(*number) } else { None };
-        let mut logs: Vec<u64> = self.objects.lock().keys().filter_map(log).collect();
-        logs.sort_unstable();
-        Ok(logs)
-    }
-
-    fn objects(&self) -> io::Result<Vec<ObjectId>> {
-        let object = |id: &FileId| if let FileId::Object(id) = id { Some(*id) } else { None };
-        Ok(self.objects.lock().keys().filter_map(object).collect())
-    }
-
-    fn has_lost(&self) -> io::Result<bool> {
-        Ok(self.objects.lock().keys().any(|id| matches!(id, FileId::Lost(..))))
+    fn list(&self, folder: Folder) -> io::Result<Vec<FileId>> {
+        Ok(self.objects.lock().keys().filter(|id| id.folder() == folder).copied().collect())
     }
 
     fn publish(&self, piece: u64) -> io::Result<()> {
@@ -79,6 +67,10 @@ impl Device for Memory {
     }
 
     fn sync_names(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
         Ok(())
     }
 

@@ -1,13 +1,19 @@
-//! Bytes: objects in a backstore, reached through one narrow device. Knows no names and no inodes.
+//! Bytes: objects and packs in a backstore, reached through one narrow device. Knows no names and no inodes.
 
 mod content;
 mod device;
 mod host_fs;
 mod memory;
 mod object;
+mod pack;
+mod reaper;
 
 pub use content::Content;
-pub use device::{Device, FileId, FileStat, ObjectFile, Seek, Space};
+pub(crate) use device::no_space;
+pub use device::{Device, FileId, FileStat, Folder, ObjectFile, Seek, Space};
 pub use host_fs::{HostFs, StoreError};
 pub use memory::Memory;
-pub use object::{Durability, Object, Store};
+use object::create_unused;
+pub use object::{Object, Store};
+pub use pack::{Extent, Move, Pack, PackUse, Packs, Place};
+pub use reaper::Durability;

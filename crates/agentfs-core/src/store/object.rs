@@ -1,24 +1,15 @@
-//! Objects counted by the contents that name them: the last one to go has its bytes deleted,
-//! on a thread of its own, or by whoever asked to know how many bytes come back.
+//! Objects counted by the contents that name them: the last one to go has its bytes deleted by the reaper.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
-use std::time::Duration;
 
-use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
-use tracing::warn;
+use parking_lot::Mutex;
 
+use super::pack::{Extent, Packs};
+use super::reaper::{self, Durability, Reaper, Released};
 use super::{Device, FileId, ObjectFile};
-use crate::types::{Epoch, ObjectId};
-
-thread_local! {
-    /// While set, objects dropped by this thread are listed here instead of going to the reaper.
-    static CAPTURED: RefCell<Option<Vec<ObjectId>>> = const { RefCell::new(None) };
-}
+use crate::types::{Epoch, ObjectId, PackId};
 
 /// A backing object that at least one content names.
 pub struct Object {
@@ -37,73 +28,7 @@ impl std::fmt::Debug for Object {
 
 impl Drop for Object {
     fn drop(&mut self) {
-        let kept = CAPTURED.with_borrow_mut(|list| list.as_mut().map(|list| list.push(self.id)).is_some());
-        if !kept {
-            self.reaper.remove_later(self.id);
-        }
-    }
-}
-
-/// How far the log is durable: an object goes only when the record that let go of it will be found again.
-pub trait Durability: Send + Sync {
-    /// The position behind the last record.
-    fn position(&self) -> u64;
-    /// The position before which all is durable.
-    fn durable(&self) -> u64;
-}
-
-struct Reaper {
-    queue: Sender<(ObjectId, u64)>,
-    durability: Arc<dyn Durability>,
-    closing: AtomicBool,
-}
-
-/// How often the reaper looks whether the log has become durable.
-const PAUSE: Duration = Duration::from_millis(200);
-
-impl Reaper {
-    fn start(device: Arc<dyn Device>, durability: Arc<dyn Durability>) -> io::Result<Arc<Reaper>> {
-        let (queue, work) = unbounded();
-        let watched = durability.clone();
-        thread::Builder::new()
-            .name("object-reaper".into())
-            .spawn(move || reap(&work, &*device, &*watched))?;
-        Ok(Arc::new(Reaper { queue, durability, closing: AtomicBool::new(true) }))
-    }
-
-    fn remove_later(&self, id: ObjectId) {
-        let due = (id, self.durability.position());
-        if !self.closing.load(Ordering::Relaxed) && self.queue.send(due).is_err() {
-            warn!(object = id.0, "the object reaper is gone; the object stays until the next mount");
-        }
-    }
-}
-
-/// Deletes objects in the order they fell due, each when the log is durable so far; ends with the volume.
-fn reap(work: &Receiver<(ObjectId, u64)>, device: &dyn Device, durability: &dyn Durability) {
-    let mut waiting = VecDeque::new();
-    loop {
-        match work.recv_timeout(PAUSE) {
-            Ok(due) => waiting.push_back(due),
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => return,
-        }
-        let durable = durability.durable();
-        while let Some((id, _)) = waiting.front().copied().filter(|(_, position)| *position <= durable) {
-            waiting.pop_front();
-            remove(device, id);
-        }
-    }
-}
-
-fn remove(device: &dyn Device, id: ObjectId) -> u64 {
-    match device.remove(FileId::Object(id)) {
-        Ok(held) => held,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
-        Err(error) => {
-            warn!(object = id.0, %error, "could not delete an unused object");
-            0
-        }
+        self.reaper.remove_later(FileId::Object(self.id));
     }
 }
 
@@ -112,43 +37,81 @@ fn missing_is_damage(error: io::Error) -> io::Error {
     if error.kind() == io::ErrorKind::NotFound { io::Error::other("the content is missing") } else { error }
 }
 
-/// A backstore with its objects numbered and reaped.
+/// Makes a file under a number that was never used.
+pub(super) fn create_unused(
+    device: &dyn Device,
+    fresh: impl Fn() -> FileId,
+) -> io::Result<(FileId, Arc<dyn ObjectFile>)> {
+    loop {
+        let id = fresh();
+        match device.create(id) {
+            // Made before a crash that took its record along: its number is used up.
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+            made => return Ok((id, made?)),
+        }
+    }
+}
+
+/// An object that no content names yet.
+pub type Unnamed = (ObjectId, Arc<dyn ObjectFile>);
+
+/// A backstore with its objects and packs, numbered and reaped.
 pub struct Store {
     device: Arc<dyn Device>,
-    next: AtomicU64,
-    /// Object ids below are of earlier mounts.
+    /// Many small files' content.
+    pub packs: Arc<Packs>,
+    next: Arc<AtomicU64>,
+    /// Numbers below are of earlier mounts.
     first: AtomicU64,
     reaper: Arc<Reaper>,
+    /// Leaf lock: objects made ahead.
+    pool: Mutex<Vec<Unnamed>>,
+    /// Were any taken since the pool was filled?
+    pool_used: AtomicBool,
 }
 
 /// More objects than one mount will make: so many numbers each takes, so that none is ever given twice.
 const NUMBERS_PER_MOUNT: u64 = 1 << 40;
+/// Objects made ahead.
+const POOL: usize = 32;
+/// Objects whose numbers differ by this lie in one folder of the host's: its name is made durable once for all of them.
+const FOLDERS: u64 = 256;
 
 impl Store {
-    /// A store over `device`, whose objects go when the log has become durable.
-    ///
-    /// # Errors
-    /// When the reaper's thread cannot be started.
-    pub fn new(device: Arc<dyn Device>, durability: Arc<dyn Durability>) -> io::Result<Store> {
-        let reaper = Reaper::start(device.clone(), durability)?;
-        Ok(Store { device, next: AtomicU64::new(1), first: AtomicU64::new(1), reaper })
+    /// A store over `device`, whose files go when the log has become durable.
+    pub fn new(device: Arc<dyn Device>, durability: Arc<dyn Durability>) -> Store {
+        let reaper = Arc::new(Reaper::new(durability));
+        let packs = Arc::new(Packs::new(device.clone(), reaper.clone()));
+        let (next, first) = (Arc::new(AtomicU64::new(1)), AtomicU64::new(1));
+        Store {
+            device,
+            packs,
+            next,
+            first,
+            reaper,
+            pool: Mutex::default(),
+            pool_used: AtomicBool::new(false),
+        }
     }
 
-    /// Objects up to `id` are taken.
-    pub fn passed(&self, id: ObjectId) {
-        self.next.fetch_max(id.0.saturating_add(1), Ordering::Relaxed);
+    /// Objects and packs up to `id` are taken.
+    pub fn passed(&self, id: u64) {
+        self.next.fetch_max(id.saturating_add(1), Ordering::Relaxed);
     }
 
-    /// From here on objects are of this mount; returns the first number of the next, to be recorded.
-    pub fn begin_mount(&self) -> ObjectId {
-        let first = self.next.load(Ordering::Relaxed);
-        self.first.store(first, Ordering::Relaxed);
-        ObjectId(first.saturating_add(NUMBERS_PER_MOUNT))
+    /// From here on objects and packs are of this mount.
+    pub fn begin_mount(&self) {
+        self.first.store(self.next.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
-    /// The first number of this mount.
-    pub fn first_of_this_mount(&self) -> ObjectId {
-        ObjectId(self.first.load(Ordering::Relaxed))
+    /// The first number of the next mount, to be recorded before any of this one is used.
+    pub fn next_mount(&self) -> u64 {
+        self.first.load(Ordering::Relaxed).saturating_add(NUMBERS_PER_MOUNT)
+    }
+
+    /// Is a file, by its number, of an earlier mount?
+    pub fn is_of_earlier(&self, number: u64) -> bool {
+        number < self.first.load(Ordering::Relaxed)
     }
 
     /// The device below.
@@ -156,26 +119,59 @@ impl Store {
         &*self.device
     }
 
-    fn fresh_id(&self) -> ObjectId {
-        ObjectId(self.next.fetch_add(1, Ordering::Relaxed))
+    /// A number that no file has.
+    pub fn fresh(&self) -> u64 {
+        self.next.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Writes content of a small file.
+    ///
+    /// # Errors
+    /// What the device answers.
+    pub fn pack(&self, bytes: &[u8]) -> io::Result<Arc<Extent>> {
+        self.packs.append(bytes, || PackId(self.fresh()))
     }
 
     /// An empty object, not yet named by any content: [`Store::adopt`] it, or [`Store::discard`] it.
-    pub fn create(&self) -> io::Result<(ObjectId, Arc<dyn ObjectFile>)> {
-        loop {
-            let id = self.fresh_id();
-            match self.device.create(FileId::Object(id)) {
-                // Made before a crash that took its record along: its number is used up.
-                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-                made => return Ok((id, made?)),
-            }
+    pub fn create(&self) -> io::Result<Unnamed> {
+        self.pool_used.store(true, Ordering::Relaxed);
+        if let Some(made) = self.pool.lock().pop() {
+            return Ok(made);
+        }
+        match create_unused(&*self.device, || FileId::Object(ObjectId(self.fresh())))? {
+            (FileId::Object(id), file) => Ok((id, file)),
+            _ => Err(io::ErrorKind::InvalidInput.into()),
         }
     }
 
+    /// Makes objects ahead, if any were taken since.
+    ///
+    /// # Errors
+    /// What the device answers.
+    pub fn fill_pool(&self) -> io::Result<()> {
+        let missing = POOL - self.pool.lock().len().min(POOL);
+        if missing < POOL / 2 || !self.pool_used.swap(false, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let base = self.next.fetch_add(FOLDERS * missing as u64, Ordering::Relaxed);
+        for n in 0..missing as u64 {
+            let id = ObjectId(base + FOLDERS * n);
+            let file = self.device.create(FileId::Object(id))?;
+            if n == 0 {
+                file.sync(true)?;
+            }
+            self.pool.lock().push((id, file));
+        }
+        Ok(())
+    }
+
     /// A copy of the first `len` bytes of `from`, not yet named by any content.
-    pub fn duplicate(&self, from: &Object, len: u64) -> io::Result<(ObjectId, Arc<dyn ObjectFile>)> {
+    ///
+    /// # Errors
+    /// What the device answers.
+    pub fn duplicate(&self, from: &Object, len: u64) -> io::Result<Unnamed> {
         loop {
-            let id = self.fresh_id();
+            let id = ObjectId(self.fresh());
             match self.device.duplicate(from.id, id, len) {
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 made => return Ok((id, made.map_err(missing_is_damage)?)),
@@ -184,6 +180,9 @@ impl Store {
     }
 
     /// Opens an object that a content names.
+    ///
+    /// # Errors
+    /// What the device answers.
     pub fn open(&self, object: &Object) -> io::Result<Arc<dyn ObjectFile>> {
         self.device.open(FileId::Object(object.id)).map_err(missing_is_damage)
     }
@@ -195,34 +194,57 @@ impl Store {
 
     /// Deletes an object that was never adopted.
     pub fn discard(&self, id: ObjectId) {
+        self.reaper.remove_later(FileId::Object(id));
+    }
+
+    /// Drops `garbage` and returns what only it named; [`Store::remove`] that when it is durable.
+    pub fn release<T>(&self, garbage: T) -> Released {
+        reaper::release(garbage)
+    }
+
+    /// Deletes what was released; returns the bytes it held.
+    pub fn remove(&self, released: Released) -> u64 {
+        released.remove(&*self.device)
+    }
+
+    /// Deletes what was released when the log has become durable.
+    pub fn remove_later(&self, released: Released) {
+        released.remove_later(&self.reaper);
+    }
+
+    /// Deletes a file when the log has become durable.
+    pub fn remove_file_later(&self, id: FileId) {
         self.reaper.remove_later(id);
     }
 
-    /// Drops `garbage` and returns the objects that only it named; [`Store::remove`] them when that is durable.
-    pub fn release<T>(&self, garbage: T) -> Vec<ObjectId> {
-        CAPTURED.set(Some(Vec::new()));
-        drop(garbage);
-        CAPTURED.take().unwrap_or_default()
+    /// Deletes what nothing names, as far as the log is durable; returns the number of files.
+    pub fn reap(&self) -> usize {
+        self.reaper.reap(&*self.device)
     }
 
-    /// Deletes released objects; returns the bytes they held.
-    pub fn remove(&self, objects: Vec<ObjectId>) -> u64 {
-        objects.into_iter().map(|id| remove(&*self.device, id)).sum()
+    /// Is anything waiting for the log to become durable?
+    pub fn has_garbage(&self) -> bool {
+        self.reaper.has_work()
     }
 
-    /// Deletes released objects when the log has become durable.
-    pub fn remove_later(&self, objects: Vec<ObjectId>) {
-        objects.into_iter().for_each(|id| self.reaper.remove_later(id));
-    }
-
-    /// From now on objects go with their last content. Before, while the volume is opened, none does: what fails then
+    /// From now on files go with their last content. Before, while the volume is opened, none does: what fails then
     /// must not delete what was not found yet.
     pub fn serve(&self) {
-        self.reaper.closing.store(false, Ordering::Relaxed);
+        self.reaper.set_idle(false);
     }
 
-    /// From now on objects are left where they are when their last content goes: the volume is closing.
+    /// From now on files are left where they are when their last content goes: the volume ends.
+    pub fn abandon(&self) {
+        self.reaper.set_idle(true);
+    }
+
+    /// As [`Store::abandon`], leaving no objects that were made ahead.
     pub fn close(&self) {
-        self.reaper.closing.store(true, Ordering::Relaxed);
+        self.abandon();
+        let made_ahead = std::mem::take(&mut *self.pool.lock());
+        for (id, _) in made_ahead {
+            // One that stays is swept away at the next mount.
+            let _ = self.device.remove(FileId::Object(id));
+        }
     }
 }

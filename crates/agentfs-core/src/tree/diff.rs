@@ -7,47 +7,46 @@ use imbl::ordmap::DiffItem;
 use super::{Directory, Edit, Inode, Version};
 use crate::types::InodeId;
 
-/// Edits that make `to` out of `from`; without `from`, out of nothing.
-pub fn diff(from: Option<&Version>, to: &Version) -> Vec<Edit> {
+/// Shows `visit` edits that make `to` out of `from`; without `from`, out of nothing.
+pub fn diff(from: Option<&Version>, to: &Version, visit: &mut dyn FnMut(Edit)) {
     let nothing = Version::nothing();
     let from = from.unwrap_or(&nothing);
-    let (mut edits, mut dropped) = (Vec::new(), Vec::new());
+    let mut dropped = Vec::new();
     for item in from.inodes.diff(&to.inodes) {
         match item {
-            DiffItem::Add(ino, inode) => add(*ino, inode, &mut edits),
-            DiffItem::Update { old, new } => change(*new.0, old.1, new.1, &mut edits),
+            DiffItem::Add(ino, inode) => add(*ino, inode, visit),
+            DiffItem::Update { old, new } => change(*new.0, old.1, new.1, visit),
             DiffItem::Remove(ino, _) => dropped.push(Edit::Drop(*ino)),
         }
     }
-    edits.extend(dropped);
-    edits
+    dropped.into_iter().for_each(visit);
 }
 
-fn add(ino: InodeId, inode: &Arc<Inode>, edits: &mut Vec<Edit>) {
-    edits.push(Edit::Put(ino, inode.clone()));
+fn add(ino: InodeId, inode: &Arc<Inode>, visit: &mut dyn FnMut(Edit)) {
+    visit(Edit::Put(ino, inode.clone()));
     let entries = inode.directory().into_iter().flat_map(Directory::iter);
-    edits.extend(entries.map(|(name, entry)| Edit::Link(ino, name.clone(), entry)));
+    entries.map(|(name, entry)| Edit::Link(ino, name.clone(), entry)).for_each(visit);
 }
 
-fn change(ino: InodeId, old: &Inode, new: &Inode, edits: &mut Vec<Edit>) {
+fn change(ino: InodeId, old: &Inode, new: &Inode, visit: &mut dyn FnMut(Edit)) {
     if old.meta != new.meta {
-        edits.push(Edit::Meta(ino, new.meta));
+        visit(Edit::Meta(ino, new.meta));
     }
     if old.xattrs != new.xattrs {
-        edits.push(Edit::Xattrs(ino, new.xattrs.clone()));
+        visit(Edit::Xattrs(ino, new.xattrs.clone()));
     }
     if let (Some(old), Some(new)) = (old.content(), new.content())
         && !old.same(new)
     {
-        edits.push(Edit::Content(ino, new.clone()));
+        visit(Edit::Content(ino, new.clone()));
     }
     if let (Some(old), Some(new)) = (old.directory(), new.directory()) {
         if old.parent != new.parent {
-            edits.push(Edit::Parent(ino, new.parent));
+            visit(Edit::Parent(ino, new.parent));
         }
-        edits.extend(old.changes_to(new).map(|(name, entry)| match entry {
-            Some(entry) => Edit::Link(ino, name.clone(), entry),
-            None => Edit::Unlink(ino, name.clone()),
-        }));
+        old.changes_to(new).for_each(|(name, entry)| match entry {
+            Some(entry) => visit(Edit::Link(ino, name.clone(), entry)),
+            None => visit(Edit::Unlink(ino, name.clone())),
+        });
     }
 }

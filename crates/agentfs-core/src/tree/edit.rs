@@ -13,8 +13,8 @@ use crate::types::{InodeId, Name};
 pub struct Aside {
     /// Inodes without a name that are still open or remembered by the kernel. No version holds them.
     pub orphans: HashMap<InodeId, Arc<Inode>>,
-    /// Files whose size and times are not recorded at each write, because they are open to write: after a crash
-    /// the store is asked.
+    /// Files whose size and times are not recorded at each write, because their objects are written in place: after a
+    /// crash the store is asked.
     pub dirty: HashSet<InodeId>,
 }
 
@@ -37,7 +37,7 @@ pub enum Edit {
     Unlink(InodeId, Name),
     /// The last name is gone: the inode leaves the version and becomes an orphan.
     Drop(InodeId),
-    /// The file is open to write: its size and times are from now on those of its object.
+    /// Its object is written in place: its size and times are from now on the object's.
     Dirty(InodeId),
     /// It is no longer: they are those recorded.
     Clean(InodeId),

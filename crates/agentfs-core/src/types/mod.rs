@@ -8,6 +8,6 @@ mod time;
 
 pub use attr::{Attr, FileKind, SetAttr, SetTime};
 pub use caller::Caller;
-pub use id::{BranchId, Epoch, HandleId, InodeId, ObjectId, ParseIdError, SnapshotId, ViewId};
+pub use id::{BranchId, Epoch, HandleId, InodeId, ObjectId, PackId, ParseIdError, SnapshotId, ViewId};
 pub use name::{MAX_NAME_LEN, Name};
 pub use time::Timestamp;

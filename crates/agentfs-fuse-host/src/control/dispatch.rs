@@ -144,7 +144,14 @@ impl Dispatcher {
 
     fn status(&self) -> Result<StatusReply> {
         let status = self.core.status()?;
-        let settings = self.identity.granted.get().into_iter().flatten();
+        let granted = self.identity.granted.get().into_iter().flatten();
+        let store = [
+            ("packs", status.packs.packs as u64),
+            ("pack_bytes", status.packs.bytes),
+            ("pack_live_bytes", status.packs.live),
+            ("log_bytes", status.log.0),
+            ("checkpoint_bytes", status.log.1),
+        ];
         Ok(StatusReply {
             version: env!("CARGO_PKG_VERSION").into(),
             store: self.identity.store.clone().into(),
@@ -156,7 +163,10 @@ impl Dispatcher {
             known_inodes: status.known_inodes as u64,
             inodes: status.main_inodes as u64,
             reflink: status.reflinks,
-            settings: settings.map(|(key, value)| Setting::new(key, value)).collect(),
+            settings: granted
+                .map(|(key, value)| Setting::new(key, value))
+                .chain(store.iter().map(|(key, value)| Setting::new(key, &value.to_string())))
+                .collect(),
         })
     }
 }

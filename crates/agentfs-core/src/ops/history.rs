@@ -1,0 +1,265 @@
+//! What a log says: its records repeated, from the first to the last.
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::sync::Arc;
+
+use tracing::warn;
+
+use crate::log::{Adopt, Marks, NewBranch, NewSnapshot, Record};
+use crate::store::{Content, Device, Extent, FileId, Move, Object, Pack, Place, Store};
+use crate::tree::{Aside, Edit, Inode, Version};
+use crate::types::{BranchId, Epoch, InodeId, ObjectId, PackId, SnapshotId, ViewId};
+
+/// What the records say.
+#[derive(Default)]
+pub(super) struct History {
+    pub(super) branches: BTreeMap<BranchId, PastBranch>,
+    pub(super) snapshots: BTreeMap<SnapshotId, (NewSnapshot, Version)>,
+    pub(super) marks: Marks,
+    /// Records repeated.
+    pub(super) records: u64,
+    /// Of the checkpoint, by number.
+    versions: HashMap<u32, Version>,
+}
+
+/// A branch as the records leave it.
+pub(super) struct PastBranch {
+    pub(super) made: NewBranch,
+    pub(super) version: Version,
+    pub(super) aside: Aside,
+    pub(super) epoch: Epoch,
+}
+
+impl History {
+    /// Does it tell of a branch `main`?
+    pub(super) fn has_main(&self) -> bool {
+        self.branches.values().any(|branch| branch.made.view == ViewId::MAIN)
+    }
+
+    /// The numbers below which all are taken, by what was seen in use.
+    fn pass(&mut self, inode: u64, epoch: u64) {
+        self.marks.inode = self.marks.inode.max(inode);
+        self.marks.epoch = self.marks.epoch.max(epoch);
+    }
+
+    pub(super) fn repeat(&mut self, record: Record) {
+        self.records += 1;
+        match record {
+            Record::Edits(id, edits) | Record::EditsAfter(id, _, edits) => self.edit(id, edits),
+            Record::SnapshotCreated(new) => self.snapshot(new),
+            Record::BranchCreated(new) => self.branch(new),
+            Record::SnapshotRenamed(id, name) => {
+                if let Some((made, _)) = self.snapshots.get_mut(&id) {
+                    made.name = Some(name);
+                }
+            }
+            Record::BranchRenamed(id, name) => {
+                if let Some(branch) = self.branches.get_mut(&id) {
+                    branch.made.name = Some(name);
+                }
+            }
+            Record::SnapshotDeleted(id) => drop(self.snapshots.remove(&id)),
+            Record::BranchDeleted(id) => drop(self.branches.remove(&id)),
+            Record::Checkpoint => *self = History { records: self.records, ..History::default() },
+            Record::Version(number, base, edits) => self.version(number, base, edits),
+            Record::BranchIs(made, version) => {
+                if let Some(version) = self.versions.get(&version).cloned() {
+                    self.pass(0, made.epoch.0 + 1);
+                    let (epoch, aside) = (made.epoch, Aside::default());
+                    self.branches.insert(made.id, PastBranch { made, version, aside, epoch });
+                }
+            }
+            Record::SnapshotIs(made, version) => {
+                if let Some(version) = self.versions.get(&version).cloned() {
+                    self.snapshots.insert(made.id, (made, version));
+                }
+            }
+            Record::CheckpointEnd => self.versions.clear(),
+            Record::Marks(marks) => {
+                self.pass(marks.inode, marks.epoch);
+                self.marks.object = self.marks.object.max(marks.object);
+            }
+            // Of the log and of where content lies, not of the volume.
+            Record::Moved(_) | Record::Mounted(_) | Record::Ordered { .. } | Record::Continues { .. } => {}
+        }
+    }
+
+    fn version(&mut self, number: u32, base: Option<u32>, edits: Vec<Edit>) {
+        let base = base.and_then(|base| self.versions.get(&base).cloned());
+        let (mut version, mut aside) = (base.unwrap_or_else(Version::nothing), Aside::default());
+        for edit in edits {
+            edit.apply(&mut version, &mut aside);
+        }
+        self.versions.insert(number, version);
+    }
+
+    fn edit(&mut self, id: BranchId, edits: Vec<Edit>) {
+        let Some(branch) = self.branches.get_mut(&id) else { return };
+        for edit in edits {
+            if let Edit::Put(ino, _) = &edit {
+                self.marks.inode = self.marks.inode.max(ino.0 + 1);
+            }
+            edit.apply(&mut branch.version, &mut branch.aside);
+        }
+        // Nobody has them open any more.
+        branch.aside.orphans.clear();
+    }
+
+    /// Files of which an operation speaks whose objects may hold less than it says: their sizes are asked of these.
+    pub(super) fn doubt(&mut self, id: BranchId, inodes: Vec<InodeId>) {
+        let Some(branch) = self.branches.get_mut(&id) else { return };
+        let is_object = |ino: &InodeId| {
+            let content = branch.version.get(*ino).and_then(|inode| inode.content());
+            matches!(content, Some(Content::Whole(_)))
+        };
+        let doubtful: Vec<InodeId> = inodes.into_iter().filter(is_object).collect();
+        branch.aside.dirty.extend(doubtful);
+    }
+
+    fn snapshot(&mut self, new: NewSnapshot) {
+        self.pass(0, new.epoch.0 + 1);
+        if let Some(branch) = self.branches.get_mut(&new.branch) {
+            branch.epoch = new.epoch;
+            self.snapshots.insert(new.id, (new, branch.version.clone()));
+        }
+    }
+
+    fn branch(&mut self, new: NewBranch) {
+        let source_epoch = new.source_epoch.unwrap_or(new.epoch);
+        self.pass(0, new.epoch.0.max(source_epoch.0) + 1);
+        let source = new.branch.and_then(|id| self.branches.get_mut(&id));
+        let version = match (new.snapshot, source, new.root) {
+            (Some(id), ..) => self.snapshots.get(&id).map(|(_, version)| version.clone()),
+            (None, Some(source), _) => {
+                source.epoch = source_epoch;
+                Some(source.version.clone())
+            }
+            (None, None, Some(root)) => Some(Version::new(root.mode, root.uid, root.gid, new.created)),
+            (None, None, None) => None,
+        };
+        if let Some(version) = version {
+            let (epoch, aside) = (new.epoch, Aside::default());
+            self.branches.insert(new.id, PastBranch { made: new, version, aside, epoch });
+        }
+    }
+}
+
+impl PastBranch {
+    /// Asks the store for the sizes and times of files that were written in place. Returns what is to be recorded.
+    /// `power_cut`: an object may be missing because its name was not durable yet, and its file is then empty.
+    pub(super) fn settle(&mut self, device: &dyn Device, power_cut: bool) -> Vec<Edit> {
+        let dirty = std::mem::take(&mut self.aside.dirty);
+        let mut edits = Vec::new();
+        for ino in dirty {
+            if let Some(inode) = self.version.get(ino) {
+                edits.extend(settled(device, ino, inode, power_cut));
+            }
+            edits.push(Edit::Clean(ino));
+        }
+        for edit in &edits {
+            edit.clone().apply(&mut self.version, &mut self.aside);
+        }
+        edits
+    }
+}
+
+/// The attributes of a file as its object has them.
+fn settled(device: &dyn Device, ino: InodeId, inode: &Inode, power_cut: bool) -> Vec<Edit> {
+    let Some(Content::Whole(object)) = inode.content() else { return Vec::new() };
+    let mut meta = inode.meta;
+    match device.open(FileId::Object(object.id)).and_then(|file| file.stat()) {
+        Ok(stat) => {
+            // Written after the last record of its attributes?
+            if stat.len != meta.size || stat.modified > meta.times.ctime {
+                meta.times.ctime = meta.times.ctime.max(stat.modified);
+                meta.times.mtime = meta.times.ctime;
+            }
+            (meta.size, meta.blocks) = (stat.len, stat.blocks);
+            vec![Edit::Meta(ino, meta)]
+        }
+        Err(error) if power_cut && error.kind() == io::ErrorKind::NotFound => {
+            warn!(inode = ino.0, "a file that was not synced before a power cut is empty");
+            (meta.size, meta.blocks) = (0, 0);
+            vec![Edit::Content(ino, Content::Hole), Edit::Meta(ino, meta)]
+        }
+        Err(error) => {
+            warn!(inode = ino.0, object = object.id.0, %error, "the content of a file is missing or cannot be read");
+            Vec::new()
+        }
+    }
+}
+
+/// What records name in a store, one of a kind for each number or place.
+pub(super) struct Adopted<'a> {
+    store: &'a Store,
+    pub(super) objects: HashMap<ObjectId, Arc<Object>>,
+    pub(super) packs: HashMap<PackId, Arc<Pack>>,
+    /// By all places they were in.
+    pub(super) extents: HashMap<Place, Arc<Extent>>,
+}
+
+impl<'a> Adopted<'a> {
+    pub(super) fn new(store: &'a Store) -> Adopted<'a> {
+        Adopted { store, objects: HashMap::new(), packs: HashMap::new(), extents: HashMap::new() }
+    }
+
+    fn pack(&mut self, id: PackId) -> Arc<Pack> {
+        self.store.passed(id.0);
+        self.packs.entry(id).or_insert_with(|| self.store.packs.adopt(id)).clone()
+    }
+
+    /// Content was moved. Records after this may still name it by its old place.
+    pub(super) fn moved(&mut self, moves: &[Move]) {
+        for moved in moves {
+            if let Some(extent) = self.extents.get(&moved.from).cloned() {
+                let pack = self.pack(moved.to.0);
+                self.store.packs.relocate(&extent, &pack, moved.to.1);
+                self.extents.insert(moved.to, extent);
+            }
+        }
+    }
+
+    /// Is the content there that was moved?
+    fn has_moved(&mut self, moves: &[Move]) -> bool {
+        moves.iter().all(|moved| {
+            let Some(extent) = self.extents.get(&moved.from).cloned() else { return true };
+            self.pack(moved.to.0).holds(moved.to.1, &extent)
+        })
+    }
+
+    /// Is all content there that a record names, which is not known to be durable? Of objects nobody can tell.
+    pub(super) fn vouches_for(&mut self, record: &Record) -> bool {
+        let is_there = |content: Option<&Content>| match content {
+            Some(Content::Packed(extent)) => extent.read().is_ok(),
+            Some(Content::Hole | Content::Whole(_)) | None => true,
+        };
+        match record {
+            Record::EditsAfter(..) => false,
+            Record::Edits(_, edits) => edits.iter().all(|edit| match edit {
+                Edit::Content(_, content) => is_there(Some(content)),
+                Edit::Put(_, inode) => is_there(inode.content()),
+                _ => true,
+            }),
+            Record::Moved(moves) => self.has_moved(moves),
+            _ => true,
+        }
+    }
+}
+
+impl Adopt for Adopted<'_> {
+    fn object(&mut self, id: ObjectId, epoch: Epoch) -> Arc<Object> {
+        self.store.passed(id.0);
+        self.objects.entry(id).or_insert_with(|| self.store.adopt(id, epoch)).clone()
+    }
+
+    fn extent(&mut self, place: Place, len: u32, crc: u32) -> Arc<Extent> {
+        if let Some(known) = self.extents.get(&place) {
+            return known.clone();
+        }
+        let pack = self.pack(place.0);
+        let extent = self.store.packs.adopt_extent(&pack, place.1, len, crc);
+        self.extents.insert(place, extent.clone());
+        extent
+    }
+}

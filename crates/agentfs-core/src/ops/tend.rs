@@ -1,0 +1,56 @@
+//! What a volume does by the way, on the time of whoever has some to spare.
+
+use tracing::{info, warn};
+
+use crate::error::{FsError, Result};
+use crate::fs_core::FsCore;
+use crate::log::Record;
+use crate::types::PackId;
+
+impl FsCore {
+    /// Does a little of what has to be done now and then: deletes what nothing names, makes objects ahead, empties a pack
+    /// that holds little, shortens the log. To be called several times a second, from one thread.
+    ///
+    /// # Errors
+    /// What the store answers; it is tried again the next time.
+    pub fn tend(&self) -> Result<()> {
+        self.store.reap();
+        if self.journal.is_poisoned() {
+            return self.heal();
+        }
+        self.store.fill_pool()?;
+        self.empty_a_pack()?;
+        if self.is_worth_a_checkpoint()
+            && let Some(len) = self.checkpoint()?
+        {
+            info!(bytes = len, "the log was shortened");
+        }
+        Ok(())
+    }
+
+    /// After a sync that failed the log takes nothing: what it had may be lost. A checkpoint says all of it anew, in
+    /// another file.
+    fn heal(&self) -> Result<()> {
+        for pack in self.store.packs.failed() {
+            let _one = self.compacting.lock();
+            // Nothing is recorded before the checkpoint, which tells of the new places.
+            self.store.packs.empty(&pack, || PackId(self.store.fresh()), |_| Ok::<_, FsError>(()))?;
+        }
+        self.checkpoint()?;
+        warn!("the log could not be made durable and was written anew: changes are taken again");
+        Ok(())
+    }
+
+    fn empty_a_pack(&self) -> Result<()> {
+        let packs = &self.store.packs;
+        let Some(pack) = packs.wasteful().into_iter().next() else { return Ok(()) };
+        let _one = self.compacting.lock();
+        packs.empty(
+            &pack,
+            || PackId(self.store.fresh()),
+            |moves| {
+                if moves.is_empty() { Ok(()) } else { self.journal.append(&Record::Moved(moves.to_vec())) }
+            },
+        )
+    }
+}

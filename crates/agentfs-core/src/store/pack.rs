@@ -1,0 +1,365 @@
+//! Packs: files that hold the content of many small files, so that one of these costs no file of the host's. Content is
+//! appended and never changed; each stretch of it, an extent, is known by its checksum. A pack goes with the last extent
+//! in it; one that holds little is emptied by moving what it holds to another.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+use parking_lot::Mutex;
+
+use super::reaper::Reaper;
+use super::{Device, FileId, ObjectFile, create_unused, no_space};
+use crate::types::PackId;
+
+/// A pack is full at so many bytes; offsets in it fit 32 bits.
+pub const PACK_SIZE: u64 = 64 << 20;
+
+/// Where an extent begins.
+pub type Place = (PackId, u32);
+
+/// Content of a small file, which never changes but may be moved.
+pub struct Extent {
+    /// Leaf lock.
+    place: Mutex<(Arc<Pack>, u32)>,
+    /// Bytes, 1 at least.
+    pub len: u32,
+    /// CRC-32C of the bytes.
+    pub crc: u32,
+}
+
+impl Extent {
+    /// Where it is now.
+    pub fn place(&self) -> Place {
+        let place = self.place.lock();
+        (place.0.id, place.1)
+    }
+
+    /// Its bytes, whole and unchanged.
+    ///
+    /// # Errors
+    /// What the device answers; `InvalidData` when they are not those that were written.
+    pub fn read(&self) -> io::Result<Vec<u8>> {
+        loop {
+            let (pack, offset) = self.place.lock().clone();
+            let mut bytes = vec![0; self.len as usize];
+            let read = pack.file()?.read_at(&mut bytes, u64::from(offset))?;
+            if read == bytes.len() && crc32c::crc32c(&bytes) == self.crc {
+                return Ok(bytes);
+            }
+            if self.place() == (pack.id, offset) {
+                let text = format!("the content at byte {offset} of pack {:x} is damaged", pack.id.0);
+                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
+            }
+        }
+    }
+
+    /// It is there from now on.
+    fn move_to(&self, pack: Arc<Pack>, offset: u32) {
+        pack.live.fetch_add(u64::from(self.len), Ordering::Relaxed);
+        let (old, _) = std::mem::replace(&mut *self.place.lock(), (pack, offset));
+        old.live.fetch_sub(u64::from(self.len), Ordering::Relaxed);
+    }
+}
+
+impl Drop for Extent {
+    fn drop(&mut self) {
+        let pack = &self.place.get_mut().0;
+        pack.live.fetch_sub(u64::from(self.len), Ordering::Relaxed);
+        pack.reaper.note_packed(u64::from(self.len));
+    }
+}
+
+impl std::fmt::Debug for Extent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (pack, offset) = self.place();
+        write!(f, "{} bytes at {offset} of pack {}", self.len, pack.0)
+    }
+}
+
+/// A pack. It is deleted when nothing holds it, and the log is durable so far.
+pub struct Pack {
+    /// Its number in the store.
+    pub id: PackId,
+    device: Arc<dyn Device>,
+    file: OnceLock<Arc<dyn ObjectFile>>,
+    /// Bytes of extents that something names.
+    live: AtomicU64,
+    /// Bytes in it.
+    len: AtomicU64,
+    /// Has it bytes that are not durable?
+    dirty: AtomicBool,
+    /// A sync failed: the host may have forgotten what it had not written, and what is here is to be moved.
+    failed: AtomicBool,
+    /// It holds damaged content, which cannot be moved.
+    stuck: AtomicBool,
+    extents: Mutex<Vec<Weak<Extent>>>,
+    reaper: Arc<Reaper>,
+}
+
+impl Drop for Pack {
+    fn drop(&mut self) {
+        self.reaper.remove_later(FileId::Pack(self.id));
+    }
+}
+
+impl Pack {
+    fn new(id: PackId, device: Arc<dyn Device>, reaper: Arc<Reaper>) -> Pack {
+        Pack {
+            id,
+            device,
+            file: OnceLock::new(),
+            live: AtomicU64::new(0),
+            len: AtomicU64::new(0),
+            dirty: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            stuck: AtomicBool::new(false),
+            extents: Mutex::default(),
+            reaper,
+        }
+    }
+
+    fn file(&self) -> io::Result<&Arc<dyn ObjectFile>> {
+        if let Some(file) = self.file.get() {
+            return Ok(file);
+        }
+        let opened = self.device.open(FileId::Pack(self.id))?;
+        Ok(self.file.get_or_init(|| opened))
+    }
+
+    /// A new extent in it, that was written or is known to have been.
+    fn add(self: &Arc<Pack>, offset: u32, len: u32, crc: u32) -> Arc<Extent> {
+        self.live.fetch_add(u64::from(len), Ordering::Relaxed);
+        let extent = Arc::new(Extent { place: Mutex::new((self.clone(), offset)), len, crc });
+        self.note(&extent);
+        extent
+    }
+
+    /// Is the content of `extent` at `offset` of this pack, too?
+    pub fn holds(&self, offset: u32, extent: &Extent) -> bool {
+        let mut bytes = vec![0; extent.len as usize];
+        let read = self.file().and_then(|file| file.read_at(&mut bytes, u64::from(offset)));
+        read.is_ok_and(|read| read == bytes.len()) && crc32c::crc32c(&bytes) == extent.crc
+    }
+
+    fn note(&self, extent: &Arc<Extent>) {
+        let mut extents = self.extents.lock();
+        if extents.len() == extents.capacity() {
+            extents.retain(|extent| extent.strong_count() > 0);
+        }
+        extents.push(Arc::downgrade(extent));
+    }
+
+    fn live(&self) -> u64 {
+        self.live.load(Ordering::Relaxed)
+    }
+}
+
+/// All packs of a store.
+pub struct Packs {
+    device: Arc<dyn Device>,
+    reaper: Arc<Reaper>,
+    /// Leaf lock: the pack that is appended to.
+    current: Mutex<Option<Arc<Pack>>>,
+    /// Leaf lock: packs that may be there.
+    known: Mutex<Vec<Weak<Pack>>>,
+    /// Leaf lock: those with bytes that are not durable.
+    dirty: Mutex<Vec<Arc<Pack>>>,
+}
+
+/// What packs hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PackUse {
+    /// Packs.
+    pub packs: usize,
+    /// Bytes in them.
+    pub bytes: u64,
+    /// Bytes of them that something names.
+    pub live: u64,
+}
+
+/// An extent that was moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Move {
+    /// From here.
+    pub from: Place,
+    /// To here.
+    pub to: Place,
+}
+
+impl Packs {
+    pub(super) fn new(device: Arc<dyn Device>, reaper: Arc<Reaper>) -> Packs {
+        let (current, known, dirty) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Packs { device, reaper, current, known, dirty }
+    }
+
+    /// A pack of an earlier mount, of which records speak.
+    pub fn adopt(&self, id: PackId) -> Arc<Pack> {
+        let pack = Arc::new(Pack::new(id, self.device.clone(), self.reaper.clone()));
+        let len = pack.file().and_then(|file| file.stat()).map_or(0, |stat| stat.len);
+        pack.len.store(len, Ordering::Relaxed);
+        self.known.lock().push(Arc::downgrade(&pack));
+        pack
+    }
+
+    /// An extent of an earlier mount, of which records speak.
+    pub fn adopt_extent(&self, pack: &Arc<Pack>, offset: u32, len: u32, crc: u32) -> Arc<Extent> {
+        pack.add(offset, len, crc)
+    }
+
+    /// Records say that an extent is in another pack.
+    pub fn relocate(&self, extent: &Arc<Extent>, pack: &Arc<Pack>, offset: u32) {
+        pack.note(extent);
+        extent.move_to(pack.clone(), offset);
+    }
+
+    /// Writes content, 1 to [`PACK_SIZE`] bytes, to a pack. `fresh` gives the number of a new one.
+    ///
+    /// # Errors
+    /// What the device answers.
+    pub fn append(&self, bytes: &[u8], fresh: impl Fn() -> PackId) -> io::Result<Arc<Extent>> {
+        let (pack, offset) = self.write(bytes, fresh)?;
+        Ok(pack.add(offset, bytes.len() as u32, crc32c::crc32c(bytes)))
+    }
+
+    fn write(&self, bytes: &[u8], fresh: impl Fn() -> PackId) -> io::Result<(Arc<Pack>, u32)> {
+        let (pack, offset) = self.reserve(bytes.len() as u64, fresh)?;
+        if pack.file()?.write_at(bytes, offset)? < bytes.len() {
+            return Err(no_space());
+        }
+        // Noted before any record names it, as who syncs the log syncs noted packs before.
+        if !pack.dirty.swap(true, Ordering::AcqRel) {
+            self.dirty.lock().push(pack.clone());
+        }
+        Ok((pack, offset as u32))
+    }
+
+    /// Room for `len` bytes in the pack that is appended to.
+    fn reserve(&self, len: u64, fresh: impl Fn() -> PackId) -> io::Result<(Arc<Pack>, u64)> {
+        let mut current = self.current.lock();
+        let fits = |pack: &&mut Arc<Pack>| pack.len.load(Ordering::Relaxed) + len <= PACK_SIZE;
+        if let Some(pack) = current.as_mut().filter(fits) {
+            return Ok((pack.clone(), pack.len.fetch_add(len, Ordering::Relaxed)));
+        }
+        let (id, file) = create_unused(&*self.device, || FileId::Pack(fresh()))?;
+        let FileId::Pack(id) = id else { return Err(io::ErrorKind::InvalidInput.into()) };
+        let pack = Arc::new(Pack::new(id, self.device.clone(), self.reaper.clone()));
+        pack.file.get_or_init(|| file);
+        pack.len.store(len, Ordering::Relaxed);
+        self.known.lock().push(Arc::downgrade(&pack));
+        *current = Some(pack.clone());
+        Ok((pack, 0))
+    }
+
+    /// Makes all content durable that was written until now.
+    ///
+    /// # Errors
+    /// What the device answers; the packs concerned are then emptied by and by.
+    pub fn sync(&self) -> io::Result<()> {
+        let dirty = std::mem::take(&mut *self.dirty.lock());
+        dirty.iter().for_each(|pack| pack.dirty.store(false, Ordering::Release));
+        let mut synced = Ok(());
+        for pack in dirty {
+            if let Err(error) = pack.file().and_then(|file| file.sync(true)) {
+                pack.failed.store(true, Ordering::Relaxed);
+                synced = Err(error);
+            }
+        }
+        synced
+    }
+
+    /// What all packs hold.
+    pub fn usage(&self) -> PackUse {
+        let mut usage = PackUse::default();
+        for pack in self.all() {
+            usage.packs += 1;
+            usage.bytes += pack.len.load(Ordering::Relaxed);
+            usage.live += pack.live();
+        }
+        usage
+    }
+
+    fn all(&self) -> Vec<Arc<Pack>> {
+        let mut known = self.known.lock();
+        known.retain(|pack| pack.strong_count() > 0);
+        known.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Nothing is appended any more to the pack that is appended to now.
+    pub fn seal(&self) {
+        let sealed = self.current.lock().take();
+        drop(sealed);
+    }
+
+    /// Packs that a failed sync made doubtful. Nothing is appended to them any more.
+    pub fn failed(&self) -> Vec<Arc<Pack>> {
+        let mut failed = self.all();
+        failed.retain(|pack| pack.failed.load(Ordering::Relaxed) && !pack.stuck.load(Ordering::Relaxed));
+        if !failed.is_empty() {
+            self.seal();
+        }
+        failed
+    }
+
+    /// Packs worth emptying: those that hold little of what they held when that
+    /// is worth it, and small ones when there are many.
+    pub fn wasteful(&self) -> Vec<Arc<Pack>> {
+        let mut all = self.all();
+        let current = self.current.lock().as_ref().map(|pack| pack.id);
+        all.retain(|pack| Some(pack.id) != current && !pack.stuck.load(Ordering::Relaxed));
+        let len = |pack: &Pack| pack.len.load(Ordering::Relaxed);
+        let dead: u64 = all.iter().map(|pack| len(pack).saturating_sub(pack.live())).sum();
+        let is_small = |pack: &Pack| len(pack) < PACK_SIZE / 4;
+        let small = all.iter().filter(|pack| is_small(pack)).count();
+        all.retain(|pack| {
+            let sparse = pack.live() * 2 < len(pack) && dead >= WORTH;
+            sparse || (small > MANY && is_small(pack))
+        });
+        all
+    }
+
+    /// Moves what `pack` holds to others. `record` is told of moves that were written, before they take effect. What is
+    /// damaged stays where it is.
+    ///
+    /// # Errors
+    /// What the device or `record` answers; what was moved by then stays moved.
+    pub fn empty<E: From<io::Error>>(
+        &self,
+        pack: &Arc<Pack>,
+        fresh: impl Fn() -> PackId,
+        mut record: impl FnMut(&[Move]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let extents: Vec<Arc<Extent>> = pack.extents.lock().iter().filter_map(Weak::upgrade).collect();
+        for batch in extents.chunks(MOVES_AT_ONCE) {
+            let (mut moves, mut moved) = (Vec::new(), Vec::new());
+            for extent in batch {
+                let from = extent.place();
+                match extent.read() {
+                    Ok(_) if from.0 != pack.id => {} // moved away earlier
+                    Ok(bytes) => {
+                        let (to, offset) = self.write(&bytes, &fresh)?;
+                        moves.push(Move { from, to: (to.id, offset) });
+                        moved.push((extent, to, offset));
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "content that cannot be moved stays where it is");
+                        pack.stuck.store(true, Ordering::Relaxed);
+                    }
+                }
+            }
+            record(&moves)?;
+            for (extent, to, offset) in moved {
+                to.note(extent);
+                extent.move_to(to, offset);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes that nothing names in all packs, from which on it is worth moving others to get them back.
+const WORTH: u64 = 8 << 20;
+/// So many small packs are too many.
+const MANY: usize = 8;
+/// Moves in one record.
+const MOVES_AT_ONCE: usize = 256;

@@ -1,0 +1,124 @@
+//! Deleting what nothing names any more: when the log is durable up to the record that let go of it, and on the time of
+//! whoever has some to spare.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::Mutex;
+use tracing::warn;
+
+use super::{Device, FileId};
+
+thread_local! {
+    /// While set, what this thread drops is listed here instead of going to the reaper.
+    static CAPTURED: RefCell<Option<Released>> = const { RefCell::new(None) };
+}
+
+/// What a dropped version alone named.
+#[derive(Debug, Default)]
+pub struct Released {
+    files: Vec<FileId>,
+    /// Bytes in packs, which come back when these are emptied.
+    packed: u64,
+}
+
+/// How far the log is durable: a file goes only when the record that let go of it will be found again.
+pub trait Durability: Send + Sync {
+    /// The position behind the last record.
+    fn position(&self) -> u64;
+    /// The position before which all is durable.
+    fn durable(&self) -> u64;
+}
+
+/// Files to be deleted, in the order they fell due.
+pub(super) struct Reaper {
+    /// Leaf lock.
+    due: Mutex<VecDeque<(FileId, u64)>>,
+    durability: Arc<dyn Durability>,
+    idle: AtomicBool,
+}
+
+impl Reaper {
+    pub(super) fn new(durability: Arc<dyn Durability>) -> Reaper {
+        Reaper { due: Mutex::default(), durability, idle: AtomicBool::new(true) }
+    }
+
+    /// Nothing names `id` any more.
+    pub(super) fn remove_later(&self, id: FileId) {
+        let captured = CAPTURED.with_borrow_mut(|list| list.as_mut().map(|list| list.files.push(id)));
+        if captured.is_none() && !self.idle.load(Ordering::Relaxed) {
+            self.due.lock().push_back((id, self.durability.position()));
+        }
+    }
+
+    /// Nothing names so many bytes of a pack any more.
+    pub(super) fn note_packed(&self, bytes: u64) {
+        CAPTURED.with_borrow_mut(|list| list.iter_mut().for_each(|list| list.packed += bytes));
+    }
+
+    /// While idle, nothing is deleted.
+    pub(super) fn set_idle(&self, idle: bool) {
+        self.idle.store(idle, Ordering::Relaxed);
+    }
+
+    /// Is anything to be deleted?
+    pub(super) fn has_work(&self) -> bool {
+        !self.due.lock().is_empty()
+    }
+
+    /// Deletes what has fallen due; returns the number of files.
+    pub(super) fn reap(&self, device: &dyn Device) -> usize {
+        let durable = self.durability.durable();
+        let mut count = 0;
+        loop {
+            let next = {
+                let mut due = self.due.lock();
+                let is_due = due.front().is_some_and(|(_, position)| *position <= durable);
+                if is_due && !self.idle.load(Ordering::Relaxed) { due.pop_front() } else { None }
+            };
+            let Some((id, _)) = next else { return count };
+            remove(device, id);
+            count += 1;
+        }
+    }
+}
+
+/// Drops `garbage` and returns what only it named.
+pub(super) fn release<T>(garbage: T) -> Released {
+    CAPTURED.set(Some(Released::default()));
+    drop(garbage);
+    CAPTURED.take().unwrap_or_default()
+}
+
+impl Released {
+    /// Deletes the files; returns the bytes that came back or will when packs are emptied.
+    pub(super) fn remove(self, device: &dyn Device) -> u64 {
+        let held = self.files.into_iter().map(|id| match id {
+            // Its bytes were counted by what lay in it.
+            FileId::Pack(_) => {
+                remove(device, id);
+                0
+            }
+            _ => remove(device, id),
+        });
+        held.sum::<u64>() + self.packed
+    }
+
+    pub(super) fn remove_later(self, reaper: &Reaper) {
+        self.files.into_iter().for_each(|id| reaper.remove_later(id));
+    }
+}
+
+fn remove(device: &dyn Device, id: FileId) -> u64 {
+    match device.remove(id) {
+        Ok(held) => held,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => {
+            warn!(?id, %error, "could not delete a file that nothing names");
+            0
+        }
+    }
+}
