@@ -31,9 +31,9 @@ pub use error::{FsError, Result};
 pub use fs_core::FsCore;
 pub use log::{Damage, Journal, NewBranch, NewSnapshot, Record, Recorder, RootAttributes, Unrecorded};
 pub use ops::{CreateMode, DirEntry, OpenMode, Recovered, RenameMode, Shown, Status, XattrMode};
-pub use rustix::fs::FallocateFlags;
 pub use store::{
-    Device, FileId, FileStat, Folder, HostFs, Memory, ObjectFile, PackUse, Seek, Space, StoreError,
+    Device, FallocateFlags, FileId, FileStat, Folder, HostFs, Memory, ObjectFile, PackUse, Seek, Space,
+    StoreError,
 };
 pub use tree::{Aside, Edit, Fault, Inode, Version, check};
 pub use types::{

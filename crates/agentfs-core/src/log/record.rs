@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::store::Move;
+use crate::store::{Content, Move};
 use crate::tree::Edit;
 use crate::types::{BranchId, Epoch, ObjectId, SnapshotId, Timestamp, ViewId};
 
@@ -125,6 +125,24 @@ impl Record {
         match self {
             Record::Edits(_, edits) | Record::EditsAfter(_, _, edits) => edits,
             _ => &[],
+        }
+    }
+
+    /// Does what it records need space, rather than give some back?
+    pub(super) fn grows(&self) -> bool {
+        let adds = |edit: &Edit| match edit {
+            Edit::Put(..) | Edit::Xattrs(_, Some(_)) => true,
+            Edit::Content(_, content) => !matches!(content, Content::Hole),
+            _ => false,
+        };
+        match self {
+            Record::SnapshotCreated(_) | Record::BranchCreated(_) => true,
+            Record::Edits(..) | Record::EditsAfter(..) => {
+                let links = self.edits().iter().any(|edit| matches!(edit, Edit::Link(..)));
+                let unlinks = self.edits().iter().any(|edit| matches!(edit, Edit::Unlink(..)));
+                self.edits().iter().any(adds) || (links && !unlinks)
+            }
+            _ => false,
         }
     }
 }

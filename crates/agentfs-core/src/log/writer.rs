@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::{Journal, Record, codec, frame};
 use crate::error::{FsError, Result};
-use crate::store::{Device, FileId, ObjectFile, Packs};
+use crate::store::{Device, FallocateFlags, FileId, ObjectFile, Packs};
 use crate::tree::Edit;
 use crate::types::{InodeId, ObjectId};
 
@@ -40,6 +40,8 @@ struct Head {
     piece: u64,
     /// Bytes in it.
     len: u64,
+    /// Bytes that the host has set aside for it.
+    reserved: u64,
     position: u64,
     /// Pieces before it that may not be durable.
     before: Vec<Arc<dyn ObjectFile>>,
@@ -48,6 +50,9 @@ struct Head {
     /// The last record that speaks of an inode, for records that are not durable.
     touched: HashMap<InodeId, u64>,
 }
+
+/// Bytes kept for records that give space back.
+const RESERVE: u64 = 256 << 10;
 
 /// A mark that was written.
 struct Marked {
@@ -90,6 +95,7 @@ impl LogWriter {
             file,
             piece: start.piece,
             len: start.len,
+            reserved: start.len,
             position: 1,
             before: Vec::new(),
             first: HashSet::new(),
@@ -118,6 +124,8 @@ impl LogWriter {
 
     /// Writes what a piece, or a mount in it, begins with.
     fn begin_piece(&self, head: &mut Head, follows: Option<(u64, u64)>) -> Result<()> {
+        // On a full host it is done when there is room again.
+        LogWriter::reserve(head, 0);
         if let Some((piece, len)) = follows {
             self.write(head, &framed(&Record::Continues { piece, len })?)?;
         }
@@ -126,6 +134,22 @@ impl LogWriter {
 
     fn refuse_poisoned(&self) -> Result<()> {
         if self.poisoned.load(Ordering::Acquire) { Err(FsError::read_only_store()) } else { Ok(()) }
+    }
+
+    /// Sees to it that the host has set some space aside, so that what gives space back can be recorded when there is
+    /// none left. False when it could not.
+    fn reserve(head: &mut Head, more: u64) -> bool {
+        if head.len + more + RESERVE <= head.reserved {
+            return true;
+        }
+        let from = head.reserved.max(head.len);
+        match head.file.allocate(FallocateFlags::KEEP_SIZE, from, 2 * RESERVE + more) {
+            Ok(()) => head.reserved = from + 2 * RESERVE + more,
+            Err(e) if e.kind() == io::ErrorKind::StorageFull => return false,
+            // A host that cannot set space aside.
+            Err(_) => head.reserved = u64::MAX,
+        }
+        true
     }
 
     /// Writes one frame, whole or not at all.
@@ -200,6 +224,9 @@ impl Journal for LogWriter {
         let frame = framed(record)?;
         let mut head = self.head.lock();
         self.refuse_poisoned()?;
+        if !LogWriter::reserve(&mut head, frame.len() as u64) && record.grows() {
+            return Err(FsError::no_space());
+        }
         self.write(&mut head, &frame)?;
         if let Record::EditsAfter(_, first, _) = record {
             head.first.extend(first);
@@ -249,7 +276,7 @@ impl Journal for LogWriter {
         self.rotated.store(head.position, Ordering::Relaxed);
         let before = std::mem::replace(&mut head.file, file);
         head.before.push(before);
-        (head.piece, head.len) = (number, 0);
+        (head.piece, head.len, head.reserved) = (number, 0, 0);
         self.since.fetch_add(len, Ordering::Relaxed);
         if let Err(error) = self.begin_piece(&mut head, Some((old, len))) {
             // Without its beginning the piece is none: nothing may be appended to it.

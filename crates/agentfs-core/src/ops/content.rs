@@ -144,13 +144,23 @@ impl FsCore {
     /// Tries again, once, when the host is full and gets room by deleting what nothing names any more.
     pub(super) fn with_room<T>(&self, attempt: impl Fn() -> io::Result<T>) -> Result<T> {
         match attempt() {
-            Err(e) if e.kind() == io::ErrorKind::StorageFull && self.store.has_garbage() => {
-                self.journal.sync()?;
-                self.store.reap();
+            Err(e) if e.kind() == io::ErrorKind::StorageFull => {
+                self.make_room()?;
                 Ok(attempt()?)
             }
             done => Ok(done?),
         }
+    }
+
+    /// Gives back to the host what nothing names any more.
+    fn make_room(&self) -> Result<()> {
+        let gaps = self.store.packs.gaps();
+        self.journal.sync()?;
+        self.store.reap();
+        if let Err(error) = self.store.packs.punch(gaps) {
+            tracing::debug!(%error, "the host does not take space back from the middle of a file");
+        }
+        Ok(())
     }
 }
 

@@ -4,6 +4,8 @@
 use std::io;
 use std::sync::Arc;
 
+pub use rustix::fs::FallocateFlags;
+
 use crate::types::{ObjectId, PackId, Timestamp};
 
 /// What `lseek` can look for.
@@ -89,7 +91,7 @@ pub trait ObjectFile: Send + Sync {
     /// Cuts or extends (by a hole) to `len`.
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Reserves space, as `fallocate` with these flags; all supported flags are passed on.
-    fn allocate(&self, mode: rustix::fs::FallocateFlags, offset: u64, len: u64) -> io::Result<()>;
+    fn allocate(&self, mode: FallocateFlags, offset: u64, len: u64) -> io::Result<()>;
     /// The next data or hole at or after `offset`; `None` past the end.
     fn seek(&self, what: Seek, offset: u64) -> io::Result<Option<u64>>;
     /// Makes content durable (and, unless `data_only`, its times too), and the name of an object or pack.

@@ -10,7 +10,7 @@ mod reaper;
 
 pub use content::Content;
 pub(crate) use device::no_space;
-pub use device::{Device, FileId, FileStat, Folder, ObjectFile, Seek, Space};
+pub use device::{Device, FallocateFlags, FileId, FileStat, Folder, ObjectFile, Seek, Space};
 pub use host_fs::{HostFs, StoreError};
 pub use memory::Memory;
 use object::create_unused;

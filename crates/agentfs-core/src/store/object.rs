@@ -222,11 +222,6 @@ impl Store {
         self.reaper.reap(&*self.device)
     }
 
-    /// Is anything waiting for the log to become durable?
-    pub fn has_garbage(&self) -> bool {
-        self.reaper.has_work()
-    }
-
     /// From now on files go with their last content. Before, while the volume is opened, none does: what fails then
     /// must not delete what was not found yet.
     pub fn serve(&self) {

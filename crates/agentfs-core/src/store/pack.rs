@@ -3,13 +3,13 @@
 //! in it; one that holds little is emptied by moving what it holds to another.
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 
 use super::reaper::Reaper;
-use super::{Device, FileId, ObjectFile, create_unused, no_space};
+use super::{Device, FallocateFlags, FileId, ObjectFile, create_unused, no_space};
 use crate::types::PackId;
 
 /// A pack is full at so many bytes; offsets in it fit 32 bits.
@@ -87,6 +87,8 @@ pub struct Pack {
     live: AtomicU64,
     /// Bytes in it.
     len: AtomicU64,
+    /// Who is writing to it and has not named what was written.
+    writing: AtomicUsize,
     /// Has it bytes that are not durable?
     dirty: AtomicBool,
     /// A sync failed: the host may have forgotten what it had not written, and what is here is to be moved.
@@ -111,6 +113,7 @@ impl Pack {
             file: OnceLock::new(),
             live: AtomicU64::new(0),
             len: AtomicU64::new(0),
+            writing: AtomicUsize::new(0),
             dirty: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             stuck: AtomicBool::new(false),
@@ -150,10 +153,55 @@ impl Pack {
         extents.push(Arc::downgrade(extent));
     }
 
+    /// Stretches of whole blocks that nothing names, each from its first byte to behind its last.
+    fn gaps(&self) -> Vec<Stretch> {
+        let extents: Vec<Arc<Extent>> = self.extents.lock().iter().filter_map(Weak::upgrade).collect();
+        let here = |extent: &Arc<Extent>| {
+            let (pack, offset) = extent.place();
+            (pack == self.id).then_some((u64::from(offset), u64::from(offset) + u64::from(extent.len)))
+        };
+        let mut named: Vec<(u64, u64)> = extents.iter().filter_map(here).collect();
+        named.sort_unstable();
+        let len = self.len.load(Ordering::Relaxed);
+        let starts = std::iter::once(0).chain(named.iter().map(|(_, end)| *end));
+        let ends = named.iter().map(|(start, _)| *start).chain([len]);
+        let whole = |(start, end): (u64, u64)| (start.next_multiple_of(BLOCK), end - end % BLOCK);
+        starts.zip(ends).map(whole).filter(|(start, end)| start < end).collect()
+    }
+
     fn live(&self) -> u64 {
         self.live.load(Ordering::Relaxed)
     }
 }
+
+/// A pack that is being written to, until what was written has a name.
+struct Writing(Arc<Pack>);
+
+impl Writing {
+    fn to(pack: &Arc<Pack>) -> Writing {
+        pack.writing.fetch_add(1, Ordering::AcqRel);
+        Writing(pack.clone())
+    }
+}
+
+impl std::ops::Deref for Writing {
+    type Target = Arc<Pack>;
+    fn deref(&self) -> &Arc<Pack> {
+        &self.0
+    }
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.0.writing.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Stretches of packs that nothing names any more.
+pub struct Gaps(Vec<(Arc<Pack>, Vec<Stretch>)>);
+
+/// Bytes of a pack, from the first to behind the last.
+type Stretch = (u64, u64);
 
 /// All packs of a store.
 pub struct Packs {
@@ -222,24 +270,25 @@ impl Packs {
         Ok(pack.add(offset, bytes.len() as u32, crc32c::crc32c(bytes)))
     }
 
-    fn write(&self, bytes: &[u8], fresh: impl Fn() -> PackId) -> io::Result<(Arc<Pack>, u32)> {
+    /// Writes bytes that nothing names yet.
+    fn write(&self, bytes: &[u8], fresh: impl Fn() -> PackId) -> io::Result<(Writing, u32)> {
         let (pack, offset) = self.reserve(bytes.len() as u64, fresh)?;
         if pack.file()?.write_at(bytes, offset)? < bytes.len() {
             return Err(no_space());
         }
         // Noted before any record names it, as who syncs the log syncs noted packs before.
         if !pack.dirty.swap(true, Ordering::AcqRel) {
-            self.dirty.lock().push(pack.clone());
+            self.dirty.lock().push((*pack).clone());
         }
         Ok((pack, offset as u32))
     }
 
     /// Room for `len` bytes in the pack that is appended to.
-    fn reserve(&self, len: u64, fresh: impl Fn() -> PackId) -> io::Result<(Arc<Pack>, u64)> {
+    fn reserve(&self, len: u64, fresh: impl Fn() -> PackId) -> io::Result<(Writing, u64)> {
         let mut current = self.current.lock();
         let fits = |pack: &&mut Arc<Pack>| pack.len.load(Ordering::Relaxed) + len <= PACK_SIZE;
         if let Some(pack) = current.as_mut().filter(fits) {
-            return Ok((pack.clone(), pack.len.fetch_add(len, Ordering::Relaxed)));
+            return Ok((Writing::to(pack), pack.len.fetch_add(len, Ordering::Relaxed)));
         }
         let (id, file) = create_unused(&*self.device, || FileId::Pack(fresh()))?;
         let FileId::Pack(id) = id else { return Err(io::ErrorKind::InvalidInput.into()) };
@@ -247,8 +296,9 @@ impl Packs {
         pack.file.get_or_init(|| file);
         pack.len.store(len, Ordering::Relaxed);
         self.known.lock().push(Arc::downgrade(&pack));
-        *current = Some(pack.clone());
-        Ok((pack, 0))
+        let writing = Writing::to(&pack);
+        *current = Some(pack);
+        Ok((writing, 0))
     }
 
     /// Makes all content durable that was written until now.
@@ -289,6 +339,28 @@ impl Packs {
     pub fn seal(&self) {
         let sealed = self.current.lock().take();
         drop(sealed);
+    }
+
+    /// What nothing names now in packs that are not appended to; none is, after this.
+    pub fn gaps(&self) -> Gaps {
+        self.seal();
+        let mut all = self.all();
+        all.retain(|pack| pack.writing.load(Ordering::Acquire) == 0);
+        Gaps(all.into_iter().map(|pack| (pack.clone(), pack.gaps())).collect())
+    }
+
+    /// Gives the space of gaps back to the host, when the log is durable that let go of what was there.
+    ///
+    /// # Errors
+    /// What the device answers; a host that cannot do this says so.
+    pub fn punch(&self, gaps: Gaps) -> io::Result<()> {
+        for (pack, gaps) in gaps.0 {
+            for (start, end) in gaps {
+                let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                pack.file()?.allocate(mode, start, end - start)?;
+            }
+        }
+        Ok(())
     }
 
     /// Packs that a failed sync made doubtful. Nothing is appended to them any more.
@@ -350,13 +422,15 @@ impl Packs {
             record(&moves)?;
             for (extent, to, offset) in moved {
                 to.note(extent);
-                extent.move_to(to, offset);
+                extent.move_to((*to).clone(), offset);
             }
         }
         Ok(())
     }
 }
 
+/// The host gives space back in blocks of so many bytes.
+const BLOCK: u64 = 4096;
 /// Bytes that nothing names in all packs, from which on it is worth moving others to get them back.
 const WORTH: u64 = 8 << 20;
 /// So many small packs are too many.

@@ -64,11 +64,6 @@ impl Reaper {
         self.idle.store(idle, Ordering::Relaxed);
     }
 
-    /// Is anything to be deleted?
-    pub(super) fn has_work(&self) -> bool {
-        !self.due.lock().is_empty()
-    }
-
     /// Deletes what has fallen due; returns the number of files.
     pub(super) fn reap(&self, device: &dyn Device) -> usize {
         let durable = self.durability.durable();

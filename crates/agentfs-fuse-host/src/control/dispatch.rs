@@ -165,7 +165,7 @@ impl Dispatcher {
             reflink: status.reflinks,
             settings: granted
                 .map(|(key, value)| Setting::new(key, value))
-                .chain(store.iter().map(|(key, value)| Setting::new(key, &value.to_string())))
+                .chain(store.iter().map(|(key, value)| Setting::new(key, value.to_string())))
                 .collect(),
         })
     }
