@@ -183,10 +183,10 @@ impl FsCore {
     /// # Errors
     /// What the store answers.
     pub fn close(&self) -> Result<()> {
-        let synced = self.journal.sync();
+        let synced = self.store.device().sync_all().map_err(FsError::Io).and_then(|()| self.journal.sync());
         self.store.reap();
         self.store.close();
-        synced
+        synced.and_then(|()| self.journal.close())
     }
 
     /// Reads the version a view shows now, for checks and comparisons.

@@ -136,7 +136,7 @@ fn a_log_cut_or_changed_anywhere_gives_what_came_before_and_loses_no_byte_of_the
     }
     // Behind the last mark nothing was promised: what is torn there may never have been written.
     let len = log.len();
-    let mark = 8 + 17;
+    let mark = 8 + 9;
     for at in 0..len {
         let bytes = flipped(&log, at);
         let device = with_log(&checkpoint, &bytes);

@@ -185,6 +185,11 @@ impl<'a> Draft<'a> {
         }
     }
 
+    /// This object is to be durable before the records are.
+    pub fn is_to_be_durable(&mut self, object: ObjectId) {
+        self.first.push(object);
+    }
+
     /// Tells a directory where it lies now.
     pub fn set_parent(&mut self, dir: InodeId, parent: InodeId) {
         self.push(dir, Edit::Parent(dir, parent));

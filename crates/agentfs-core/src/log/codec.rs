@@ -47,13 +47,24 @@ enum Stored {
     EditsAfter(u128, Vec<u64>, Vec<StoredEdit>),
     Moved(Vec<StoredMove>),
     Mounted(u128),
-    Ordered { at: Fixed, through: Fixed },
+    Ordered { at: Fixed, through: Fixed, synced: Fixed },
     Continues { piece: u64, len: u64 },
+    Closed { at: Fixed },
 }
 
 /// Eight bytes always: the record's length does not depend on where it is.
 #[derive(Serialize, Deserialize)]
 struct Fixed([u8; 8]);
+
+impl Fixed {
+    fn of(number: u64) -> Fixed {
+        Fixed(number.to_le_bytes())
+    }
+
+    fn number(&self) -> u64 {
+        u64::from_le_bytes(self.0)
+    }
+}
 
 #[derive(Serialize, Deserialize)]
 struct StoredMove {
@@ -158,12 +169,13 @@ pub(super) enum Mark {
     Checkpoint,
     CheckpointEnd,
     Mounted(u128),
-    Ordered { at: u64, through: u64 },
+    Ordered { at: u64, through: u64, synced: u64 },
     Continues { piece: u64, len: u64 },
+    Closed { at: u64 },
 }
 
 /// The first bytes of records that are marks. Others need not be decoded to know that they are none.
-const MARKS: [u8; 5] = [8, 12, 15, 16, 17];
+const MARKS: [u8; 6] = [8, 12, 15, 16, 17, 18];
 
 /// Is the record one of the log's own?
 pub(super) fn mark(bytes: &[u8]) -> Option<Mark> {
@@ -174,10 +186,11 @@ pub(super) fn mark(bytes: &[u8]) -> Option<Mark> {
         Stored::Checkpoint => Some(Mark::Checkpoint),
         Stored::CheckpointEnd => Some(Mark::CheckpointEnd),
         Stored::Mounted(boot) => Some(Mark::Mounted(boot)),
-        Stored::Ordered { at, through } => {
-            Some(Mark::Ordered { at: u64::from_le_bytes(at.0), through: u64::from_le_bytes(through.0) })
+        Stored::Ordered { at, through, synced } => {
+            Some(Mark::Ordered { at: at.number(), through: through.number(), synced: synced.number() })
         }
         Stored::Continues { piece, len } => Some(Mark::Continues { piece, len }),
+        Stored::Closed { at } => Some(Mark::Closed { at: at.number() }),
         _ => None,
     }
 }
@@ -213,10 +226,11 @@ fn stored(record: &Record) -> Stored {
         }
         Record::Moved(moves) => Stored::Moved(moves.iter().map(stored_move).collect()),
         Record::Mounted(boot) => Stored::Mounted(*boot),
-        Record::Ordered { at, through } => {
-            Stored::Ordered { at: Fixed(at.to_le_bytes()), through: Fixed(through.to_le_bytes()) }
+        Record::Ordered { at, through, synced } => {
+            Stored::Ordered { at: Fixed::of(*at), through: Fixed::of(*through), synced: Fixed::of(*synced) }
         }
         Record::Continues { piece, len } => Stored::Continues { piece: *piece, len: *len },
+        Record::Closed { at } => Stored::Closed { at: Fixed::of(*at) },
     }
 }
 
@@ -241,11 +255,11 @@ fn record(stored: Stored, adopt: Adopter<'_>) -> Decoded<Record> {
         }
         Stored::Moved(moves) => Record::Moved(moves.iter().map(loaded_move).collect()),
         Stored::Mounted(boot) => Record::Mounted(boot),
-        Stored::Ordered { at, through } => {
-            let (at, through) = (u64::from_le_bytes(at.0), u64::from_le_bytes(through.0));
-            Record::Ordered { at, through }
+        Stored::Ordered { at, through, synced } => {
+            Record::Ordered { at: at.number(), through: through.number(), synced: synced.number() }
         }
         Stored::Continues { piece, len } => Record::Continues { piece, len },
+        Stored::Closed { at } => Record::Closed { at: at.number() },
     })
 }
 

@@ -25,6 +25,14 @@ pub trait Journal: Send + Sync {
         Ok(())
     }
 
+    /// Makes all records durable, and notes that the volume was closed. The caller has made all content durable.
+    ///
+    /// # Errors
+    /// When the store fails.
+    fn close(&self) -> Result<()> {
+        self.sync()
+    }
+
     /// Makes the records until now durable, if any of them speaks of `ino`.
     ///
     /// # Errors

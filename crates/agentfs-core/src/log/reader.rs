@@ -38,8 +38,8 @@ pub struct Piece {
 pub struct Log {
     /// The pieces that count, in order.
     pub pieces: Vec<Piece>,
-    /// Is its last record a mark that everything before is durable?
-    clean: bool,
+    /// Does its last record say that the volume was closed?
+    closed: bool,
     /// Pieces behind its end, which go on from what is not there.
     pub stale: Vec<u64>,
     /// What ended it before its end. A tail that was being written when the daemon or the host died is no damage.
@@ -72,22 +72,24 @@ struct Seen {
     checkpoint_end: Option<u64>,
     boot: Option<u128>,
     ordered: Option<u64>,
-    /// The end of the last frame, if that is a mark for all before it.
-    clean_at: Option<u64>,
+    /// Was any of it durable when a mark was written?
+    was_synced: bool,
+    /// The end of the last record that says that the volume was closed.
+    closed: Option<u64>,
 }
 
 impl Log {
-    /// Looks a log over.
+    /// Looks a log over, on this boot of the host.
     ///
     /// # Errors
     /// What the device answers.
-    pub fn open(device: &dyn Device) -> io::Result<Log> {
+    pub fn open(device: &dyn Device, boot: u128) -> io::Result<Log> {
         let numbers = pieces(device)?;
         let first = newest_checkpoint(device, &numbers)?;
         let mut log = Log::default();
         for number in numbers.into_iter().skip(first) {
             // A later piece goes on from what is missing here.
-            if !log.stale.is_empty() || log.damage.is_some() || !log.add(device, number)? {
+            if !log.stale.is_empty() || log.damage.is_some() || !log.add(device, number, boot)? {
                 log.stale.push(number);
             }
         }
@@ -95,7 +97,7 @@ impl Log {
     }
 
     /// Adds the next piece; false when it does not go on where the log ends.
-    fn add(&mut self, device: &dyn Device, number: u64) -> io::Result<bool> {
+    fn add(&mut self, device: &dyn Device, number: u64, boot: u128) -> io::Result<bool> {
         let file = device.open(FileId::Log(number))?;
         let mut seen = Seen::default();
         let len = frames(&file, u64::MAX, |at, payload| {
@@ -107,21 +109,23 @@ impl Log {
             && let Some(last) = self.pieces.last().filter(|last| last.number == before)
             && last.len < expected
         {
-            // Nothing of this piece was known to be durable, or the end of that before would be there.
+            // That before is synced first: a power cut takes its end only when nothing of this one was synced.
             let lost = Damage { piece: before, at: last.len, lost: expected - last.len };
-            self.damage = seen.ordered.map(|_| lost);
+            self.damage = seen.was_synced.then_some(lost);
             return Ok(false);
         }
         let no_beginning = self.pieces.is_empty() && len == 0 && total > 0;
         self.checkpoint_damaged = seen.is_open_checkpoint();
-        if no_beginning || self.checkpoint_damaged || (len < total && has_later_mark(&file, len)?) {
+        // What a host that lives on was given is there, synced or not.
+        let survives = seen.boot.or(self.boot) == Some(boot);
+        if no_beginning || self.checkpoint_damaged || (len < total && was_whole(&file, len, survives)?) {
             self.damage = Some(Damage { piece: number, at: len, lost: total - len });
         }
         if let Some(end) = seen.checkpoint_end {
             self.checkpoint = end;
             self.ordered = Some((number, end)); // it was published when all of it was durable
         }
-        self.clean = seen.clean_at == Some(total);
+        self.closed = seen.closed == Some(total);
         self.boot = seen.boot.or(self.boot);
         self.ordered = seen.ordered.map(|through| (number, through)).or(self.ordered);
         self.pieces.push(Piece { number, len, file });
@@ -152,9 +156,9 @@ impl Log {
         self.pieces.last().map(|last| (last.number, last.len))
     }
 
-    /// Does it end with the mark of a sync, so that all content it names is durable?
-    pub fn is_clean(&self) -> bool {
-        self.clean && self.stale.is_empty()
+    /// Was the volume closed, so that everything is durable?
+    pub fn is_closed(&self) -> bool {
+        self.closed && self.stale.is_empty()
     }
 
     /// What its last piece follows, if that is still empty.
@@ -177,9 +181,13 @@ impl Seen {
                 self.checkpoint_end = Some(at + (frame::HEADER + payload.len()) as u64);
             }
             Some(Mark::Mounted(boot)) => self.boot = Some(boot),
-            Some(Mark::Ordered { at: own, through }) => {
+            Some(Mark::Ordered { through, synced, .. }) => {
                 self.ordered = Some(through);
-                self.clean_at = (own == through).then_some(at + (frame::HEADER + payload.len()) as u64);
+                self.was_synced |= synced > 0;
+            }
+            Some(Mark::Closed { .. }) => {
+                self.was_synced = true;
+                self.closed = Some(at + (frame::HEADER + payload.len()) as u64);
             }
             Some(Mark::Continues { piece, len }) => self.continues = Some((piece, len)),
             None => {}
@@ -266,8 +274,9 @@ fn frames(
     }
 }
 
-/// Is there, behind an unsound byte, a record that says that what lies before it was durable? Then it was, and is damaged.
-fn has_later_mark(file: &Arc<dyn ObjectFile>, from: u64) -> io::Result<bool> {
+/// Is there, behind an unsound byte, a mark that says that this byte was durable? Any mark, where what was written
+/// `survives`. Then it was sound once, and is damaged.
+fn was_whole(file: &Arc<dyn ObjectFile>, from: u64, survives: bool) -> io::Result<bool> {
     let (mut at, len) = (from, file.stat()?.len);
     let mut chunk = vec![0; (len.saturating_sub(from)).min(CHUNK as u64) as usize];
     loop {
@@ -276,7 +285,12 @@ fn has_later_mark(file: &Arc<dyn ObjectFile>, from: u64) -> io::Result<bool> {
         for start in 0..read {
             let here = at + start as u64;
             let is_mark = bytes.get(start..).and_then(frame::open_short).and_then(codec::mark);
-            if matches!(is_mark, Some(Mark::Ordered { at, through }) if at == here && through > from) {
+            let told = match is_mark {
+                Some(Mark::Ordered { at, synced, .. }) => at == here && (survives || synced > from),
+                Some(Mark::Closed { at }) => at == here,
+                _ => false,
+            };
+            if told {
                 return Ok(true);
             }
         }

@@ -102,13 +102,20 @@ pub enum Record {
     Moved(Vec<Move>),
     /// A mount begins, on this boot of the host.
     Mounted(u128),
-    /// Itself at byte `at` of its piece: all content that records before the byte `through` of it name is durable, and so
-    /// are the pieces before.
+    /// Itself at byte `at` of its piece: all content that records before the byte `through` name is durable. It does not
+    /// say that they are, but those before the byte `synced` were when it was written.
     Ordered {
         /// Where this record's frame begins.
         at: u64,
         /// Before which place content is durable.
         through: u64,
+        /// Before which place the piece itself is.
+        synced: u64,
+    },
+    /// Itself at byte `at` of its piece: the volume was closed, and everything is durable, content in objects too.
+    Closed {
+        /// Where this record's frame begins.
+        at: u64,
     },
     /// The first of a piece: it goes on behind so many bytes of that piece.
     Continues {

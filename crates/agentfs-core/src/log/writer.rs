@@ -40,6 +40,8 @@ struct Head {
     piece: u64,
     /// Bytes in it.
     len: u64,
+    /// Bytes of it that are durable.
+    synced: u64,
     /// Bytes that the host has set aside for it.
     reserved: u64,
     position: u64,
@@ -58,6 +60,8 @@ const RESERVE: u64 = 256 << 10;
 struct Marked {
     /// To be synced now, oldest first.
     files: Vec<Arc<dyn ObjectFile>>,
+    /// Where it ends.
+    len: u64,
     /// The position behind it, when nothing else came between.
     behind: Option<u64>,
 }
@@ -95,6 +99,7 @@ impl LogWriter {
             file,
             piece: start.piece,
             len: start.len,
+            synced: start.len,
             reserved: start.len,
             position: 1,
             before: Vec::new(),
@@ -117,6 +122,7 @@ impl LogWriter {
             let mut head = writer.head.lock();
             writer.begin_piece(&mut head, start.follows.filter(|_| start.len == 0))?;
             head.file.sync(false)?;
+            head.synced = head.len;
         }
         writer.device.sync_names()?;
         Ok(writer)
@@ -196,9 +202,10 @@ impl LogWriter {
     fn mark(&self, through: u64) -> Result<Marked> {
         let mut head = self.head.lock();
         let at = head.len;
-        self.write(&mut head, &framed(&Record::Ordered { at, through })?)?;
+        let synced = head.synced;
+        self.write(&mut head, &framed(&Record::Ordered { at, through, synced })?)?;
         let files = head.before.iter().chain([&head.file]).cloned().collect();
-        Ok(Marked { files, behind: (at == through).then_some(head.position) })
+        Ok(Marked { files, len: head.len, behind: (at == through).then_some(head.position) })
     }
 
     /// Makes the records until now durable; returns the position before which they are. A sync that fails poisons the
@@ -210,10 +217,11 @@ impl LogWriter {
         };
         let poison = |_: &FsError| self.poisoned.store(true, Ordering::Release);
         self.sync_content().inspect_err(poison)?;
-        let Marked { files, behind } = self.mark(through)?;
+        let Marked { files, len, behind } = self.mark(through)?;
         files.iter().try_for_each(|file| Ok(file.sync(true)?)).inspect_err(poison)?;
         let mut head = self.head.lock();
         head.before.clear();
+        head.synced = len;
         head.touched.retain(|_, touched| *touched > position);
         Ok(behind.unwrap_or(position))
     }
@@ -248,6 +256,17 @@ impl Journal for LogWriter {
         Ok(())
     }
 
+    fn close(&self) -> Result<()> {
+        self.sync()?;
+        let _syncing = self.syncing.lock();
+        let mut head = self.head.lock();
+        let closed = framed(&Record::Closed { at: head.len })?;
+        self.write(&mut head, &closed)?;
+        // What was set aside for it goes back.
+        head.file.set_len(head.len)?;
+        Ok(head.file.sync(false)?)
+    }
+
     fn sync_inode(&self, ino: InodeId) -> Result<()> {
         if self.head.lock().touched.contains_key(&ino) { self.sync() } else { self.refuse_poisoned() }
     }
@@ -276,7 +295,7 @@ impl Journal for LogWriter {
         self.rotated.store(head.position, Ordering::Relaxed);
         let before = std::mem::replace(&mut head.file, file);
         head.before.push(before);
-        (head.piece, head.len, head.reserved) = (number, 0, 0);
+        (head.piece, head.len, head.synced, head.reserved) = (number, 0, 0, 0);
         self.since.fetch_add(len, Ordering::Relaxed);
         if let Err(error) = self.begin_piece(&mut head, Some((old, len))) {
             // Without its beginning the piece is none: nothing may be appended to it.

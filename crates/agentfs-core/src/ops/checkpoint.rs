@@ -104,6 +104,7 @@ impl FsCore {
             last: HashMap::new(),
         };
         checkpoint.out.write(&Record::Checkpoint)?;
+        checkpoint.out.write(&Record::Mounted(self.config.boot))?;
         checkpoint.out.write(&Record::Marks(captured.marks))?;
         checkpoint.write_all()?;
         let len = checkpoint.out.finish()?;

@@ -117,6 +117,10 @@ impl FsCore {
         let branch = file.tree.branch()?;
         self.change_branch(branch, |draft| {
             draft.set_content(file.ino, Content::Whole(object.clone()));
+            // What the copy takes the place of may be durable: the copy is, before the record of it.
+            if !matches!(source, Source::Hole) {
+                draft.is_to_be_durable(object.id);
+            }
             draft.set_dirty(file.ino, true);
             if draft.inode(file.ino)?.meta.size > keep {
                 draft.meta(file.ino)?.size = keep;

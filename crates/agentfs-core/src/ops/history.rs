@@ -1,6 +1,6 @@
 //! What a log says: its records repeated, from the first to the last.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
@@ -81,7 +81,11 @@ impl History {
                 self.marks.object = self.marks.object.max(marks.object);
             }
             // Of the log and of where content lies, not of the volume.
-            Record::Moved(_) | Record::Mounted(_) | Record::Ordered { .. } | Record::Continues { .. } => {}
+            Record::Moved(_)
+            | Record::Mounted(_)
+            | Record::Ordered { .. }
+            | Record::Closed { .. }
+            | Record::Continues { .. } => {}
         }
     }
 
@@ -104,6 +108,15 @@ impl History {
         }
         // Nobody has them open any more.
         branch.aside.orphans.clear();
+    }
+
+    /// As [`History::doubt`], of all files with these objects.
+    pub(super) fn doubt_objects(&mut self, objects: &HashSet<ObjectId>) {
+        let is_one = |inode: &Inode| matches!(inode.content(), Some(Content::Whole(object)) if objects.contains(&object.id));
+        for branch in self.branches.values_mut() {
+            let doubtful = branch.version.iter().filter(|(_, inode)| is_one(inode)).map(|(ino, _)| ino);
+            branch.aside.dirty.extend(doubtful);
+        }
     }
 
     /// Files of which an operation speaks whose objects may hold less than it says: their sizes are asked of these.

@@ -27,6 +27,8 @@ pub struct Recovered {
     pub damage: Option<Damage>,
     /// Files that were written in place when the daemon ended: their size and times were asked of the store.
     pub dirty: usize,
+    /// Objects that a power cut took, because they had not been synced.
+    pub emptied: usize,
     /// The host was restarted without the volume being closed.
     pub power_cut: bool,
 }
@@ -45,8 +47,8 @@ impl<'a> Past<'a> {
     /// # Errors
     /// What the device answers; `Io` with `InvalidData` for a record that this version does not know.
     pub(super) fn read(core: &'a FsCore) -> Result<Past<'a>> {
-        let mut log = Log::open(core.store.device())?;
-        let power_cut = log.boot.is_some_and(|boot| boot != core.config.boot) && !log.is_clean();
+        let mut log = Log::open(core.store.device(), core.config.boot)?;
+        let power_cut = log.boot.is_some_and(|boot| boot != core.config.boot) && !log.is_closed();
         let (mut history, mut adopted, mut unknown) = (History::default(), Adopted::new(&core.store), None);
         let ordered = log.ordered.unwrap_or_default();
         log.read(|stored| {
@@ -72,6 +74,26 @@ impl<'a> Past<'a> {
             return Err(damaged(&format!("piece {piece} of the log has at byte {at} a record that is none")));
         }
         Ok(Past { log, history, adopted, power_cut })
+    }
+
+    /// After a power cut an object may be missing, because its name was never synced: it is there from now on, and empty,
+    /// and the files that had it are. Returns how many there were.
+    fn mend_missing(&mut self, device: &dyn Device) -> Result<usize> {
+        if !self.power_cut {
+            return Ok(0);
+        }
+        let found: HashSet<FileId> = device.list(Folder::Objects)?.into_iter().collect();
+        let is_missing = |id: &ObjectId| !found.contains(&FileId::Object(*id));
+        let missing: HashSet<ObjectId> = self.adopted.objects.keys().copied().filter(is_missing).collect();
+        for id in &missing {
+            device.create(FileId::Object(*id))?;
+        }
+        self.history.doubt_objects(&missing);
+        if !missing.is_empty() {
+            let count = missing.len();
+            warn!(count, "content that was not synced before a power cut is lost: those files are empty");
+        }
+        Ok(missing.len())
     }
 
     /// Better no volume than an empty or an old one in its place.
@@ -113,18 +135,19 @@ impl FsCore {
         let mut past = Past::read(&core)?;
         past.check_beginning()?;
         let power_cut = past.power_cut;
+        let emptied = past.mend_missing(&*device)?;
         let branches = past.history.branches.iter_mut();
         let settled: Vec<(BranchId, Vec<Edit>)> =
             branches.map(|(id, branch)| (*id, branch.settle(&*device, power_cut))).collect();
         let Past { log, history, adopted, .. } = past;
         keep_what_ends_the_log(&*device, &log)?;
-        if !log.is_clean() {
+        if !log.is_closed() {
             // Records that an earlier mount did not sync are taken for durable from now on, with what they name.
             device.sync_all()?;
         }
         let dirty = settled.iter().flat_map(|(_, edits)| edits).filter(|edit| matches!(edit, Edit::Clean(_)));
         let (records, dirty) = (history.records, dirty.count());
-        let recovered = Recovered { records, damage: log.damage.clone(), dirty, power_cut };
+        let recovered = Recovered { records, damage: log.damage.clone(), dirty, power_cut, emptied };
         let (objects, packs, extents) = (adopted.objects, adopted.packs, adopted.extents);
         core.restore(history);
         core.store.begin_mount();
@@ -291,6 +314,9 @@ impl Journal for LateJournal {
     }
     fn sync(&self) -> Result<()> {
         self.writer()?.sync()
+    }
+    fn close(&self) -> Result<()> {
+        self.writer()?.close()
     }
     fn sync_inode(&self, ino: InodeId) -> Result<()> {
         self.writer()?.sync_inode(ino)

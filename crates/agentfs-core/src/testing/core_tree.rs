@@ -100,6 +100,9 @@ impl At<'_> {
             FileOp::Chmod(..) | FileOp::SetTimes(..) | FileOp::SetXattr { .. } | FileOp::RemoveXattr(..) => {
                 self.attribute_op(op)
             }
+            FileOp::Fsync(path) => {
+                self.with_open(path, OpenMode::Read, |handle| done(core.fsync(handle, false)))
+            }
             FileOp::Readlink(path) => {
                 let target = core.readlink(view, self.find(path)?.ino).map_err(failed)?;
                 Ok(Answer::Data(target.to_vec()))

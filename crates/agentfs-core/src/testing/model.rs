@@ -14,6 +14,7 @@ use super::op::{
 };
 
 /// The reference model of a volume.
+#[derive(Clone)]
 pub struct Model {
     branches: Vec<Line>,
     snapshots: Vec<Line>,
@@ -23,6 +24,7 @@ pub struct Model {
 }
 
 /// A branch or snapshot. Ids are never given again; `grew_from` may name one that is gone.
+#[derive(Clone)]
 struct Line {
     id: u64,
     grew_from: u64,
@@ -232,6 +234,7 @@ fn change(tree: &mut Tree, op: &FileOp, fresh: Ino) -> Outcome {
             tree.set_xattr(path, xattr(*name), vec![*fill; usize::from(*len)], *mode)?;
         }
         FileOp::RemoveXattr(path, name) => tree.remove_xattr(path, xattr(*name))?,
+        FileOp::Fsync(path) => drop(tree.regular(path)?),
         FileOp::Read { .. } | FileOp::Readlink(_) | FileOp::Stat(_) => return look(tree, op),
     }
     Ok(Answer::Done)

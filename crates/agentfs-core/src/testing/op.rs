@@ -153,6 +153,8 @@ pub enum FileOp {
     },
     /// `lremovexattr`, with the rules of `SetXattr`.
     RemoveXattr(Path, u8),
+    /// Opens to read, `fsync`s, closes.
+    Fsync(Path),
     /// `readlink`; `EINVAL` when it is none.
     Readlink(Path),
     /// `lstat`. Answers [`Answer::Stat`](super::Answer).

@@ -123,6 +123,7 @@ fn content_op() -> BoxedStrategy<FileOp> {
     prop_oneof![
         8 => write_op(),
         3 => read_op(),
+        1 => file_path().prop_map(FileOp::Fsync),
         4 => (file_path(), size).prop_map(|(path, size)| FileOp::Truncate(path, size)),
         3 => (file_path(), 0..5_000u16, any::<u8>())
             .prop_map(|(path, len, fill)| FileOp::OpenTruncate(path, len, fill)),

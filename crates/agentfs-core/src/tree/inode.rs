@@ -101,6 +101,11 @@ impl Inode {
         }
     }
 
+    /// Does its content lie in an object of its own?
+    pub fn has_object(&self) -> bool {
+        matches!(self.content(), Some(Content::Whole(_)))
+    }
+
     /// What `stat` shows.
     pub fn attr(&self, ino: InodeId) -> Attr {
         let meta = &self.meta;

@@ -1,0 +1,216 @@
+//! A device over memory that notes each I/O, and fails the one it is told to.
+
+use std::io;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use rustix::io::Errno;
+
+use super::disk::Io;
+use crate::store::{Device, FallocateFlags, FileId, FileStat, Folder, Memory, ObjectFile, Seek, Space};
+use crate::types::ObjectId;
+
+/// How an I/O fails, once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// `EIO`.
+    Error,
+    /// `ENOSPC`.
+    NoSpace,
+    /// A write stops midway; all else is `ENOSPC`.
+    Short,
+}
+
+type Deaf = fn(FileId) -> bool;
+
+struct Shared {
+    trace: Mutex<Vec<Io>>,
+    fault: Mutex<Option<(usize, Fault)>>,
+    /// Files of which it says that they were synced, and they were not.
+    deaf: Deaf,
+}
+
+/// The device.
+pub struct CrashDevice {
+    memory: Memory,
+    shared: Arc<Shared>,
+}
+
+impl CrashDevice {
+    /// A device that has what `memory` has.
+    pub fn new(memory: Memory) -> CrashDevice {
+        CrashDevice::deaf(memory, |_| false)
+    }
+
+    /// A device that forgets to sync some files: what a program does that forgets it.
+    pub fn deaf(memory: Memory, deaf: Deaf) -> CrashDevice {
+        let (trace, fault) = (Mutex::default(), Mutex::default());
+        CrashDevice { memory, shared: Arc::new(Shared { trace, fault, deaf }) }
+    }
+
+    /// Fails the I/O number `at`, counted from 0, those that read among them.
+    pub fn fail(&self, at: usize, fault: Fault) {
+        *self.shared.fault.lock() = Some((at, fault));
+    }
+
+    /// Is the fault still to come?
+    pub fn is_armed(&self) -> bool {
+        self.shared.fault.lock().is_some()
+    }
+
+    /// How many I/Os there were.
+    pub fn count(&self) -> usize {
+        self.shared.trace.lock().len()
+    }
+
+    /// All I/Os until now.
+    pub fn trace(&self) -> Vec<Io> {
+        self.shared.trace.lock().clone()
+    }
+}
+
+impl Shared {
+    /// Notes what `work` did, unless it is to fail.
+    fn io<T>(&self, io: Io, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let mut trace = self.trace.lock();
+        if let Some(fault) = self.strikes(trace.len()) {
+            let left = if let Io::Sync(id) = io { Io::SyncFailed(id) } else { Io::Nothing };
+            trace.push(left);
+            return Err(errno(fault).into());
+        }
+        let done = work();
+        trace.push(if done.is_ok() { io } else { Io::Nothing });
+        done
+    }
+
+    fn strikes(&self, at: usize) -> Option<Fault> {
+        let mut fault = self.fault.lock();
+        let due = fault.filter(|(when, _)| *when == at)?;
+        *fault = None;
+        Some(due.1)
+    }
+}
+
+fn errno(fault: Fault) -> Errno {
+    match fault {
+        Fault::Error => Errno::IO,
+        Fault::NoSpace | Fault::Short => Errno::NOSPC,
+    }
+}
+
+impl CrashDevice {
+    fn opened(&self, id: FileId, file: Arc<dyn ObjectFile>) -> Arc<dyn ObjectFile> {
+        Arc::new(CrashFile { id, file, shared: self.shared.clone() })
+    }
+}
+
+impl Device for CrashDevice {
+    fn create(&self, id: FileId) -> io::Result<Arc<dyn ObjectFile>> {
+        let made = self.shared.io(Io::Create(id), || self.memory.create(id))?;
+        Ok(self.opened(id, made))
+    }
+
+    fn open(&self, id: FileId) -> io::Result<Arc<dyn ObjectFile>> {
+        let opened = self.shared.io(Io::Nothing, || self.memory.open(id))?;
+        Ok(self.opened(id, opened))
+    }
+
+    fn duplicate(&self, from: ObjectId, to: ObjectId, len: u64) -> io::Result<Arc<dyn ObjectFile>> {
+        let bytes = self.memory.open(FileId::Object(from)).and_then(|file| {
+            let mut bytes = vec![0; len as usize];
+            file.read_at(&mut bytes, 0).map(|_| bytes)
+        })?;
+        let made =
+            self.shared.io(Io::Copy(FileId::Object(to), bytes), || self.memory.duplicate(from, to, len))?;
+        Ok(self.opened(FileId::Object(to), made))
+    }
+
+    fn remove(&self, id: FileId) -> io::Result<u64> {
+        self.shared.io(Io::Remove(id), || self.memory.remove(id))
+    }
+
+    fn list(&self, folder: Folder) -> io::Result<Vec<FileId>> {
+        self.shared.io(Io::Nothing, || self.memory.list(folder))
+    }
+
+    fn publish(&self, piece: u64) -> io::Result<()> {
+        self.shared.io(Io::Publish(piece), || self.memory.publish(piece))
+    }
+
+    fn sync_names(&self) -> io::Result<()> {
+        self.shared.io(Io::SyncNames, || Ok(()))
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.shared.io(Io::SyncAll, || Ok(()))
+    }
+
+    fn space(&self) -> io::Result<Space> {
+        self.memory.space()
+    }
+
+    fn reflinks(&self) -> bool {
+        false
+    }
+}
+
+struct CrashFile {
+    id: FileId,
+    file: Arc<dyn ObjectFile>,
+    shared: Arc<Shared>,
+}
+
+impl ObjectFile for CrashFile {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.shared.io(Io::Nothing, || self.file.read_at(buf, offset))
+    }
+
+    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize> {
+        let mut trace = self.shared.trace.lock();
+        let written = match self.shared.strikes(trace.len()) {
+            Some(Fault::Short) if data.len() > 1 => &data[..data.len() / 2],
+            Some(fault) => {
+                trace.push(Io::Nothing);
+                return Err(errno(fault).into());
+            }
+            None => data,
+        };
+        trace.push(Io::Write(self.id, offset, written.to_vec()));
+        self.file.write_at(written, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.shared.io(Io::SetLen(self.id, len), || self.file.set_len(len))
+    }
+
+    fn allocate(&self, mode: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
+        let size = self.file.stat()?.len;
+        let io = if mode.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE) {
+            let end =
+                if mode.contains(FallocateFlags::KEEP_SIZE) { size.min(offset + len) } else { offset + len };
+            Io::Write(self.id, offset, vec![0; end.saturating_sub(offset) as usize])
+        } else if mode.contains(FallocateFlags::KEEP_SIZE) || offset + len <= size {
+            // Space set aside for the log shows in no content: it would only take memory here.
+            let keeps_log = self.id.folder() == Folder::Log;
+            return self
+                .shared
+                .io(Io::Nothing, || if keeps_log { Ok(()) } else { self.file.allocate(mode, offset, len) });
+        } else {
+            Io::SetLen(self.id, offset + len)
+        };
+        self.shared.io(io, || self.file.allocate(mode, offset, len))
+    }
+
+    fn seek(&self, what: Seek, offset: u64) -> io::Result<Option<u64>> {
+        self.shared.io(Io::Nothing, || self.file.seek(what, offset))
+    }
+
+    fn sync(&self, data_only: bool) -> io::Result<()> {
+        let io = if (self.shared.deaf)(self.id) { Io::Nothing } else { Io::Sync(self.id) };
+        self.shared.io(io, || self.file.sync(data_only))
+    }
+
+    fn stat(&self) -> io::Result<FileStat> {
+        self.shared.io(Io::Nothing, || self.file.stat())
+    }
+}

@@ -1,0 +1,132 @@
+//! The crash matrix. A history of some 2,000 operations is run once on a device that notes every I/O. Then, for each I/O in
+//! turn: it is the last before the daemon dies, before the power is cut (with what was not synced dropped, written by
+//! chance, or in part and in any order), is torn, or fails; the volume is opened again and must be as promised:
+//!
+//! - after the death of the daemon, every operation that was answered, and of the one under way all or nothing;
+//! - after a power cut, a state that the volume had, not before the last sync, snapshot, branch or what any fsync
+//!   answered promised; the content of files in objects of their own exactly when it was synced after its last change, of
+//!   all others always;
+//! - after an I/O that failed, what there was before the operation that was told so, and the volume goes on.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout
+)]
+
+mod crash_history;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use agentfs_core::FileId;
+use agentfs_core::testing::Cut;
+use crash_history::{Found, History, Point};
+
+/// Operations in all, in parts that are histories of volumes of their own.
+const PARTS: u64 = 10;
+const OPERATIONS: usize = 200;
+
+/// Runs `work` for all numbers below `count` on as many threads as there are CPUs; returns what went wrong.
+fn in_parallel(count: u64, work: impl Fn(u64) -> Vec<String> + Sync) -> Vec<String> {
+    let next = std::sync::atomic::AtomicU64::new(0);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        let run = || {
+            let mut wrong = Vec::new();
+            loop {
+                let part = next.fetch_add(1, Ordering::Relaxed);
+                if part >= count {
+                    return wrong;
+                }
+                wrong.extend(work(part));
+            }
+        };
+        let started: Vec<_> = (0..threads).map(|_| scope.spawn(run)).collect();
+        started.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    })
+}
+
+/// Checks one point; a panic in it is a finding as any other.
+fn caught(what: &dyn std::fmt::Debug, check: impl FnOnce() -> Result<(), String>) -> Option<String> {
+    let told = catch_unwind(AssertUnwindSafe(check)).unwrap_or_else(|panic| {
+        let said = panic.downcast_ref::<String>().cloned();
+        Err(said.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).into())).unwrap_or("a panic".into()))
+    });
+    told.err().map(|told| format!("{what:?}: {told}"))
+}
+
+/// All crashes of a history. Stops after a few findings.
+fn crashes(history: &History, points: &AtomicUsize) -> Vec<String> {
+    let mut wrong = Vec::new();
+    history.walk(|point: &Point<'_>| {
+        for cut in [Cut::Kill, Cut::Synced, Cut::Written, Cut::Some(1), Cut::Some(2), Cut::Some(3)] {
+            points.fetch_add(1, Ordering::Relaxed);
+            let check = || history.check(point, Found::of(point.disk.after(cut), cut)?);
+            wrong.extend(caught(&(history.part, point, cut), check));
+        }
+        wrong.len() < 5
+    });
+    wrong
+}
+
+fn told(wrong: &[String]) -> String {
+    wrong.iter().take(3).cloned().collect::<Vec<_>>().join("\n\n")
+}
+
+#[test]
+fn every_crash_and_every_power_cut_leaves_what_was_promised() {
+    let (points, ios, begun) = (AtomicUsize::new(0), AtomicUsize::new(0), Instant::now());
+    let wrong = in_parallel(PARTS, |part| {
+        let history = History::record(part, OPERATIONS, |_| false);
+        ios.fetch_add(history.trace.len(), Ordering::Relaxed);
+        crashes(&history, &points)
+    });
+    println!(
+        "{points:?} crashes at {ios:?} I/Os of {} operations in {:.0?}",
+        PARTS as usize * OPERATIONS,
+        begun.elapsed()
+    );
+    assert!(wrong.is_empty(), "{} findings:\n{}", wrong.len(), told(&wrong));
+    assert!(points.into_inner() > 20_000);
+}
+
+/// A device that leaves out some syncs is a program that forgot them: the matrix must see that.
+#[test]
+fn a_sync_that_is_left_out_is_found() {
+    let planted: [(&str, fn(FileId) -> bool); 3] = [
+        ("the log is marked without its packs being synced", |id| matches!(id, FileId::Pack(_))),
+        ("fsync and rename leave out the object", |id| matches!(id, FileId::Object(_))),
+        ("fsync and snapshots leave out the log", |id| matches!(id, FileId::Log(_))),
+    ];
+    for (what, deaf) in planted {
+        let points = AtomicUsize::new(0);
+        let found = (0..PARTS).find_map(|part| {
+            let wrong = crashes(&History::record(part, OPERATIONS, deaf), &points);
+            wrong.into_iter().next().map(|wrong| (part, wrong))
+        });
+        let (part, wrong) = found.unwrap_or_else(|| panic!("not found: {what}"));
+        println!("found in part {part}, after {points:?} crashes: {what}: {}", wrong.lines().next().unwrap());
+    }
+}
+
+#[test]
+fn every_io_that_fails_is_told_and_the_volume_goes_on() {
+    let (faults, begun) = (AtomicUsize::new(0), Instant::now());
+    let wrong = in_parallel(PARTS, |part| {
+        let history = History::record(part, OPERATIONS, |_| false);
+        let mut wrong = Vec::new();
+        history.faults(|session, at, fault| {
+            faults.fetch_add(1, Ordering::Relaxed);
+            wrong.extend(caught(&(part, session, at, fault), || history.fail(session, at, fault)));
+            wrong.len() < 5
+        });
+        wrong
+    });
+    println!("{faults:?} failed I/Os in {:.0?}", begun.elapsed());
+    assert!(wrong.is_empty(), "{} findings:\n{}", wrong.len(), told(&wrong));
+    assert!(faults.into_inner() > 10_000);
+}
