@@ -97,6 +97,11 @@ impl FsError {
         rustix::io::Errno::ROFS.into()
     }
 
+    /// What the store holds is not what was put there.
+    pub(crate) fn damaged(what: &str) -> FsError {
+        FsError::Io(io::Error::new(io::ErrorKind::InvalidData, what))
+    }
+
     /// The store's host is full.
     pub(crate) fn no_space() -> FsError {
         rustix::io::Errno::NOSPC.into()

@@ -173,12 +173,18 @@ impl LogWriter {
         Err(written.map_or_else(FsError::Io, |_| FsError::no_space()))
     }
 
+    /// The kernel may have dropped what it could not write, and no later sync would notice.
+    fn poison(&self) {
+        self.poisoned.store(true, Ordering::Release);
+    }
+
     /// Makes content durable that must be before the records that name it.
     fn sync_content(&self) -> Result<()> {
         let first = std::mem::take(&mut self.head.lock().first);
         let synced = self.sync_objects(&first).and_then(|()| self.sync_packs());
         if synced.is_err() {
             self.head.lock().first.extend(first);
+            self.poison();
         }
         synced
     }
@@ -209,16 +215,16 @@ impl LogWriter {
     }
 
     /// Makes the records until now durable; returns the position before which they are. A sync that fails poisons the
-    /// log: the kernel may have dropped what it could not write, and no later sync would notice.
+    /// log.
     fn sync_now(&self) -> Result<u64> {
         let (through, position) = {
             let head = self.head.lock();
             (head.len, head.position)
         };
-        let poison = |_: &FsError| self.poisoned.store(true, Ordering::Release);
-        self.sync_content().inspect_err(poison)?;
+        self.sync_content()?;
         let Marked { files, len, behind } = self.mark(through)?;
-        files.iter().try_for_each(|file| Ok(file.sync(true)?)).inspect_err(poison)?;
+        let synced = files.iter().try_for_each(|file| file.sync(true));
+        synced.inspect_err(|_| self.poison())?;
         let mut head = self.head.lock();
         head.before.clear();
         head.synced = len;

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use parking_lot::RwLockReadGuard;
 
 use crate::branch::Branch;
-use crate::error::Result;
+use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::handle::{OpenFile, Source};
 use crate::store::{Content, Object, ObjectFile, no_space};
@@ -76,6 +76,9 @@ impl FsCore {
             if let Source::Object(object, open) = source
                 && object.epoch == permit.epoch
             {
+                if self.journal.is_poisoned() {
+                    return Err(FsError::read_only_store());
+                }
                 self.mark_dirty(file, branch)?;
                 return write(branch, &**open);
             }

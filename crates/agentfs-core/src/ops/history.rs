@@ -8,7 +8,7 @@ use tracing::warn;
 
 use crate::log::{Adopt, Marks, NewBranch, NewSnapshot, Record};
 use crate::store::{Content, Device, Extent, FileId, Move, Object, Pack, Place, Store};
-use crate::tree::{Aside, Edit, Inode, Version};
+use crate::tree::{Aside, Edit, Inode, Version, visit_new};
 use crate::types::{BranchId, Epoch, InodeId, ObjectId, PackId, SnapshotId, ViewId};
 
 /// What the records say.
@@ -119,6 +119,48 @@ impl History {
         }
     }
 
+    /// All versions, related ones behind each other, each with the name of its tree.
+    pub(super) fn versions(&self) -> impl Iterator<Item = (String, &Version)> {
+        let shown = |what: &str, name: &Option<Arc<str>>, id: &dyn std::fmt::Display| match name {
+            Some(name) => format!("{what} {name:?}"),
+            None => format!("{what} {id}"),
+        };
+        let snapshots = self
+            .snapshots
+            .iter()
+            .map(move |(id, (made, version))| (shown("snapshot", &made.name, id), version));
+        let branches = self.branches.iter();
+        snapshots.chain(
+            branches.map(move |(id, branch)| (shown("branch", &branch.made.name, id), &branch.version)),
+        )
+    }
+
+    /// The largest size that any file says it has in each object, but for files that are dirty.
+    pub(super) fn settled_sizes(&self) -> HashMap<ObjectId, u64> {
+        let mut sizes = HashMap::new();
+        let mut note = |inode: &Inode| {
+            if let Some(Content::Whole(object)) = inode.content() {
+                let size = sizes.entry(object.id).or_insert(0);
+                *size = inode.meta.size.max(*size);
+            }
+        };
+        let mut last = None;
+        for (_, version) in &self.snapshots.values().collect::<Vec<_>>() {
+            visit_new(last, version, &mut |_, inode| note(inode));
+            last = Some(version);
+        }
+        for branch in self.branches.values() {
+            let dirty = &branch.aside.dirty;
+            visit_new(last, &branch.version, &mut |ino, inode| {
+                if !dirty.contains(&ino) {
+                    note(inode);
+                }
+            });
+            last = Some(&branch.version);
+        }
+        sizes
+    }
+
     /// Files of which an operation speaks whose objects may hold less than it says: their sizes are asked of these.
     pub(super) fn doubt(&mut self, id: BranchId, inodes: Vec<InodeId>) {
         let Some(branch) = self.branches.get_mut(&id) else { return };
@@ -161,25 +203,28 @@ impl History {
 impl PastBranch {
     /// Asks the store for the sizes and times of files that were written in place. Returns what is to be recorded.
     /// `power_cut`: an object may be missing because its name was not durable yet, and its file is then empty.
-    pub(super) fn settle(&mut self, device: &dyn Device, power_cut: bool) -> Vec<Edit> {
+    ///
+    /// # Errors
+    /// What the device answers, but for an object that is missing.
+    pub(super) fn settle(&mut self, device: &dyn Device, power_cut: bool) -> io::Result<Vec<Edit>> {
         let dirty = std::mem::take(&mut self.aside.dirty);
         let mut edits = Vec::new();
         for ino in dirty {
             if let Some(inode) = self.version.get(ino) {
-                edits.extend(settled(device, ino, inode, power_cut));
+                edits.extend(settled(device, ino, inode, power_cut)?);
             }
             edits.push(Edit::Clean(ino));
         }
         for edit in &edits {
             edit.clone().apply(&mut self.version, &mut self.aside);
         }
-        edits
+        Ok(edits)
     }
 }
 
 /// The attributes of a file as its object has them.
-fn settled(device: &dyn Device, ino: InodeId, inode: &Inode, power_cut: bool) -> Vec<Edit> {
-    let Some(Content::Whole(object)) = inode.content() else { return Vec::new() };
+fn settled(device: &dyn Device, ino: InodeId, inode: &Inode, power_cut: bool) -> io::Result<Vec<Edit>> {
+    let Some(Content::Whole(object)) = inode.content() else { return Ok(Vec::new()) };
     let mut meta = inode.meta;
     match device.open(FileId::Object(object.id)).and_then(|file| file.stat()) {
         Ok(stat) => {
@@ -189,17 +234,18 @@ fn settled(device: &dyn Device, ino: InodeId, inode: &Inode, power_cut: bool) ->
                 meta.times.mtime = meta.times.ctime;
             }
             (meta.size, meta.blocks) = (stat.len, stat.blocks);
-            vec![Edit::Meta(ino, meta)]
+            Ok(vec![Edit::Meta(ino, meta)])
         }
         Err(error) if power_cut && error.kind() == io::ErrorKind::NotFound => {
             warn!(inode = ino.0, "a file that was not synced before a power cut is empty");
             (meta.size, meta.blocks) = (0, 0);
-            vec![Edit::Content(ino, Content::Hole), Edit::Meta(ino, meta)]
+            Ok(vec![Edit::Content(ino, Content::Hole), Edit::Meta(ino, meta)])
         }
-        Err(error) => {
-            warn!(inode = ino.0, object = object.id.0, %error, "the content of a file is missing or cannot be read");
-            Vec::new()
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            warn!(inode = ino.0, object = object.id.0, "the content of a file is missing");
+            Ok(Vec::new())
         }
+        Err(error) => Err(error),
     }
 }
 

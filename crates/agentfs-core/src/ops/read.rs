@@ -1,6 +1,6 @@
 //! `read`.
 
-use crate::error::Result;
+use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::handle::{OpenFile, Source};
 use crate::types::{HandleId, Timestamp};
@@ -17,12 +17,15 @@ impl FsCore {
         let handle = self.handles.get(handle)?;
         let file = &handle.file;
         let source = self.source_to_read(file)?;
-        // An object may be longer, after a cut that a crash interrupted, or shorter, after a power cut.
+        // An object may be longer, after a cut that a crash interrupted.
         let size = file.tree.with_inode(file.ino, |inode| inode.meta.size)?;
         let len = size.saturating_sub(offset).min(buf.len() as u64) as usize;
         let buf = buf.get_mut(..len).unwrap_or_default();
         let found = match &*source {
-            Source::Object(_, object) => object.read_at(buf, offset)?,
+            Source::Object(_, object) => match object.read_at(buf, offset)? {
+                found if found < len => return Err(FsError::damaged("the content is shorter than the file")),
+                found => found,
+            },
             Source::Small(bytes) => copy_from(bytes, offset, buf),
             Source::Hole | Source::Unknown => 0,
         };

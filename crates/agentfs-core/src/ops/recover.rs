@@ -76,9 +76,10 @@ impl<'a> Past<'a> {
         Ok(Past { log, history, adopted, power_cut })
     }
 
-    /// After a power cut an object may be missing, because its name was never synced: it is there from now on, and empty,
-    /// and the files that had it are. Returns how many there were.
-    fn mend_missing(&mut self, device: &dyn Device) -> Result<usize> {
+    /// After a power cut an object may be missing or short, because it was never synced. From now on it is there, and as
+    /// long as its file, with zeros for what was lost: what is missing or short later is damage. Files that were being
+    /// written are as long as their objects instead. Returns how many objects lost something.
+    fn mend_unsynced(&mut self, device: &dyn Device) -> io::Result<usize> {
         if !self.power_cut {
             return Ok(0);
         }
@@ -89,11 +90,21 @@ impl<'a> Past<'a> {
             device.create(FileId::Object(*id))?;
         }
         self.history.doubt_objects(&missing);
-        if !missing.is_empty() {
-            let count = missing.len();
-            warn!(count, "content that was not synced before a power cut is lost: those files are empty");
+        let mut count = missing.len();
+        for (id, size) in self.history.settled_sizes() {
+            let object = device.open(FileId::Object(id))?;
+            if object.stat()?.len < size {
+                object.set_len(size)?;
+                count += usize::from(!missing.contains(&id));
+            }
         }
-        Ok(missing.len())
+        if count > 0 {
+            warn!(
+                count,
+                "content that was not synced before a power cut is lost: there are zeros in its place"
+            );
+        }
+        Ok(count)
     }
 
     /// Better no volume than an empty or an old one in its place.
@@ -111,7 +122,7 @@ impl<'a> Past<'a> {
 }
 
 fn damaged(what: &str) -> FsError {
-    FsError::Io(io::Error::new(io::ErrorKind::InvalidData, format!("{what}; nothing was changed")))
+    FsError::damaged(&format!("{what}; nothing was changed"))
 }
 
 /// The inodes an operation speaks of.
@@ -135,10 +146,11 @@ impl FsCore {
         let mut past = Past::read(&core)?;
         past.check_beginning()?;
         let power_cut = past.power_cut;
-        let emptied = past.mend_missing(&*device)?;
+        let emptied = past.mend_unsynced(&*device)?;
         let branches = past.history.branches.iter_mut();
-        let settled: Vec<(BranchId, Vec<Edit>)> =
-            branches.map(|(id, branch)| (*id, branch.settle(&*device, power_cut))).collect();
+        let settled: Vec<(BranchId, Vec<Edit>)> = branches
+            .map(|(id, branch)| Ok((*id, branch.settle(&*device, power_cut)?)))
+            .collect::<io::Result<_>>()?;
         let Past { log, history, adopted, .. } = past;
         keep_what_ends_the_log(&*device, &log)?;
         if !log.is_closed() {

@@ -13,7 +13,6 @@ pub(crate) use device::no_space;
 pub use device::{Device, FallocateFlags, FileId, FileStat, Folder, ObjectFile, Seek, Space};
 pub use host_fs::{HostFs, StoreError};
 pub use memory::Memory;
-use object::create_unused;
 pub use object::{Object, Store};
 pub use pack::{Extent, Move, Pack, PackUse, Packs, Place};
 pub use reaper::Durability;

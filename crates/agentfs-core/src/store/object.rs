@@ -33,7 +33,7 @@ impl Drop for Object {
 }
 
 /// An object that a content names and that is not there is no missing file to whoever reads it, but a broken one.
-fn missing_is_damage(error: io::Error) -> io::Error {
+pub(super) fn missing_is_damage(error: io::Error) -> io::Error {
     if error.kind() == io::ErrorKind::NotFound { io::Error::other("the content is missing") } else { error }
 }
 

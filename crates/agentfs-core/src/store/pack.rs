@@ -8,8 +8,9 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 
+use super::object::{create_unused, missing_is_damage};
 use super::reaper::Reaper;
-use super::{Device, FallocateFlags, FileId, ObjectFile, create_unused, no_space};
+use super::{Device, FallocateFlags, FileId, ObjectFile, no_space};
 use crate::types::PackId;
 
 /// A pack is full at so many bytes; offsets in it fit 32 bits.
@@ -126,7 +127,7 @@ impl Pack {
         if let Some(file) = self.file.get() {
             return Ok(file);
         }
-        let opened = self.device.open(FileId::Pack(self.id))?;
+        let opened = self.device.open(FileId::Pack(self.id)).map_err(missing_is_damage)?;
         Ok(self.file.get_or_init(|| opened))
     }
 

@@ -43,10 +43,11 @@ struct Kept {
 }
 
 impl CoreDriver {
-    /// A driver of the branches that a volume made with [`config`] has now.
+    /// A driver of the branches and snapshots that a volume made with [`config`] has now.
     pub fn new(core: Arc<FsCore>) -> CoreDriver {
         let branches = core.list_branches(None, usize::MAX).iter().map(|info| (info.id, info.view)).collect();
-        CoreDriver { core, branches, snapshots: Vec::new(), slots: [None; SLOTS] }
+        let snapshots = core.list_snapshots(None, usize::MAX).iter().map(|info| info.id).collect();
+        CoreDriver { core, branches, snapshots, slots: [None; SLOTS] }
     }
 
     /// The volume was ended, by a crash or cleanly, and this is it again.

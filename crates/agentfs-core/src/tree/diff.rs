@@ -7,6 +7,17 @@ use imbl::ordmap::DiffItem;
 use super::{Directory, Edit, Inode, Version};
 use crate::types::InodeId;
 
+/// Shows `visit` the inodes of `to` that are not, or not the same, in `from`.
+pub fn visit_new(from: Option<&Version>, to: &Version, visit: &mut dyn FnMut(InodeId, &Arc<Inode>)) {
+    let nothing = Version::nothing();
+    for item in from.unwrap_or(&nothing).inodes.diff(&to.inodes) {
+        match item {
+            DiffItem::Add(ino, inode) | DiffItem::Update { new: (ino, inode), .. } => visit(*ino, inode),
+            DiffItem::Remove(..) => {}
+        }
+    }
+}
+
 /// Shows `visit` edits that make `to` out of `from`; without `from`, out of nothing.
 pub fn diff(from: Option<&Version>, to: &Version, visit: &mut dyn FnMut(Edit)) {
     let nothing = Version::nothing();

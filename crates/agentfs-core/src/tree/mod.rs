@@ -9,7 +9,7 @@ mod inode;
 mod version;
 
 pub use check::{Fault, check};
-pub use diff::diff;
+pub use diff::{diff, visit_new};
 pub use directory::{Directory, Entry};
 pub use edit::{Aside, Edit};
 pub use inode::{Body, Inode, Meta, Times, Xattrs};

@@ -202,6 +202,7 @@ fn file_op(root: &std::path::Path, op: &FileOp) -> Outcome {
             let at = at(path)?;
             fs::lremovexattr(at.with_xattrs()?, XATTRS[usize::from(*name) % XATTRS.len()]).map(done)
         }
+        FileOp::Fsync(path) => fs::fsync(at(path)?.open(OFlags::RDONLY)?).map(done),
         FileOp::Readlink(path) => {
             let target = at(path).and_then(|at| fs::readlinkat(&at.dir, at.name, Vec::new()))?;
             Ok(Answer::Data(target.into_bytes()))
