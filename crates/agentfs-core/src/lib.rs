@@ -30,12 +30,15 @@ pub use config::Config;
 pub use error::{FsError, Result};
 pub use fs_core::FsCore;
 pub use log::{Damage, Journal, NewBranch, NewSnapshot, Record, Recorder, RootAttributes, Unrecorded};
-pub use ops::{CreateMode, DirEntry, OpenMode, Recovered, RenameMode, Shown, Status, XattrMode};
+pub use ops::{
+    CreateMode, DirEntry, Finding, OpenMode, Recovered, RenameMode, Repaired, Report, Shown, Status,
+    XattrMode, check_store, repair_store,
+};
 pub use store::{
     Device, FallocateFlags, FileId, FileStat, Folder, HostFs, Memory, ObjectFile, PackUse, Seek, Space,
     StoreError,
 };
-pub use tree::{Aside, Edit, Fault, Inode, Version, check};
+pub use tree::{Aside, Edit, Entry, Fault, Inode, Version, check};
 pub use types::{
     Attr, BranchId, Caller, Epoch, FileKind, HandleId, InodeId, MAX_NAME_LEN, Name, ObjectId, PackId,
     ParseIdError, SetAttr, SetTime, SnapshotId, Timestamp, ViewId,

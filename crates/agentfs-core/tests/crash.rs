@@ -97,7 +97,8 @@ fn every_crash_and_every_power_cut_leaves_what_was_promised() {
 /// A device that leaves out some syncs is a program that forgot them: the matrix must see that.
 #[test]
 fn a_sync_that_is_left_out_is_found() {
-    let planted: [(&str, fn(FileId) -> bool); 3] = [
+    type Forgotten = fn(FileId) -> bool;
+    let planted: [(&str, Forgotten); 3] = [
         ("the log is marked without its packs being synced", |id| matches!(id, FileId::Pack(_))),
         ("fsync and rename leave out the object", |id| matches!(id, FileId::Object(_))),
         ("fsync and snapshots leave out the log", |id| matches!(id, FileId::Log(_))),

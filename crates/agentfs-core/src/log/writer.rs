@@ -360,6 +360,12 @@ impl FrameWriter {
         if self.buffer.len() < BUFFER { Ok(()) } else { self.flush() }
     }
 
+    /// Where the next record will begin.
+    #[cfg(feature = "testing")]
+    pub fn position(&self) -> u64 {
+        self.len + self.buffer.len() as u64
+    }
+
     fn flush(&mut self) -> Result<()> {
         let written = self.file.write_at(&self.buffer, self.len)?;
         if written < self.buffer.len() {

@@ -123,6 +123,15 @@ impl FsCore {
     }
 }
 
+impl Captured {
+    /// Files that are dirty, of a volume that is not open.
+    pub(super) fn set_dirty(&mut self, dirty: &mut HashMap<BranchId, Vec<InodeId>>) {
+        for branch in &mut self.branches {
+            branch.dirty = dirty.remove(&branch.info.id).unwrap_or_default();
+        }
+    }
+}
+
 impl Checkpoint<'_> {
     /// Snapshots in order of age, then branches: each has its base among those before.
     fn write_all(&mut self) -> Result<()> {

@@ -31,7 +31,12 @@ impl FsCore {
         if let Source::Unknown = source {
             *source = match file.tree.content(file.ino)? {
                 Content::Hole => Source::Hole,
-                Content::Packed(extent) => Source::Small(extent.read()?),
+                Content::Packed(extent) => {
+                    if file.tree.with_inode(file.ino, |inode| inode.meta.size)? != u64::from(extent.len) {
+                        return Err(FsError::damaged("the content is not as long as the file"));
+                    }
+                    Source::Small(extent.read()?)
+                }
                 Content::Whole(object) => {
                     let open = self.store.open(&object)?;
                     cut_excess(file, &object, &*open)?;

@@ -1,6 +1,6 @@
 //! What a log says: its records repeated, from the first to the last.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 
@@ -21,6 +21,27 @@ pub(super) struct History {
     pub(super) records: u64,
     /// Of the checkpoint, by number.
     versions: HashMap<u32, Version>,
+}
+
+/// A branch or snapshot as the records leave it.
+pub(super) struct PastTree<'a> {
+    /// What it is called.
+    pub(super) name: String,
+    pub(super) version: &'a Version,
+    aside: Option<&'a Aside>,
+}
+
+impl PastTree<'_> {
+    pub(super) fn is_dirty(&self, ino: InodeId) -> bool {
+        self.aside.is_some_and(|aside| aside.dirty.contains(&ino))
+    }
+}
+
+fn shown(what: &str, name: &Option<Arc<str>>, id: &dyn std::fmt::Display) -> String {
+    match name {
+        Some(name) => format!("{what} {name:?}"),
+        None => format!("{what} {id}"),
+    }
 }
 
 /// A branch as the records leave it.
@@ -119,20 +140,64 @@ impl History {
         }
     }
 
-    /// All versions, related ones behind each other, each with the name of its tree.
-    pub(super) fn versions(&self) -> impl Iterator<Item = (String, &Version)> {
-        let shown = |what: &str, name: &Option<Arc<str>>, id: &dyn std::fmt::Display| match name {
-            Some(name) => format!("{what} {name:?}"),
-            None => format!("{what} {id}"),
-        };
-        let snapshots = self
-            .snapshots
-            .iter()
-            .map(move |(id, (made, version))| (shown("snapshot", &made.name, id), version));
-        let branches = self.branches.iter();
-        snapshots.chain(
-            branches.map(move |(id, branch)| (shown("branch", &branch.made.name, id), &branch.version)),
-        )
+    /// All trees, related ones behind each other.
+    pub(super) fn trees(&self) -> impl Iterator<Item = PastTree<'_>> {
+        let snapshots = self.snapshots.iter().map(|(id, (made, version))| PastTree {
+            name: shown("snapshot", &made.name, id),
+            version,
+            aside: None,
+        });
+        let branches = self.branches.iter().map(|(id, branch)| PastTree {
+            name: shown("branch", &branch.made.name, id),
+            version: &branch.version,
+            aside: Some(&branch.aside),
+        });
+        snapshots.chain(branches)
+    }
+
+    /// Numbers, indexes and names that are given twice, or not yet: what cannot be served.
+    pub(super) fn contradictions(&self) -> Vec<String> {
+        let (mut views, mut names, mut wrong) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
+        for (id, branch) in &self.branches {
+            if let Some(other) = views.insert(branch.made.view, *id) {
+                wrong.push(format!(
+                    "branches {other} and {id} have the same view index {}",
+                    branch.made.view.0
+                ));
+            }
+            if branch.epoch.0 >= self.marks.epoch {
+                wrong.push(format!("branch {id} is in epoch {}, which was not given yet", branch.epoch.0));
+            }
+            let name = branch.made.name.clone().filter(|name| !names.insert(("branch", name.clone())));
+            wrong.extend(name.map(|name| format!("two branches are called {name:?}")));
+        }
+        for (made, _) in self.snapshots.values() {
+            let name = made.name.clone().filter(|name| !names.insert(("snapshot", name.clone())));
+            wrong.extend(name.map(|name| format!("two snapshots are called {name:?}")));
+        }
+        let limit = self.marks.inode.max(InodeId::FIRST_FREE.0);
+        for tree in self.trees() {
+            if let Some(ino) = tree.version.highest().filter(|ino| ino.0 >= limit) {
+                wrong.push(format!("in {}: inode {} has a number that was not given yet", tree.name, ino.0));
+            }
+        }
+        wrong
+    }
+
+    /// The dirty files of all branches.
+    pub(super) fn dirty(&self) -> HashMap<BranchId, Vec<InodeId>> {
+        let of = |branch: &PastBranch| branch.aside.dirty.iter().copied().collect();
+        self.branches.iter().map(|(id, branch)| (*id, of(branch))).collect()
+    }
+
+    /// Calls `mend` with all versions, each with the name of its tree.
+    pub(super) fn mend(&mut self, mend: &mut dyn FnMut(&str, &mut Version)) {
+        for (id, (made, version)) in &mut self.snapshots {
+            mend(&shown("snapshot", &made.name, id), version);
+        }
+        for (id, branch) in &mut self.branches {
+            mend(&shown("branch", &branch.made.name, id), &mut branch.version);
+        }
     }
 
     /// The largest size that any file says it has in each object, but for files that are dirty.
@@ -145,18 +210,13 @@ impl History {
             }
         };
         let mut last = None;
-        for (_, version) in &self.snapshots.values().collect::<Vec<_>>() {
-            visit_new(last, version, &mut |_, inode| note(inode));
-            last = Some(version);
-        }
-        for branch in self.branches.values() {
-            let dirty = &branch.aside.dirty;
-            visit_new(last, &branch.version, &mut |ino, inode| {
-                if !dirty.contains(&ino) {
+        for tree in self.trees() {
+            visit_new(last, tree.version, &mut |ino, inode| {
+                if !tree.is_dirty(ino) {
                     note(inode);
                 }
             });
-            last = Some(&branch.version);
+            last = Some(tree.version);
         }
         sizes
     }

@@ -1,7 +1,7 @@
 //! Opening a volume: its log is repeated, what a crash left half-known is asked of the store, and what nothing names any
 //! more is swept away.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
@@ -108,9 +108,12 @@ impl<'a> Past<'a> {
     }
 
     /// Better no volume than an empty or an old one in its place.
-    fn check_beginning(&self) -> Result<()> {
+    pub(super) fn check_beginning(&self) -> Result<()> {
         if self.log.checkpoint_damaged {
             return Err(damaged("the checkpoint that the log begins with is damaged"));
+        }
+        if let Some(what) = self.history.contradictions().into_iter().next() {
+            return Err(damaged(&format!("the log contradicts itself: {what}")));
         }
         let is_new = self.log.len() == 0 && self.log.damage.is_none();
         if self.history.has_main() || is_new {
@@ -208,8 +211,16 @@ impl FsCore {
         self.remove_superseded()
     }
 
+    /// Writes all there is to piece `number` of the log, in place of those before. `dirty`: files that were being written.
+    pub(super) fn rewrite_log(&self, number: u64, mut dirty: HashMap<BranchId, Vec<InodeId>>) -> Result<()> {
+        let mut captured = self.capture();
+        captured.set_dirty(&mut dirty);
+        self.write_checkpoint(number, &captured, || Ok(self.store.device().sync_all()?))?;
+        self.remove_superseded()
+    }
+
     /// Makes branches and snapshots of what the log says.
-    fn restore(&self, history: History) {
+    pub(super) fn restore(&self, history: History) {
         let History { branches, snapshots, marks, .. } = history;
         self.passed(marks.inode, marks.epoch);
         self.store.passed(marks.object.saturating_sub(1));
@@ -270,7 +281,7 @@ fn info(made: NewBranch) -> BranchInfo {
 }
 
 /// Copies what the log is about to lose by damage to files of its own, and takes away the pieces behind its end.
-fn keep_what_ends_the_log(device: &dyn Device, log: &Log) -> io::Result<()> {
+pub(super) fn keep_what_ends_the_log(device: &dyn Device, log: &Log) -> io::Result<()> {
     if let Some(damage) = &log.damage {
         warn!(%damage, "the log ends early; what it lost is kept beside it");
         keep(device, damage.piece, damage.at)?;
@@ -305,7 +316,7 @@ fn keep(device: &dyn Device, piece: u64, from: u64) -> io::Result<()> {
 
 /// The journal of a volume that is being opened: nothing is recorded before the log was read.
 #[derive(Default)]
-struct LateJournal {
+pub(super) struct LateJournal {
     writer: OnceLock<LogWriter>,
 }
 

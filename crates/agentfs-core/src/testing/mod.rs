@@ -20,6 +20,7 @@ mod core_tree;
 mod crash;
 mod dump;
 mod errno;
+mod log_edit;
 mod model;
 mod op;
 mod strategy;
@@ -31,6 +32,7 @@ pub use core_dump::dump;
 pub use crash::{CrashDevice, Cut, Disk, Fault, Io};
 pub use dump::{Bytes, Dump, Node, Pairing};
 pub use errno::errno;
+pub use log_edit::{append_extent, rewrite_log};
 pub use model::Model;
 pub use op::{
     FileOp, KeptOp, MAX_BRANCHES, MAX_SNAPSHOTS, NAMES, Op, Path, Place, ROOT_MODE, SLOTS, TARGETS, VolumeOp,

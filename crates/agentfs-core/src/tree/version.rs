@@ -42,6 +42,11 @@ impl Version {
         Ok(inode.directory().ok_or(FsError::NotDirectory)?.get(name))
     }
 
+    /// The highest number that any of its inodes has.
+    pub fn highest(&self) -> Option<InodeId> {
+        self.inodes.get_max().map(|(ino, _)| *ino)
+    }
+
     /// How many inodes it has.
     pub fn len(&self) -> usize {
         self.inodes.len()

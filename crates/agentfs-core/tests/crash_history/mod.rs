@@ -520,7 +520,8 @@ impl History {
             }
         }
         driver.close();
-        (before.close(), after.close());
+        before.close();
+        after.close();
         let doubtful = changed_content(&mut before, &mut after);
         agrees(&core, &mut [&mut after, &mut before], &doubtful)?;
         // The same mount works on.

@@ -1,0 +1,290 @@
+//! `check`: is a store that nobody serves sound? Looks at all of it and changes nothing.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+
+use super::history::PastTree;
+use super::recover::{LateJournal, Past};
+use crate::config::Config;
+use crate::error::Result;
+use crate::fs_core::FsCore;
+use crate::log;
+use crate::store::{Content, Device, FileId, Folder};
+use crate::tree::{Body, Fault, Version, check, visit_new};
+use crate::types::{InodeId, Name, ObjectId, PackId};
+
+/// What is wrong with a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// The log lost records that were durable.
+    Log(String),
+    /// A tree does not hold together: which, and what.
+    Tree(String, String),
+    /// The content of a file is missing, short, long or changed: which file, and what.
+    Content(String, String),
+    /// Numbers, names or accounts contradict each other.
+    Account(String),
+}
+
+impl Finding {
+    /// Can it be mended without guessing?
+    pub fn is_mendable(&self) -> bool {
+        matches!(self, Finding::Tree(..))
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Finding::Log(what) | Finding::Account(what) => f.write_str(what),
+            Finding::Tree(which, what) => write!(f, "in {which}: {what}"),
+            Finding::Content(file, what) => write!(f, "{file}: {what}"),
+        }
+    }
+}
+
+/// What a check found.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// What is wrong.
+    pub findings: Vec<Finding>,
+    /// What is worth knowing and no fault.
+    pub notes: Vec<String>,
+    /// Branches.
+    pub branches: usize,
+    /// Snapshots.
+    pub snapshots: usize,
+    /// Files and directories, those that trees share counted once.
+    pub inodes: usize,
+    /// Objects and packs that something names.
+    pub files: usize,
+    /// Bytes of content that were read and compared with their checksums.
+    pub verified: u64,
+}
+
+/// Looks at a whole store.
+///
+/// # Errors
+/// What the device answers. What is wrong with the store is no error but a finding.
+pub fn check_store(device: Arc<dyn Device>, config: Config) -> Result<Report> {
+    let core = FsCore::bare(device, Arc::new(LateJournal::default()), config);
+    let mut report = Report::default();
+    match Past::read(&core) {
+        Ok(past) => {
+            let examined = Examination { past: &past, device: core.store.device(), report: &mut report };
+            examined.run()?;
+        }
+        Err(error) if is_damage(&error) => report.findings.push(Finding::Log(error.to_string())),
+        Err(error) => return Err(error),
+    }
+    Ok(report)
+}
+
+fn is_damage(error: &crate::error::FsError) -> bool {
+    matches!(error, crate::error::FsError::Io(e) if e.kind() == io::ErrorKind::InvalidData)
+}
+
+struct Examination<'a> {
+    past: &'a Past<'a>,
+    device: &'a dyn Device,
+    report: &'a mut Report,
+}
+
+impl Examination<'_> {
+    fn run(mut self) -> Result<()> {
+        self.log()?;
+        self.report.branches = self.past.history.branches.len();
+        self.report.snapshots = self.past.history.snapshots.len();
+        self.accounts();
+        self.trees();
+        self.extents();
+        self.contents()?;
+        self.unnamed()
+    }
+
+    fn found(&mut self, finding: Finding) {
+        self.report.findings.push(finding);
+    }
+
+    fn log(&mut self) -> Result<()> {
+        let log = &self.past.log;
+        let damage = log.damage.as_ref().map(ToString::to_string);
+        let stale = log.stale.clone();
+        if let Some(damage) = damage {
+            self.found(Finding::Log(damage));
+            for piece in stale {
+                self.found(Finding::Log(format!("piece {piece} of the log goes on from what is missing")));
+            }
+        }
+        if log.checkpoint_damaged {
+            self.found(Finding::Log("the checkpoint that the log begins with is not whole".into()));
+        }
+        if !self.past.history.has_main() {
+            self.found(Finding::Log("the log does not tell of the branch \"main\"".into()));
+        }
+        if !self.past.log.is_closed() {
+            self.report
+                .notes
+                .push("the volume was not closed; the next mount settles what was under way".into());
+        }
+        if log::has_lost(self.device)? {
+            self.report
+                .notes
+                .push("damage to the log was found earlier; what it lost is kept in lost-* files".into());
+        }
+        Ok(())
+    }
+
+    fn accounts(&mut self) {
+        for what in self.past.history.contradictions() {
+            self.found(Finding::Account(what));
+        }
+    }
+
+    /// Names, link counts, parents, and what can be reached.
+    fn trees(&mut self) {
+        let past = self.past;
+        let mut last = None;
+        for PastTree { name: tree, version, .. } in past.history.trees() {
+            let mut inodes = 0;
+            visit_new(last, version, &mut |_, _| inodes += 1);
+            last = Some(version);
+            self.report.inodes += inodes;
+            for fault in check(version) {
+                self.found(Finding::Tree(tree.clone(), in_words(version, &fault)));
+            }
+        }
+    }
+
+    /// Extents of a pack lie in it and beside each other.
+    fn extents(&mut self) {
+        let mut places: Vec<_> = self.past.adopted.extents.values().map(|e| (e.place(), e.len)).collect();
+        places.sort_unstable();
+        places.dedup();
+        let overlaps = |pair: &&[((PackId, u32), u32)]| match pair {
+            [((a, start), len), ((b, next), _)] => {
+                a == b && u64::from(*start) + u64::from(*len) > u64::from(*next)
+            }
+            _ => false,
+        };
+        if let Some([((pack, at), _), _]) = places.windows(2).find(overlaps) {
+            self.found(Finding::Account(format!("two contents lie at byte {at} of pack {:x}", pack.0)));
+        }
+    }
+
+    /// Every content that any tree has, once.
+    fn contents(&mut self) -> Result<()> {
+        let past = self.past;
+        let (mut last, mut seen) = (None, HashSet::new());
+        let closed = past.log.is_closed();
+        for past_tree in past.history.trees() {
+            let (tree, version) = (&past_tree.name, past_tree.version);
+            let mut wrong = Vec::new();
+            visit_new(last, version, &mut |ino, inode| {
+                let size = inode.meta.size;
+                let told = match inode.content() {
+                    Some(Content::Packed(extent)) => {
+                        self.report.verified += u64::from(extent.len);
+                        let read = extent.read().err().map(|error| error.to_string());
+                        read.or_else(|| wrong_size(size, u64::from(extent.len)))
+                    }
+                    Some(Content::Whole(object)) => {
+                        let len = self.device.open(FileId::Object(object.id)).and_then(|file| file.stat());
+                        match len {
+                            Ok(stat) if closed && !past_tree.is_dirty(ino) => wrong_size(size, stat.len),
+                            Ok(_) => None,
+                            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                                Some(format!("its content, object {:x}, is missing", object.id.0))
+                            }
+                            Err(e) => {
+                                Some(format!("its content, object {:x}, cannot be read: {e}", object.id.0))
+                            }
+                        }
+                    }
+                    Some(Content::Hole) | None => None,
+                };
+                wrong.extend(told.map(|told| (ino, told)));
+            });
+            last = Some(version);
+            for (ino, told) in wrong.into_iter().filter(|told| seen.insert(told.clone())) {
+                let file = format!("{} in {tree}", path_of(version, ino));
+                self.found(Finding::Content(file, told));
+            }
+        }
+        Ok(())
+    }
+
+    /// What lies there and nothing names.
+    fn unnamed(&mut self) -> Result<()> {
+        let adopted = &self.past.adopted;
+        let mut found = self.device.list(Folder::Objects)?;
+        found.extend(self.device.list(Folder::Packs)?);
+        let is_named = |id: &FileId| match id {
+            FileId::Object(id) => adopted.objects.contains_key(id),
+            FileId::Pack(id) => adopted.packs.contains_key(id),
+            _ => true,
+        };
+        let (named, unnamed): (Vec<_>, Vec<_>) = found.into_iter().partition(is_named);
+        self.report.files = named.len();
+        if !unnamed.is_empty() {
+            let count = unnamed.len();
+            self.report
+                .notes
+                .push(format!("{count} files of content are named by nothing; the next mount deletes them"));
+        }
+        let next = self.past.history.marks.object;
+        let number = |id: &FileId| match id {
+            FileId::Object(ObjectId(number)) | FileId::Pack(PackId(number)) => *number,
+            _ => 0,
+        };
+        if let Some(id) = named.iter().find(|id| number(id) >= next) {
+            self.found(Finding::Account(format!("{id:?} has a number that was not given yet")));
+        }
+        Ok(())
+    }
+}
+
+fn wrong_size(size: u64, len: u64) -> Option<String> {
+    (size != len).then(|| format!("it says that it has {size} bytes, its content has {len}"))
+}
+
+/// A fault, with paths.
+fn in_words(version: &Version, fault: &Fault) -> String {
+    let path = |ino: &InodeId| path_of(version, *ino);
+    match fault {
+        Fault::DanglingEntry(dir, ino) => {
+            format!("{} has a name that leads to inode {}, which is missing", path(dir), ino.0)
+        }
+        Fault::WrongKind(dir, ino, kind) => {
+            format!("{} calls {} a {kind:?}, which it is not", path(dir), path(ino))
+        }
+        Fault::LinkCount(ino, says, has) => {
+            format!("{} says that it has {says} links, and has {has}", path(ino))
+        }
+        Fault::WrongParent(dir, lies, says) => {
+            format!("{} lies in {} and says that it lies in inode {}", path(dir), path(lies), says.0)
+        }
+        Fault::Unreachable(ino) => format!("inode {} has no name: nothing leads to it", ino.0),
+    }
+}
+
+/// A path to an inode, and its number.
+fn path_of(version: &Version, ino: InodeId) -> String {
+    let mut names: Vec<Name> = Vec::new();
+    let mut at = ino;
+    while at != InodeId::ROOT && names.len() < 64 {
+        let holder = version.iter().find_map(|(dir, inode)| match &inode.body {
+            Body::Directory(entries) => {
+                entries.iter().find(|(_, entry)| entry.ino() == at).map(|(name, _)| (dir, name.clone()))
+            }
+            _ => None,
+        });
+        let Some((dir, name)) = holder else { return format!("inode {}", ino.0) };
+        names.push(name);
+        at = dir;
+    }
+    let shown = names.iter().rev().map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
+    format!("/{} (inode {})", shown.collect::<Vec<_>>().join("/").escape_debug(), ino.0)
+}

@@ -1,0 +1,171 @@
+//! `check --repair`: mends what can be mended without guessing, in a store that nobody serves. Names and link counts follow
+//! from what is there; what no name leads to gets one in `lost+found`. What is taken away is kept beside the log.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::check::{Report, check_store};
+use super::recover::{LateJournal, Past, keep_what_ends_the_log};
+use crate::config::Config;
+use crate::error::Result;
+use crate::fs_core::FsCore;
+use crate::store::{Device, FileId};
+use crate::tree::{Aside, Body, Directory, Edit, Entry, Fault, Inode, Meta, Times, Version, check};
+use crate::types::{FileKind, InodeId, Name, Timestamp};
+
+/// What a repair did.
+#[derive(Clone, Debug, Default)]
+pub struct Repaired {
+    /// What was mended, in words.
+    pub mended: Vec<String>,
+    /// What is found afterwards.
+    pub report: Report,
+}
+
+/// Where what no name leads to is put.
+const LOST_AND_FOUND: &[u8] = b"lost+found";
+/// A tree that is not sound after so many rounds is left as it is then.
+const ROUNDS: usize = 8;
+
+/// Mends a store, and looks at it again.
+///
+/// # Errors
+/// What the device answers; a log whose beginning is lost cannot be mended, and is left alone.
+pub fn repair_store(device: &Arc<dyn Device>, config: &Config) -> Result<Repaired> {
+    let mut repaired = Repaired::default();
+    let before = check_store(device.clone(), config.clone())?;
+    if before.findings.is_empty() {
+        return Ok(Repaired { report: before, ..repaired });
+    }
+    let core = FsCore::bare(device.clone(), Arc::new(LateJournal::default()), config.clone());
+    let mut past = Past::read(&core)?;
+    past.check_beginning()?;
+    if let Some(damage) = &past.log.damage {
+        repaired.mended.push(format!("{damage}; they are kept in lost-* files"));
+    }
+    let room = past.history.marks.inode.max(InodeId::FIRST_FREE.0);
+    let mut removed = Vec::new();
+    past.history.mend(&mut |tree, version| {
+        mend(tree, version, InodeId(room), &mut repaired.mended, &mut removed);
+    });
+    past.history.marks.inode = room + 1;
+    if !repaired.mended.is_empty() {
+        keep_removed(&**device, &removed)?;
+        keep_what_ends_the_log(&**device, &past.log)?;
+        let end = past.log.end().map_or(0, |(piece, _)| piece);
+        let Past { history, .. } = past;
+        let dirty = history.dirty();
+        core.restore(history);
+        core.store.begin_mount();
+        core.rewrite_log(end + 1, dirty)?;
+    }
+    repaired.report = check_store(device.clone(), config.clone())?;
+    Ok(repaired)
+}
+
+/// Mends one tree, round by round: what one fault hides shows in the next.
+fn mend(
+    tree: &str,
+    version: &mut Version,
+    room: InodeId,
+    mended: &mut Vec<String>,
+    removed: &mut Vec<String>,
+) {
+    let mut aside = Aside::default();
+    for _ in 0..ROUNDS {
+        let faults = check(version);
+        if faults.is_empty() {
+            return;
+        }
+        let lost: HashSet<InodeId> = faults
+            .iter()
+            .filter_map(|fault| if let Fault::Unreachable(ino) = fault { Some(*ino) } else { None })
+            .collect();
+        for fault in faults {
+            mended.push(format!("in {tree}: {fault}"));
+            for edit in mending(version, &fault, room, &lost) {
+                if let Edit::Unlink(dir, name) = &edit {
+                    removed
+                        .push(format!("in {tree}, directory inode {}: the name {name:?} ({fault})", dir.0));
+                }
+                edit.apply(version, &mut aside);
+            }
+        }
+    }
+}
+
+/// Edits that mend a fault.
+fn mending(version: &Version, fault: &Fault, room: InodeId, lost: &HashSet<InodeId>) -> Vec<Edit> {
+    match fault {
+        Fault::DanglingEntry(dir, ino) => {
+            names_of(version, *dir, *ino).into_iter().map(|name| Edit::Unlink(*dir, name)).collect()
+        }
+        Fault::WrongKind(dir, ino, _) => {
+            let Some(kind) = version.get(*ino).map(|inode| inode.kind()) else { return Vec::new() };
+            let link = |name| Edit::Link(*dir, name, Entry::new(*ino, kind));
+            names_of(version, *dir, *ino).into_iter().map(link).collect()
+        }
+        Fault::LinkCount(ino, _, found) => match version.get(*ino) {
+            Some(inode) => vec![Edit::Meta(*ino, Meta { nlink: *found, ..inode.meta })],
+            None => Vec::new(),
+        },
+        Fault::WrongParent(dir, lies, _) => vec![Edit::Parent(*dir, *lies)],
+        Fault::Unreachable(ino) => shelter(version, *ino, room, lost),
+    }
+}
+
+fn names_of(version: &Version, dir: InodeId, ino: InodeId) -> Vec<Name> {
+    let entries = version.get(dir).and_then(|inode| inode.directory()).into_iter().flat_map(Directory::iter);
+    entries.filter(|(_, entry)| entry.ino() == ino).map(|(name, _)| name.clone()).collect()
+}
+
+/// Gives an inode that nothing leads to a name in `lost+found`, unless a directory that gets one has it.
+fn shelter(version: &Version, ino: InodeId, room: InodeId, lost: &HashSet<InodeId>) -> Vec<Edit> {
+    let Some(inode) = version.get(ino) else { return Vec::new() };
+    let is_held = lost.iter().any(|other| *other != ino && !names_of(version, *other, ino).is_empty());
+    let Ok(name) = Name::new(format!("#{}", ino.0).as_bytes()) else { return Vec::new() };
+    if is_held || ino == room {
+        return Vec::new();
+    }
+    let mut edits = Vec::new();
+    if version.get(room).is_none() {
+        let Ok(name) = Name::new(LOST_AND_FOUND) else { return Vec::new() };
+        let meta = Meta {
+            mode: 0o700,
+            uid: 0,
+            gid: 0,
+            nlink: 2,
+            times: Times::all(Timestamp::now()),
+            size: 0,
+            blocks: 0,
+        };
+        let body = Body::Directory(Directory::new(InodeId::ROOT));
+        edits.push(Edit::Put(room, Arc::new(Inode { meta, body, xattrs: None })));
+        edits.push(Edit::Link(InodeId::ROOT, name, Entry::new(room, FileKind::Directory)));
+    }
+    edits.push(Edit::Link(room, name, Entry::new(ino, inode.kind())));
+    if inode.directory().is_some() {
+        edits.push(Edit::Parent(ino, room));
+    }
+    edits
+}
+
+/// Writes down what was taken away.
+fn keep_removed(device: &dyn Device, removed: &[String]) -> Result<()> {
+    if removed.is_empty() {
+        return Ok(());
+    }
+    let text = removed.join("\n") + "\n";
+    for at in 0.. {
+        match device.create(FileId::Lost(0, at)) {
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+            made => {
+                let file = made?;
+                file.write_at(text.as_bytes(), 0)?;
+                file.sync(false)?;
+                return Ok(device.sync_names()?);
+            }
+        }
+    }
+    Ok(())
+}
