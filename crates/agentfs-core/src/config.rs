@@ -1,5 +1,7 @@
 //! What a volume can be told.
 
+use crate::store::PackLimits;
+
 /// Limits and the owner of a new root directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -15,6 +17,8 @@ pub struct Config {
     pub log_slack: u64,
     /// Files up to so many bytes lie in packs; 0: none does.
     pub small_file: u32,
+    /// When packs are full, and when they are emptied.
+    pub packs: PackLimits,
     /// A number for this run of the host's kernel: another than at the last mount means that what was not synced may be
     /// lost.
     pub boot: u128,
@@ -35,6 +39,7 @@ impl Default for Config {
             log_factor: 4,
             log_slack: 4 << 20,
             small_file: 64 << 10,
+            packs: PackLimits { size: 64 << 20, slack: 8 << 20 },
             boot: 0,
             root_uid: 0,
             root_gid: 0,

@@ -56,7 +56,7 @@ impl FsCore {
     /// A volume without any branch.
     pub(crate) fn bare(device: Arc<dyn Device>, journal: Arc<dyn Journal>, config: Config) -> FsCore {
         FsCore {
-            store: Store::new(device, Arc::new(journal.clone())),
+            store: Store::new(device, Arc::new(journal.clone()), config.packs),
             journal,
             compacting: Mutex::new(()),
             control: Mutex::new(()),

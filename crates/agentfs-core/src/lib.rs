@@ -35,8 +35,8 @@ pub use ops::{
     XattrMode, check_store, repair_store,
 };
 pub use store::{
-    Device, FallocateFlags, FileId, FileStat, Folder, HostFs, Memory, ObjectFile, PackUse, Seek, Space,
-    StoreError,
+    Device, FallocateFlags, FileId, FileStat, Folder, HostFs, Memory, ObjectFile, PackLimits, PackUse, Seek,
+    Space, StoreError,
 };
 pub use tree::{Aside, Edit, Entry, Fault, Inode, Version, check};
 pub use types::{

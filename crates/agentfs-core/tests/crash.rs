@@ -80,9 +80,11 @@ fn told(wrong: &[String]) -> String {
 #[test]
 fn every_crash_and_every_power_cut_leaves_what_was_promised() {
     let (points, ios, begun) = (AtomicUsize::new(0), AtomicUsize::new(0), Instant::now());
+    let moves = AtomicUsize::new(0);
     let wrong = in_parallel(PARTS, |part| {
         let history = History::record(part, OPERATIONS, |_| false);
         ios.fetch_add(history.trace.len(), Ordering::Relaxed);
+        moves.fetch_add(history.moves(), Ordering::Relaxed);
         crashes(&history, &points)
     });
     println!(
@@ -91,7 +93,8 @@ fn every_crash_and_every_power_cut_leaves_what_was_promised() {
         begun.elapsed()
     );
     assert!(wrong.is_empty(), "{} findings:\n{}", wrong.len(), told(&wrong));
-    assert!(points.into_inner() > 20_000);
+    println!("{moves:?} contents were moved to other packs meanwhile");
+    assert!(points.into_inner() > 20_000 && moves.into_inner() > 10);
 }
 
 /// A device that leaves out some syncs is a program that forgot them: the matrix must see that.

@@ -1,10 +1,13 @@
 //! What a volume does by the way, on the time of whoever has some to spare.
 
+use std::sync::Arc;
+
 use tracing::{info, warn};
 
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::log::Record;
+use crate::store::Pack;
 use crate::types::PackId;
 
 impl FsCore {
@@ -41,12 +44,30 @@ impl FsCore {
         Ok(())
     }
 
+    /// Makes the store as small as it can be: moves what lies in packs with gaps to others, and shortens the log.
+    ///
+    /// # Errors
+    /// What the store answers; what was done by then stays done.
+    pub fn compact(&self) -> Result<()> {
+        for pack in self.store.packs.gappy() {
+            self.empty_pack(&pack)?;
+        }
+        self.checkpoint()?;
+        self.store.reap();
+        Ok(())
+    }
+
     fn empty_a_pack(&self) -> Result<()> {
-        let packs = &self.store.packs;
-        let Some(pack) = packs.wasteful().into_iter().next() else { return Ok(()) };
+        match self.store.packs.wasteful().first() {
+            Some(pack) => self.empty_pack(pack),
+            None => Ok(()),
+        }
+    }
+
+    fn empty_pack(&self, pack: &Arc<Pack>) -> Result<()> {
         let _one = self.compacting.lock();
-        packs.empty(
-            &pack,
+        self.store.packs.empty(
+            pack,
             || PackId(self.store.fresh()),
             |moves| {
                 if moves.is_empty() { Ok(()) } else { self.journal.append(&Record::Moved(moves.to_vec())) }

@@ -14,5 +14,5 @@ pub use device::{Device, FallocateFlags, FileId, FileStat, Folder, ObjectFile, S
 pub use host_fs::{HostFs, StoreError};
 pub use memory::Memory;
 pub use object::{Object, Store};
-pub use pack::{Extent, Move, Pack, PackUse, Packs, Place};
+pub use pack::{Extent, Move, Pack, PackLimits, PackUse, Packs, Place};
 pub use reaper::Durability;

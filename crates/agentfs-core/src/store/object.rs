@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::pack::{Extent, Packs};
+use super::pack::{Extent, PackLimits, Packs};
 use super::reaper::{self, Durability, Reaper, Released};
 use super::{Device, FileId, ObjectFile};
 use crate::types::{Epoch, ObjectId, PackId};
@@ -79,9 +79,9 @@ const FOLDERS: u64 = 256;
 
 impl Store {
     /// A store over `device`, whose files go when the log has become durable.
-    pub fn new(device: Arc<dyn Device>, durability: Arc<dyn Durability>) -> Store {
+    pub fn new(device: Arc<dyn Device>, durability: Arc<dyn Durability>, limits: PackLimits) -> Store {
         let reaper = Arc::new(Reaper::new(durability));
-        let packs = Arc::new(Packs::new(device.clone(), reaper.clone()));
+        let packs = Arc::new(Packs::new(device.clone(), reaper.clone(), limits));
         let (next, first) = (Arc::new(AtomicU64::new(1)), AtomicU64::new(1));
         Store {
             device,

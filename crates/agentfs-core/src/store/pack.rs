@@ -13,8 +13,14 @@ use super::reaper::Reaper;
 use super::{Device, FallocateFlags, FileId, ObjectFile, no_space};
 use crate::types::PackId;
 
-/// A pack is full at so many bytes; offsets in it fit 32 bits.
-pub const PACK_SIZE: u64 = 64 << 20;
+/// When a pack is full, and when it is worth emptying others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PackLimits {
+    /// A pack is full at so many bytes, 4 GiB at most.
+    pub size: u64,
+    /// Bytes that nothing names in all packs, from which on it is worth moving others to get them back.
+    pub slack: u64,
+}
 
 /// Where an extent begins.
 pub type Place = (PackId, u32);
@@ -208,6 +214,7 @@ type Stretch = (u64, u64);
 pub struct Packs {
     device: Arc<dyn Device>,
     reaper: Arc<Reaper>,
+    limits: PackLimits,
     /// Leaf lock: the pack that is appended to.
     current: Mutex<Option<Arc<Pack>>>,
     /// Leaf lock: packs that may be there.
@@ -237,9 +244,9 @@ pub struct Move {
 }
 
 impl Packs {
-    pub(super) fn new(device: Arc<dyn Device>, reaper: Arc<Reaper>) -> Packs {
+    pub(super) fn new(device: Arc<dyn Device>, reaper: Arc<Reaper>, limits: PackLimits) -> Packs {
         let (current, known, dirty) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Packs { device, reaper, current, known, dirty }
+        Packs { device, reaper, limits, current, known, dirty }
     }
 
     /// A pack of an earlier mount, of which records speak.
@@ -262,7 +269,7 @@ impl Packs {
         extent.move_to(pack.clone(), offset);
     }
 
-    /// Writes content, 1 to [`PACK_SIZE`] bytes, to a pack. `fresh` gives the number of a new one.
+    /// Writes content, 1 byte to what a pack holds, to a pack. `fresh` gives the number of a new one.
     ///
     /// # Errors
     /// What the device answers.
@@ -287,7 +294,7 @@ impl Packs {
     /// Room for `len` bytes in the pack that is appended to.
     fn reserve(&self, len: u64, fresh: impl Fn() -> PackId) -> io::Result<(Writing, u64)> {
         let mut current = self.current.lock();
-        let fits = |pack: &&mut Arc<Pack>| pack.len.load(Ordering::Relaxed) + len <= PACK_SIZE;
+        let fits = |pack: &&mut Arc<Pack>| pack.len.load(Ordering::Relaxed) + len <= self.limits.size;
         if let Some(pack) = current.as_mut().filter(fits) {
             return Ok((Writing::to(pack), pack.len.fetch_add(len, Ordering::Relaxed)));
         }
@@ -374,6 +381,16 @@ impl Packs {
         failed
     }
 
+    /// Packs in which something is named by nothing. Nothing is appended to them any more.
+    pub fn gappy(&self) -> Vec<Arc<Pack>> {
+        self.seal();
+        let mut all = self.all();
+        all.retain(|pack| {
+            pack.live() < pack.len.load(Ordering::Relaxed) && !pack.stuck.load(Ordering::Relaxed)
+        });
+        all
+    }
+
     /// Packs worth emptying: those that hold little of what they held when that
     /// is worth it, and small ones when there are many.
     pub fn wasteful(&self) -> Vec<Arc<Pack>> {
@@ -382,10 +399,10 @@ impl Packs {
         all.retain(|pack| Some(pack.id) != current && !pack.stuck.load(Ordering::Relaxed));
         let len = |pack: &Pack| pack.len.load(Ordering::Relaxed);
         let dead: u64 = all.iter().map(|pack| len(pack).saturating_sub(pack.live())).sum();
-        let is_small = |pack: &Pack| len(pack) < PACK_SIZE / 4;
+        let is_small = |pack: &Pack| len(pack) < self.limits.size / 4;
         let small = all.iter().filter(|pack| is_small(pack)).count();
         all.retain(|pack| {
-            let sparse = pack.live() * 2 < len(pack) && dead >= WORTH;
+            let sparse = pack.live() * 2 < len(pack) && dead >= self.limits.slack;
             sparse || (small > MANY && is_small(pack))
         });
         all
@@ -432,8 +449,6 @@ impl Packs {
 
 /// The host gives space back in blocks of so many bytes.
 const BLOCK: u64 = 4096;
-/// Bytes that nothing names in all packs, from which on it is worth moving others to get them back.
-const WORTH: u64 = 8 << 20;
 /// So many small packs are too many.
 const MANY: usize = 8;
 /// Moves in one record.

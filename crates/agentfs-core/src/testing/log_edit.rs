@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use crate::config::Config;
 use crate::log::{self, Adopt, FrameWriter, Journal, Log, Record, Unrecorded};
 use crate::store::{Content, Device, Extent, FileId, Memory, Object, Pack, Place, Store};
 use crate::tree::Edit;
@@ -33,7 +34,7 @@ impl Adopt for Names {
 /// When the log cannot be read.
 pub fn rewrite_log(device: &dyn Device, piece: u64, mut edit: impl FnMut(Record) -> Option<Record>) {
     let journal: Arc<dyn Journal> = Arc::new(Unrecorded);
-    let store = Store::new(Arc::new(Memory::default()), Arc::new(journal));
+    let store = Store::new(Arc::new(Memory::default()), Arc::new(journal), Config::default().packs);
     let mut names = Names { store, packs: HashMap::new() };
     let mut records = Vec::new();
     let mut log = Log::open(device, 0).expect("the log opens");
@@ -64,7 +65,7 @@ pub fn rewrite_log(device: &dyn Device, piece: u64, mut edit: impl FnMut(Record)
 /// When the log cannot be read.
 pub fn append_extent(device: &dyn Device, piece: u64, pack: PackId, offset: u32, bytes: &[u8]) {
     let journal: Arc<dyn Journal> = Arc::new(Unrecorded);
-    let store = Store::new(Arc::new(Memory::default()), Arc::new(journal));
+    let store = Store::new(Arc::new(Memory::default()), Arc::new(journal), Config::default().packs);
     let mut names = Names { store, packs: HashMap::new() };
     let extent = names.extent((pack, offset), bytes.len() as u32, crc32c::crc32c(bytes));
     let mut first = true;

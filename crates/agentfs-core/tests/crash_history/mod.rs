@@ -7,11 +7,12 @@ use std::sync::Arc;
 use agentfs_core::testing::proptest::strategy::{Strategy, ValueTree};
 use agentfs_core::testing::proptest::test_runner::{Config as Cases, RngAlgorithm, TestRng, TestRunner};
 use agentfs_core::testing::{
-    Answer, CoreDriver, CrashDevice, Cut, Disk, Driver, Dump, Errno, Fault, FileOp, Io, Model, Op, Outcome,
-    config, dump, ops,
+    Answer, CoreDriver, CrashDevice, Cut, Disk, Driver, Dump, Errno, Fault, FileOp, Io, KeptOp, Model, Op,
+    Outcome, Path, Place, config, dump, ops,
 };
 use agentfs_core::{
-    BranchId, Caller, Config, CreateMode, FileId, FileKind, FsCore, InodeId, Memory, Name, ViewId, check,
+    BranchId, Caller, Config, CreateMode, FileId, FileKind, FsCore, InodeId, Memory, Name, PackLimits,
+    ViewId, check,
 };
 
 /// Steps between two mounts.
@@ -27,6 +28,7 @@ pub enum Step {
     Sync,
     Tend,
     Checkpoint,
+    Compact,
     Close,
     Kill,
 }
@@ -90,7 +92,8 @@ impl fmt::Debug for Point<'_> {
 
 /// Small files, so that both kinds of content are met; a log that is shortened when steps say so.
 fn small(boot: u128) -> Config {
-    Config { small_file: 4096, log_factor: 1000, boot, ..config() }
+    let packs = PackLimits { size: 4096, slack: 0 };
+    Config { small_file: 4096, log_factor: 1000, packs, boot, ..config() }
 }
 
 fn steps(part: u64, count: usize) -> Vec<Step> {
@@ -103,12 +106,41 @@ fn steps(part: u64, count: usize) -> Vec<Step> {
             9 | 29 => vec![Step::Tend],
             19 => vec![Step::Sync],
             24 => vec![Step::Checkpoint],
+            12 | 31 => vec![Step::Compact],
             35 => vec![Step::Sync, Step::Tend],
             _ => vec![],
         };
-        [vec![Step::Do(op)], other].concat()
+        // Three of four small, near the beginning: such files lie in packs.
+        let op = if at % 4 == 0 { op } else { near(op) };
+        let small = if at % 5 == 3 { small_file(at) } else { vec![] };
+        [vec![Step::Do(op)], small, other].concat()
     };
     ops.into_iter().enumerate().flat_map(with_others).collect()
+}
+
+/// Makes a small file, unless it is there, and writes to it.
+fn small_file(at: usize) -> Vec<Step> {
+    let path = Path::new([2, 3, 4][at / 5 % 3], &[]);
+    let (offset, len, fill) = (at as u32 % 300, at as u16 % 400 + 100, at as u8);
+    let ops = [FileOp::CreateFile(path.clone(), 0o644), FileOp::Write { path, offset, len, fill }];
+    ops.map(|op| Step::Do(Op::File(Place::Branch(0), op))).to_vec()
+}
+
+/// The operation, with content near the beginning of the file.
+fn near(op: Op) -> Op {
+    match op {
+        Op::File(place, FileOp::Write { path, offset, len, fill }) => {
+            Op::File(place, FileOp::Write { path, offset: offset % 700, len: len % 700 + 1, fill })
+        }
+        Op::File(place, FileOp::Truncate(path, size)) => Op::File(place, FileOp::Truncate(path, size % 2000)),
+        Op::File(place, FileOp::Punch(path, offset, len)) => {
+            Op::File(place, FileOp::Write { path, offset: offset % 700, len: len as u16 % 500 + 1, fill: 7 })
+        }
+        Op::Kept(slot, KeptOp::Write(offset, len, fill)) => {
+            Op::Kept(slot, KeptOp::Write(offset % 700, len % 700 + 1, fill))
+        }
+        other => other,
+    }
 }
 
 /// Runs a step on a core.
@@ -121,6 +153,7 @@ fn run(driver: &mut CoreDriver, step: &Step) -> Outcome {
         Step::Do(op) => driver.apply(op),
         Step::Sync => told(core.sync()),
         Step::Tend => told(core.tend()),
+        Step::Compact => told(core.compact()),
         Step::Checkpoint => told(core.checkpoint().map(drop)),
         Step::Close => {
             driver.close();
@@ -206,11 +239,11 @@ impl History {
     /// The first moment that may be found after a power cut, by what this step was answered.
     fn promised(&self, step: &Step, now: usize) -> usize {
         match step {
-            Step::Sync | Step::Checkpoint | Step::Close | Step::Do(Op::Volume(_)) => now,
+            Step::Sync | Step::Checkpoint | Step::Compact | Step::Close | Step::Do(Op::Volume(_)) => now,
             Step::Do(Op::File(place, FileOp::Fsync(path))) => {
                 let path: Vec<u8> = path.names().collect::<Vec<_>>().join(&b'/');
                 let branches = &self.moments[now].branches;
-                let agentfs_core::testing::Place::Branch(index) = place else { return 0 };
+                let Place::Branch(index) = place else { return 0 };
                 let (id, dump) = &branches[usize::from(*index) % branches.len()];
                 let node = &dump[&path];
                 let same = |moment: &Moment| {
@@ -221,6 +254,16 @@ impl History {
             }
             _ => 0,
         }
+    }
+
+    /// How often content was moved to another pack.
+    pub fn moves(&self) -> usize {
+        let is_compact = |ios: usize| {
+            let after = self.moments.iter().position(|moment| moment.ios > ios);
+            after.is_some_and(|at| matches!(self.moments[at].step, Step::Compact))
+        };
+        let writes = self.trace.iter().enumerate();
+        writes.filter(|(at, io)| matches!(io, Io::Write(FileId::Pack(_), ..)) && is_compact(*at)).count()
     }
 
     /// Shows `visit` all points, until it answers false.
@@ -353,14 +396,14 @@ fn doubtful(
             }
         }
     }
-    let Step::Do(Op::File(agentfs_core::testing::Place::Branch(index), op)) = step else { return doubtful };
+    let Step::Do(Op::File(Place::Branch(index), op)) = step else { return doubtful };
     let (id, dump) = &branches[usize::from(*index) % branches.len()];
     let view = core.find_branch(&BranchId(*id).to_string()).unwrap().view;
     let settled = match op {
         FileOp::Fsync(path) => Some(path),
         // What takes the place of another is synced before it does.
         FileOp::Rename(from, to, agentfs_core::RenameMode::Replace) => {
-            let place = |path: &agentfs_core::testing::Path| path.names().collect::<Vec<_>>().join(&b'/');
+            let place = |path: &Path| path.names().collect::<Vec<_>>().join(&b'/');
             let then = before.branches.iter().find(|(known, _)| known == id).map(|(_, dump)| dump);
             let replaced = then.is_some_and(|then| {
                 then.get(&place(to))
