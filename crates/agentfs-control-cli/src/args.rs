@@ -42,6 +42,9 @@ pub(crate) enum Command {
         /// The branch; else the one whose view the volume is seen in.
         #[arg(long)]
         branch: Option<String>,
+        /// Return when a power cut could not take any of its content; the store's filesystem is synced for that.
+        #[arg(long)]
+        sync: bool,
     },
     /// List all snapshots, oldest first.
     SnapshotList,

@@ -17,10 +17,10 @@ use std::time::Duration;
 
 use agentfs_core::testing::proptest::strategy::{Strategy, ValueTree};
 use agentfs_core::testing::proptest::test_runner::TestRunner;
-use agentfs_core::testing::{CoreDriver, Driver, Errno, FileOp, Op, Path, Place, dump, file_ops};
+use agentfs_core::testing::{CoreDriver, Driver, Dump, Errno, FileOp, Op, Path, Place, dump, file_ops};
 use agentfs_core::{
     BranchId, Caller, Config, CreateMode, Edit, FileKind, FsCore, HandleId, InodeId, Journal, Memory, Name,
-    OpenMode, Record, SetAttr, SnapshotId, Unrecorded, ViewId, check,
+    OpenMode, PackLimits, Record, SetAttr, SnapshotId, Unrecorded, ViewId, check,
 };
 
 const MAIN: ViewId = ViewId::MAIN;
@@ -288,6 +288,64 @@ fn operations_at_random_by_four_threads_leave_two_sound_branches() {
         }
         let status = core.status().unwrap();
         assert_eq!((status.open_handles, status.known_inodes), (0, 0));
+    });
+}
+
+/// Everything that is shown of all branches and snapshots.
+fn all_dumps(core: &FsCore) -> Vec<(String, Dump)> {
+    let branches = core.list_branches(None, usize::MAX).into_iter();
+    let mut all: Vec<_> = branches.map(|info| (info.id.to_string(), dump(core, info.view))).collect();
+    for info in core.list_snapshots(None, usize::MAX) {
+        all.push((info.id.to_string(), in_snapshot(core, info.id, |view| dump(core, view))));
+    }
+    all
+}
+
+#[test]
+fn compacting_while_four_threads_work_loses_nothing_of_what_a_kill_leaves() {
+    within(120, || {
+        let config = || Config {
+            small_file: 4096,
+            packs: PackLimits { size: 16_384, slack: 0 },
+            log_factor: 0,
+            log_slack: 10_000,
+            ..Config::default()
+        };
+        let device = Arc::new(Memory::default());
+        let core = Arc::new(FsCore::open_volume(device.clone(), config()).unwrap().0);
+        let made = FileOp::Mkdir(Path::new(0, &[]), 0o755);
+        assert!(CoreDriver::new(core.clone()).apply(&Op::File(Place::Branch(0), made)).is_ok());
+        core.create_branch("main", Some("other")).unwrap();
+        let (stop, rounds) = (AtomicBool::new(false), AtomicU64::new(0));
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !stop.load(Ordering::SeqCst) {
+                    core.compact().unwrap();
+                    core.tend().unwrap();
+                    if rounds.fetch_add(1, Ordering::SeqCst) % 8 == 0 {
+                        core.create_snapshot("other", None).unwrap();
+                    }
+                }
+            });
+            let work: Vec<_> = (0..4)
+                .map(|k| {
+                    let core = &core;
+                    scope.spawn(move || run_random_ops(core, k))
+                })
+                .collect();
+            let _stop = Stop(&stop);
+            work.into_iter().for_each(|thread| drop(thread.join().unwrap()));
+        });
+        println!("compacted {rounds:?} times");
+        let before = all_dumps(&core);
+        drop(core);
+        let (core, found) = FsCore::open_volume(device.clone(), config()).unwrap();
+        assert_eq!(found.damage, None);
+        assert!(all_dumps(&core) == before, "what was answered is not there after a kill");
+        drop(core);
+        let report = agentfs_core::check_store(device, config()).unwrap();
+        assert!(report.findings.is_empty(), "{:?}", report.findings);
+        assert!(rounds.into_inner() > 10);
     });
 }
 

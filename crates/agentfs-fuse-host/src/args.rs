@@ -2,12 +2,16 @@
 
 use std::path::PathBuf;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 /// Mounts an AgentFS volume and serves it until it is unmounted.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(version, about, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Args {
+    /// What to do instead of mounting.
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+
     /// Configuration, a JSON file
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
@@ -29,6 +33,22 @@ pub(crate) struct Args {
     pub(crate) report_start: bool,
 
     /// The mount point, an existing directory
-    #[arg(value_name = "MOUNT")]
-    pub(crate) mount: PathBuf,
+    #[arg(value_name = "MOUNT", required = true)]
+    pub(crate) mount: Option<PathBuf>,
+}
+
+/// What can be done with a store that is not mounted.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Look whether a store is sound: its log, trees, link counts, contents and accounts. Exits with 1 when it is not
+    Check {
+        /// The store, a directory that no daemon serves
+        store: PathBuf,
+        /// Mend what can be mended without guessing, and keep what is taken away beside the log
+        #[arg(long)]
+        repair: bool,
+        /// Print the result as one line of JSON
+        #[arg(long)]
+        json: bool,
+    },
 }

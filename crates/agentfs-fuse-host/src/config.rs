@@ -156,7 +156,7 @@ impl Settings {
 }
 
 /// This run of the kernel, as a number; 0 where it has none.
-fn boot_id() -> u128 {
+pub(crate) fn boot_id() -> u128 {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     u128::from_str_radix(&text.trim().replace('-', ""), 16).unwrap_or(0)
 }

@@ -4,6 +4,7 @@
 mod adapter;
 mod args;
 mod background;
+mod check;
 mod config;
 mod control;
 mod host;
@@ -16,19 +17,20 @@ mod views;
 mod write_pool;
 
 use std::io::Write;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-use crate::args::Args;
+use crate::args::{Args, Command};
 use crate::config::Settings;
 use crate::host::Host;
 
 fn main() -> ExitCode {
     match run(&Args::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             // Where standard error is closed there is nobody to tell.
             let _ = writeln!(std::io::stderr(), "agentfs-fuse-host: {error:#}");
@@ -37,9 +39,17 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(args: &Args) -> Result<()> {
+fn run(args: &Args) -> Result<ExitCode> {
+    if let Some(Command::Check { store, repair, json }) = &args.command {
+        return check::run(store, *repair, *json);
+    }
+    let mount = args.mount.as_deref().context("name a mount point")?;
+    mount_and_serve(args, mount).map(|()| ExitCode::SUCCESS)
+}
+
+fn mount_and_serve(args: &Args, mount: &Path) -> Result<()> {
     let env = |name: &str| std::env::var(name);
-    let mount = mount::check_mount_point(&args.mount)?;
+    let mount = mount::check_mount_point(mount)?;
     let settings = Settings::gather(args, &mount, &env)?;
     if args.background {
         let logs = config::state_directory(&env)?;
@@ -48,13 +58,13 @@ fn run(args: &Args) -> Result<()> {
     }
     start_log();
     raise_descriptor_limit();
-    let started = Host::start(&settings, mount);
+    let started = Host::start(&settings, mount.clone());
     if args.report_start {
         background::report(started.as_ref().map(|_| ()));
         background::detach()?;
     }
     let host = started?;
-    tracing::info!(mount = %args.mount.display(), "mounted");
+    tracing::info!(mount = %mount.display(), "mounted");
     host.run()
 }
 

@@ -82,6 +82,8 @@ requests! {
         101 RequestCounts,
         /// Freezes a branch that is named.
         102 BranchSnapshot,
+        /// Freezes a branch that is named, and makes all content durable that was written until then.
+        103 SyncedSnapshot,
     }
     version alone {
         /// All snapshots in one response, which fails when they do not fit; [`SnapshotPage`] has no such limit.
@@ -195,6 +197,15 @@ pub struct RequestCounts {
 /// Payload of [`Request::BranchSnapshot`].
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct BranchSnapshot {
+    /// Its id or name; empty is the branch of the view that the control file was opened in.
+    pub branch: Vec<u8>,
+    /// The name the snapshot gets.
+    pub name: Option<Vec<u8>>,
+}
+
+/// Payload of [`Request::SyncedSnapshot`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct SyncedSnapshot {
     /// Its id or name; empty is the branch of the view that the control file was opened in.
     pub branch: Vec<u8>,
     /// The name the snapshot gets.

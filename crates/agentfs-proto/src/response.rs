@@ -75,6 +75,8 @@ responses! {
     101 RequestCounts(Page<RequestCount>),
     /// The snapshot that was made.
     102 BranchSnapshot(SnapshotReply),
+    /// The snapshot that was made, and is durable with all its content.
+    103 SyncedSnapshot(SnapshotReply),
 }
 
 /// The errno of an answer that does not fit, on every Linux but Alpha, MIPS, PA-RISC and SPARC.

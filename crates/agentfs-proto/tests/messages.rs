@@ -5,7 +5,7 @@ mod strategies;
 
 use agentfs_proto::request::{
     BranchList, BranchRename, BranchSnapshot, RequestCounts, SnapshotCreate, SnapshotDelete, SnapshotPage,
-    SnapshotRename,
+    SnapshotRename, SyncedSnapshot,
 };
 use agentfs_proto::{DecodeError, Request, Response};
 use proptest::collection::vec;
@@ -96,7 +96,7 @@ fn selectors_of_others_are_unknown() {
 #[test]
 fn the_new_requests_have_their_selectors() {
     let id = || b"id".to_vec();
-    let requests: [Request; 8] = [
+    let requests: [Request; 9] = [
         BranchList { after: None }.into(),
         SnapshotPage { after: None }.into(),
         SnapshotDelete { snapshot: id() }.into(),
@@ -105,7 +105,8 @@ fn the_new_requests_have_their_selectors() {
         Request::Status,
         RequestCounts { after: None }.into(),
         BranchSnapshot { branch: id(), name: None }.into(),
+        SyncedSnapshot { branch: id(), name: None }.into(),
     ];
     let selectors: Vec<u8> = requests.iter().map(|request| request.encode()[0]).collect();
-    assert_eq!(selectors, (95..=102).collect::<Vec<u8>>());
+    assert_eq!(selectors, (95..=103).collect::<Vec<u8>>());
 }

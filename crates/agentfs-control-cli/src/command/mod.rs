@@ -12,8 +12,8 @@ use crate::output::Output;
 /// Asks the daemon what the command line asks.
 pub(crate) fn run(client: &Client, command: &Command) -> Result<Output, Failure> {
     match command {
-        Command::SnapshotCreate { name, branch } => {
-            snapshot::create(client, name.as_deref(), branch.as_deref())
+        Command::SnapshotCreate { name, branch, sync } => {
+            snapshot::create(client, name.as_deref(), branch.as_deref(), *sync)
         }
         Command::SnapshotList => snapshot::list(client),
         Command::SnapshotDelete { snapshot } => snapshot::delete(client, snapshot.given()),

@@ -1,23 +1,31 @@
 //! The commands about snapshots.
 
 use agentfs_proto::Response;
-use agentfs_proto::request::{BranchSnapshot, SnapshotCreate, SnapshotDelete, SnapshotPage, SnapshotRename};
+use agentfs_proto::request::{
+    BranchSnapshot, SnapshotCreate, SnapshotDelete, SnapshotPage, SnapshotRename, SyncedSnapshot,
+};
 
 use crate::client::{Client, all_pages, unexpected};
 use crate::failure::Failure;
 use crate::output::{self, Output};
 
 /// Without a branch it is the request that every daemon knows.
-pub(super) fn create(client: &Client, name: Option<&str>, branch: Option<&str>) -> Result<Output, Failure> {
+pub(super) fn create(
+    client: &Client,
+    name: Option<&str>,
+    branch: Option<&str>,
+    sync: bool,
+) -> Result<Output, Failure> {
     let name = name.map(Into::into);
     let response = match branch {
+        _ if sync => client.call(SyncedSnapshot { branch: branch.unwrap_or_default().into(), name })?,
         None => client.call(SnapshotCreate { name })?,
         Some(branch) => client.call(BranchSnapshot { branch: branch.into(), name })?,
     };
     match response {
-        Response::SnapshotCreate(reply) | Response::BranchSnapshot(reply) => {
-            Ok(output::snapshot_created(&reply.snapshot))
-        }
+        Response::SnapshotCreate(reply)
+        | Response::BranchSnapshot(reply)
+        | Response::SyncedSnapshot(reply) => Ok(output::snapshot_created(&reply.snapshot)),
         _ => Err(unexpected()),
     }
 }

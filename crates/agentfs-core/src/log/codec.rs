@@ -70,6 +70,7 @@ impl Fixed {
 struct StoredMove {
     from: (u64, u32),
     to: (u64, u32),
+    len: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -265,12 +266,12 @@ fn record(stored: Stored, adopt: Adopter<'_>) -> Decoded<Record> {
 
 fn stored_move(moved: &Move) -> StoredMove {
     let stored = |(pack, offset): Place| (pack.0, offset);
-    StoredMove { from: stored(moved.from), to: stored(moved.to) }
+    StoredMove { from: stored(moved.from), to: stored(moved.to), len: moved.len }
 }
 
 fn loaded_move(stored: &StoredMove) -> Move {
     let place = |(pack, offset): (u64, u32)| (PackId(pack), offset);
-    Move { from: place(stored.from), to: place(stored.to) }
+    Move { from: place(stored.from), to: place(stored.to), len: stored.len }
 }
 
 fn loaded_edits(edits: Vec<StoredEdit>, adopt: Adopter<'_>) -> Decoded<Vec<Edit>> {

@@ -76,6 +76,11 @@ pub trait Journal: Send + Sync {
         (0, 0)
     }
 
+    /// The bytes that are left for records that give space back, when the host is full.
+    fn spare(&self) -> Option<u64> {
+        None
+    }
+
     /// Did a sync fail? Then nothing is taken until there is a new checkpoint.
     fn is_poisoned(&self) -> bool {
         false

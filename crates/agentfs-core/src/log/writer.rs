@@ -27,6 +27,8 @@ pub struct LogWriter {
     syncing: Mutex<()>,
     durable: AtomicU64,
     poisoned: AtomicBool,
+    /// Bytes left of what the host has set aside, when it has no more.
+    spare: AtomicU64,
     /// The position at which the checkpoint that is being made takes over.
     rotated: AtomicU64,
     /// Bytes of the pieces since the last checkpoint that are not written any more, and of that checkpoint.
@@ -114,6 +116,7 @@ impl LogWriter {
             syncing: Mutex::new(()),
             durable: AtomicU64::new(1),
             poisoned: AtomicBool::new(false),
+            spare: AtomicU64::new(u64::MAX),
             rotated: AtomicU64::new(0),
             since: AtomicU64::new(start.since),
             checkpoint: AtomicU64::new(start.checkpoint),
@@ -238,7 +241,12 @@ impl Journal for LogWriter {
         let frame = framed(record)?;
         let mut head = self.head.lock();
         self.refuse_poisoned()?;
-        if !LogWriter::reserve(&mut head, frame.len() as u64) && record.grows() {
+        let has_room = LogWriter::reserve(&mut head, frame.len() as u64);
+        self.spare.store(
+            if has_room { u64::MAX } else { head.reserved.saturating_sub(head.len) },
+            Ordering::Relaxed,
+        );
+        if !has_room && record.grows() {
             return Err(FsError::no_space());
         }
         self.write(&mut head, &frame)?;
@@ -328,6 +336,10 @@ impl Journal for LogWriter {
     fn lengths(&self) -> (u64, u64) {
         let since = self.since.load(Ordering::Relaxed) + self.head.lock().len;
         (since, self.checkpoint.load(Ordering::Relaxed))
+    }
+
+    fn spare(&self) -> Option<u64> {
+        Some(self.spare.load(Ordering::Relaxed)).filter(|spare| *spare != u64::MAX)
     }
 
     fn is_poisoned(&self) -> bool {

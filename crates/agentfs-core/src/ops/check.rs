@@ -164,8 +164,9 @@ impl Examination<'_> {
         places.sort_unstable();
         places.dedup();
         let overlaps = |pair: &&[((PackId, u32), u32)]| match pair {
+            // One that grew begins where it did before.
             [((a, start), len), ((b, next), _)] => {
-                a == b && u64::from(*start) + u64::from(*len) > u64::from(*next)
+                a == b && start != next && u64::from(*start) + u64::from(*len) > u64::from(*next)
             }
             _ => false,
         };

@@ -164,6 +164,16 @@ impl FsCore {
         }
     }
 
+    /// On a full host: gives back what nothing names, now and then while the space left for the log shrinks.
+    pub(crate) fn relieve(&self) {
+        let Some(spare) = self.journal.spare() else { return };
+        if self.relieved.swap(spare / RELIEF, Ordering::Relaxed) != spare / RELIEF
+            && let Err(error) = self.make_room()
+        {
+            tracing::debug!(%error, "no room can be made now");
+        }
+    }
+
     /// Gives back to the host what nothing names any more.
     fn make_room(&self) -> Result<()> {
         let gaps = self.store.packs.gaps();
@@ -175,6 +185,9 @@ impl FsCore {
         Ok(())
     }
 }
+
+/// How much of the log's spare space may be used before room is made again, in bytes.
+const RELIEF: u64 = 32 << 10;
 
 /// Gives an empty object these bytes, and a hole behind them up to `size`.
 fn fill(object: &dyn ObjectFile, bytes: &[u8], size: u64) -> io::Result<()> {

@@ -314,8 +314,8 @@ pub(super) struct Adopted<'a> {
     store: &'a Store,
     pub(super) objects: HashMap<ObjectId, Arc<Object>>,
     pub(super) packs: HashMap<PackId, Arc<Pack>>,
-    /// By all places they were in.
-    pub(super) extents: HashMap<Place, Arc<Extent>>,
+    /// By all places they were in, and their lengths.
+    pub(super) extents: HashMap<(Place, u32), Arc<Extent>>,
 }
 
 impl<'a> Adopted<'a> {
@@ -331,10 +331,10 @@ impl<'a> Adopted<'a> {
     /// Content was moved. Records after this may still name it by its old place.
     pub(super) fn moved(&mut self, moves: &[Move]) {
         for moved in moves {
-            if let Some(extent) = self.extents.get(&moved.from).cloned() {
+            if let Some(extent) = self.extents.get(&(moved.from, moved.len)).cloned() {
                 let pack = self.pack(moved.to.0);
                 self.store.packs.relocate(&extent, &pack, moved.to.1);
-                self.extents.insert(moved.to, extent);
+                self.extents.insert((moved.to, moved.len), extent);
             }
         }
     }
@@ -342,7 +342,7 @@ impl<'a> Adopted<'a> {
     /// Is the content there that was moved?
     fn has_moved(&mut self, moves: &[Move]) -> bool {
         moves.iter().all(|moved| {
-            let Some(extent) = self.extents.get(&moved.from).cloned() else { return true };
+            let Some(extent) = self.extents.get(&(moved.from, moved.len)).cloned() else { return true };
             self.pack(moved.to.0).holds(moved.to.1, &extent)
         })
     }
@@ -373,12 +373,12 @@ impl Adopt for Adopted<'_> {
     }
 
     fn extent(&mut self, place: Place, len: u32, crc: u32) -> Arc<Extent> {
-        if let Some(known) = self.extents.get(&place) {
+        if let Some(known) = self.extents.get(&(place, len)) {
             return known.clone();
         }
         let pack = self.pack(place.0);
         let extent = self.store.packs.adopt_extent(&pack, place.1, len, crc);
-        self.extents.insert(place, extent.clone());
+        self.extents.insert((place, len), extent.clone());
         extent
     }
 }

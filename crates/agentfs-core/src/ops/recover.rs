@@ -362,6 +362,9 @@ impl Journal for LateJournal {
     fn lengths(&self) -> (u64, u64) {
         self.writer.get().map_or((0, 0), Journal::lengths)
     }
+    fn spare(&self) -> Option<u64> {
+        self.writer.get().and_then(Journal::spare)
+    }
     fn is_poisoned(&self) -> bool {
         self.writer.get().is_some_and(Journal::is_poisoned)
     }

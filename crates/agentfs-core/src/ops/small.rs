@@ -1,5 +1,6 @@
 //! Small files: their content lies in packs, is read and written as a whole, and recorded with each change.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -7,7 +8,7 @@ use super::write::note_change;
 use crate::error::Result;
 use crate::fs_core::FsCore;
 use crate::handle::{OpenFile, Source};
-use crate::store::Content;
+use crate::store::{Content, Extent};
 
 /// A gap that is at least so long stays a hole, which packs have not: the file gets an object.
 const HOLE: u64 = 4096;
@@ -27,15 +28,16 @@ impl FsCore {
         self.find_source(file, source)?;
         let end = offset + data.len() as u64;
         let Some(mut bytes) = self.small_bytes(file, source, end)? else { return Ok(false) };
-        let is_hole = offset >= bytes.len() as u64 + HOLE;
-        if is_hole || data.is_empty() {
+        let len = bytes.len() as u64;
+        if offset >= len + HOLE || data.is_empty() {
             return Ok(false);
         }
         bytes.resize(bytes.len().max(end as usize), 0);
         if let Some(room) = bytes.get_mut(offset as usize..end as usize) {
             room.copy_from_slice(data);
         }
-        self.put_small(file, source, bytes, strip)?;
+        let same = if offset >= len { len as usize } else { 0 };
+        self.put_small(file, source, bytes, same, strip)?;
         Ok(true)
     }
 
@@ -52,8 +54,10 @@ impl FsCore {
         if size >= bytes.len() as u64 + HOLE {
             return Ok(false);
         }
+        let len = bytes.len();
         bytes.resize(size as usize, 0);
-        self.put_small(file, source, bytes, strip)?;
+        let same = if size as usize > len { len } else { 0 };
+        self.put_small(file, source, bytes, same, strip)?;
         Ok(true)
     }
 
@@ -74,19 +78,39 @@ impl FsCore {
         }
     }
 
-    /// Gives a file these bytes.
-    fn put_small(&self, file: &OpenFile, source: &mut Source, bytes: Vec<u8>, strip: bool) -> Result<()> {
+    /// Gives a file these bytes, of which the first `same` are all it had.
+    fn put_small(
+        &self,
+        file: &OpenFile,
+        source: &mut Source,
+        bytes: Vec<u8>,
+        same: usize,
+        strip: bool,
+    ) -> Result<()> {
         let branch = file.tree.branch()?;
         let size = bytes.len() as u64;
-        let extent = self.with_room(|| self.store.pack(&bytes))?;
+        let (extent, written) = self.with_room(|| self.pack(file, &bytes, same))?;
         self.change_branch(branch, |draft| {
             draft.set_content(file.ino, Content::Packed(Arc::clone(&extent)));
             note_change(draft, file.ino, |_| size, strip)?;
             draft.meta(file.ino)?.blocks = size.div_ceil(HOLE) * (HOLE / 512);
             Ok(())
         })?;
-        file.rewritten.fetch_add(size, Ordering::Relaxed);
+        file.rewritten.fetch_add(written as u64, Ordering::Relaxed);
         *source = Source::Small(bytes);
         Ok(())
+    }
+
+    /// Puts the bytes of a file into a pack; where they go on from what is there only the rest of them. Returns how many
+    /// were written, too.
+    fn pack(&self, file: &OpenFile, bytes: &[u8], same: usize) -> io::Result<(Arc<Extent>, usize)> {
+        let more = bytes.get(same..).unwrap_or_default();
+        if let Ok(Content::Packed(old)) = file.tree.content(file.ino)
+            && old.len as usize == same
+            && let Some(grown) = self.store.packs.extend(&old, more)?
+        {
+            return Ok((grown, more.len()));
+        }
+        Ok((self.store.pack(bytes)?, bytes.len()))
     }
 }

@@ -29,7 +29,9 @@ impl Content {
         match (self, other) {
             (Content::Hole, Content::Hole) => true,
             (Content::Whole(a), Content::Whole(b)) => a.id == b.id,
-            (Content::Packed(a), Content::Packed(b)) => Arc::ptr_eq(a, b) || a.place() == b.place(),
+            (Content::Packed(a), Content::Packed(b)) => {
+                Arc::ptr_eq(a, b) || (a.place(), a.len) == (b.place(), b.len)
+            }
             (Content::Hole | Content::Whole(_) | Content::Packed(_), _) => false,
         }
     }

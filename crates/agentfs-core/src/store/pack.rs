@@ -1,5 +1,6 @@
 //! Packs: files that hold the content of many small files, so that one of these costs no file of the host's. Content is
-//! appended and never changed; each stretch of it, an extent, is known by its checksum. A pack goes with the last extent
+//! appended and never changed; each stretch of it, an extent, is known by its checksum. A file that grows at the end of a
+//! pack grows there: its extent before is a part of that after. A pack goes with the last extent
 //! in it; one that holds little is emptied by moving what it holds to another.
 
 use std::io;
@@ -241,6 +242,8 @@ pub struct Move {
     pub from: Place,
     /// To here.
     pub to: Place,
+    /// Its bytes: a shorter one may begin at the same place.
+    pub len: u32,
 }
 
 impl Packs {
@@ -278,17 +281,47 @@ impl Packs {
         Ok(pack.add(offset, bytes.len() as u32, crc32c::crc32c(bytes)))
     }
 
+    /// Content that goes on where `extent` ends, when that is where its pack ends: only `more` is written. `None`
+    /// otherwise. `extent` stays what it is.
+    ///
+    /// # Errors
+    /// What the device answers.
+    pub fn extend(&self, extent: &Extent, more: &[u8]) -> io::Result<Option<Arc<Extent>>> {
+        let (pack, offset) = extent.place.lock().clone();
+        let end = u64::from(offset) + u64::from(extent.len);
+        let writing = {
+            let current = self.current.lock();
+            let is_last = current.as_ref().is_some_and(|current| current.id == pack.id)
+                && pack.len.load(Ordering::Relaxed) == end
+                && end + more.len() as u64 <= self.limits.size;
+            if !is_last {
+                return Ok(None);
+            }
+            pack.len.fetch_add(more.len() as u64, Ordering::Relaxed);
+            Writing::to(&pack)
+        };
+        self.put(&writing, more, end)?;
+        let crc = crc32c::crc32c_append(extent.crc, more);
+        Ok(Some(pack.add(offset, extent.len + more.len() as u32, crc)))
+    }
+
     /// Writes bytes that nothing names yet.
     fn write(&self, bytes: &[u8], fresh: impl Fn() -> PackId) -> io::Result<(Writing, u32)> {
         let (pack, offset) = self.reserve(bytes.len() as u64, fresh)?;
+        self.put(&pack, bytes, offset)?;
+        Ok((pack, offset as u32))
+    }
+
+    /// Writes bytes where there is room for them.
+    fn put(&self, pack: &Writing, bytes: &[u8], offset: u64) -> io::Result<()> {
         if pack.file()?.write_at(bytes, offset)? < bytes.len() {
             return Err(no_space());
         }
         // Noted before any record names it, as who syncs the log syncs noted packs before.
         if !pack.dirty.swap(true, Ordering::AcqRel) {
-            self.dirty.lock().push((*pack).clone());
+            self.dirty.lock().push((**pack).clone());
         }
-        Ok((pack, offset as u32))
+        Ok(())
     }
 
     /// Room for `len` bytes in the pack that is appended to.
@@ -428,7 +461,7 @@ impl Packs {
                     Ok(_) if from.0 != pack.id => {} // moved away earlier
                     Ok(bytes) => {
                         let (to, offset) = self.write(&bytes, &fresh)?;
-                        moves.push(Move { from, to: (to.id, offset) });
+                        moves.push(Move { from, to: (to.id, offset), len: extent.len });
                         moved.push((extent, to, offset));
                     }
                     Err(error) => {

@@ -122,7 +122,9 @@ fn steps(part: u64, count: usize) -> Vec<Step> {
 fn small_file(at: usize) -> Vec<Step> {
     let path = Path::new([2, 3, 4][at / 5 % 3], &[]);
     let (offset, len, fill) = (at as u32 % 300, at as u16 % 400 + 100, at as u8);
-    let ops = [FileOp::CreateFile(path.clone(), 0o644), FileOp::Write { path, offset, len, fill }];
+    let write = |offset| FileOp::Write { path: path.clone(), offset, len, fill };
+    // The second goes on where the first ended: as a rule it grows in its pack.
+    let ops = [FileOp::CreateFile(path.clone(), 0o644), write(offset), write(offset + u32::from(len))];
     ops.map(|op| Step::Do(Op::File(Place::Branch(0), op))).to_vec()
 }
 

@@ -47,6 +47,12 @@ impl Dispatcher {
                 let branch = self.branch_or_own(view, &r.branch)?;
                 Response::BranchSnapshot(snapshot_reply(&core.create_snapshot(&branch, name(&r.name)?)?))
             }
+            Request::SyncedSnapshot(r) => {
+                let branch = self.branch_or_own(view, &r.branch)?;
+                let taken = core.create_snapshot(&branch, name(&r.name)?)?;
+                core.sync_content()?;
+                Response::SyncedSnapshot(snapshot_reply(&taken))
+            }
             Request::SnapshotList => Response::SnapshotList(SnapshotListReply {
                 snapshots: core.list_snapshots(None, usize::MAX).iter().map(snapshot_record).collect(),
             }),

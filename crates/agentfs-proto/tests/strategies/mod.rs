@@ -49,6 +49,7 @@ fn new_request() -> impl Strategy<Value = Request> {
         Just(Request::Status),
         maybe().prop_map(|after| RequestCounts { after }.into()),
         (text(), maybe()).prop_map(|(branch, name)| BranchSnapshot { branch, name }.into()),
+        (text(), maybe()).prop_map(|(branch, name)| SyncedSnapshot { branch, name }.into()),
     ]
 }
 
@@ -89,6 +90,7 @@ fn new_response() -> impl Strategy<Value = Response> {
         status_reply().prop_map(Response::Status),
         page(request_count()).prop_map(Response::RequestCounts),
         snapshot_reply().prop_map(Response::BranchSnapshot),
+        snapshot_reply().prop_map(Response::SyncedSnapshot),
     ]
 }
 
