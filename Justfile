@@ -31,3 +31,7 @@ bench-branching:
 # git, sqlite, tar, venv, npm and cargo on the mount, in main and in a branch
 test-real-programs:
     scripts/test-real-programs
+
+# Rates of small files and fsyncs, mount time and size of large stores, growth under overwriting
+bench-store:
+    scripts/bench-store
