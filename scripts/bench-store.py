@@ -60,7 +60,7 @@ class Volume:
         text = subprocess.run(
             [CLI, "--mount", self.root, "status"], check=True, capture_output=True, text=True
         ).stdout
-        return {key: int(value) for key, value in re.findall(r"(pack_\w+|packs|log_bytes|checkpoint_bytes)\W+(\d+)", text)}
+        return {key: int(value) for key, value in re.findall(r"(pack_\w+|log_bytes|checkpoint_bytes)\W+(\d+)", text)}
 
     def resident(self):
         with open(f"/proc/{self.daemon.pid}/status") as status:
