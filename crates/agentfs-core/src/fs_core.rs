@@ -36,6 +36,8 @@ pub struct FsCore {
     /// The numbers of all objects and packs that the log named when the volume was opened, until the sweep has used them. `None` when the log is,
     /// or ever was, damaged: what was lost may have named others.
     pub(crate) named_at_open: Mutex<Option<HashSet<u64>>>,
+    /// After rank 4. How much had been let go of when room was last made on a full host.
+    pub(crate) room_made: Mutex<u64>,
     /// What was left for the log when room was last made on a full host, in some unit.
     pub(crate) relieved: AtomicU64,
     next_inode: AtomicU64,
@@ -68,6 +70,7 @@ impl FsCore {
             handles: Handles::new(config.max_open_handles),
             lookups: Lookups::default(),
             named_at_open: Mutex::new(None),
+            room_made: Mutex::new(0),
             relieved: AtomicU64::new(u64::MAX),
             next_inode: AtomicU64::new(InodeId::FIRST_FREE.0),
             next_epoch: AtomicU64::new(1),

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 
 use super::{Journal, Record, codec, frame};
 use crate::error::{FsError, Result};
-use crate::store::{Device, FallocateFlags, FileId, ObjectFile, Packs};
+use crate::store::{Device, FallocateFlags, FileId, ObjectFile, Packs, Seek, no_space};
 use crate::tree::Edit;
 use crate::types::{InodeId, ObjectId};
 
@@ -25,8 +25,13 @@ pub struct LogWriter {
     head: Mutex<Head>,
     /// Rank: before `head`. Held over a sync; appends go on meanwhile.
     syncing: Mutex<()>,
+    /// Objects whose sync failed. Leaf lock.
+    failed: Mutex<HashSet<ObjectId>>,
     durable: AtomicU64,
     poisoned: AtomicBool,
+    /// How often it was poisoned, and how often when the checkpoint began that is being made.
+    poisonings: AtomicU64,
+    healing: AtomicU64,
     /// Bytes left of what the host has set aside, when it has no more.
     spare: AtomicU64,
     /// The position at which the checkpoint that is being made takes over.
@@ -53,6 +58,24 @@ struct Head {
     first: HashSet<ObjectId>,
     /// The last record that speaks of an inode, for records that are not durable.
     touched: HashMap<InodeId, u64>,
+}
+
+/// After a sync failed, what the host has not written of a file is like written to it, and no later sync would write it.
+/// Nobody else writes to files meanwhile: the log is poisoned.
+fn write_anew(object: &dyn ObjectFile) -> io::Result<()> {
+    let (mut at, len) = (0, object.stat()?.len);
+    let mut chunk = vec![0; BUFFER];
+    while let Some(data) = object.seek(Seek::Data, at)?.filter(|data| *data < len) {
+        let end = object.seek(Seek::Hole, data)?.unwrap_or(len).min(len);
+        let want = ((end - data) as usize).min(chunk.len());
+        let read = object.read_at(chunk.get_mut(..want).unwrap_or_default(), data)?;
+        let bytes = chunk.get(..read).unwrap_or_default();
+        if read == 0 || object.write_at(bytes, data)? < read {
+            return Err(no_space());
+        }
+        at = data + read as u64;
+    }
+    Ok(())
 }
 
 /// Bytes kept for records that give space back.
@@ -114,8 +137,11 @@ impl LogWriter {
             boot: start.boot,
             head: Mutex::new(head),
             syncing: Mutex::new(()),
+            failed: Mutex::default(),
             durable: AtomicU64::new(1),
             poisoned: AtomicBool::new(false),
+            poisonings: AtomicU64::new(0),
+            healing: AtomicU64::new(0),
             spare: AtomicU64::new(u64::MAX),
             rotated: AtomicU64::new(0),
             since: AtomicU64::new(start.since),
@@ -123,7 +149,11 @@ impl LogWriter {
         };
         {
             let mut head = writer.head.lock();
-            writer.begin_piece(&mut head, start.follows.filter(|_| start.len == 0))?;
+            match start.follows.filter(|_| start.len == 0) {
+                Some(before) => writer.begin_piece(&mut head, before)?,
+                // On a full host it is done when there is room again.
+                None => drop(LogWriter::reserve(&mut head, 0)),
+            }
             head.file.sync(false)?;
             head.synced = head.len;
         }
@@ -131,14 +161,15 @@ impl LogWriter {
         Ok(writer)
     }
 
-    /// Writes what a piece, or a mount in it, begins with.
-    fn begin_piece(&self, head: &mut Head, follows: Option<(u64, u64)>) -> Result<()> {
-        // On a full host it is done when there is room again.
-        LogWriter::reserve(head, 0);
-        if let Some((piece, len)) = follows {
-            self.write(head, &framed(&Record::Continues { piece, len })?)?;
+    /// Writes what a new piece begins with, and has space set aside for it.
+    ///
+    /// # Errors
+    /// What the device answers; also when it has no space to set aside.
+    fn begin_piece(&self, head: &mut Head, (piece, len): (u64, u64)) -> Result<()> {
+        if !LogWriter::reserve(head, 0) {
+            return Err(FsError::no_space());
         }
-        self.write(head, &framed(&Record::Mounted(self.boot))?)
+        self.write(head, &framed(&Record::Continues { piece, len })?)
     }
 
     fn refuse_poisoned(&self) -> Result<()> {
@@ -170,14 +201,17 @@ impl LogWriter {
             return Ok(());
         }
         // What was written of it must not be taken for a record later.
-        if head.file.set_len(head.len).is_err() {
-            self.poisoned.store(true, Ordering::Release);
+        match head.file.set_len(head.len) {
+            // What was set aside behind may have gone with it.
+            Ok(()) => head.reserved = head.reserved.min(head.len),
+            Err(_) => self.poison(),
         }
         Err(written.map_or_else(FsError::Io, |_| FsError::no_space()))
     }
 
     /// The kernel may have dropped what it could not write, and no later sync would notice.
     fn poison(&self) {
+        self.poisonings.fetch_add(1, Ordering::AcqRel);
         self.poisoned.store(true, Ordering::Release);
     }
 
@@ -196,12 +230,51 @@ impl LogWriter {
         self.packs.upgrade().map_or(Ok(()), |packs| Ok(packs.sync()?))
     }
 
+    /// Goes on in a new piece, when that has a beginning and some space.
+    fn rotate(&self, number: u64, file: Arc<dyn ObjectFile>) -> Result<()> {
+        let mut head = self.head.lock();
+        let next = Head {
+            file,
+            piece: number,
+            len: 0,
+            synced: 0,
+            reserved: 0,
+            position: head.position,
+            before: std::mem::take(&mut head.before),
+            first: std::mem::take(&mut head.first),
+            touched: std::mem::take(&mut head.touched),
+        };
+        let old = std::mem::replace(&mut *head, next);
+        let begun = self.begin_piece(&mut head, (old.piece, old.len));
+        let begun = begun.and_then(|()| self.write(&mut head, &framed(&Record::Mounted(self.boot))?));
+        if let Err(error) = begun {
+            let failed = std::mem::replace(&mut *head, old);
+            (head.before, head.first, head.touched) = (failed.before, failed.first, failed.touched);
+            return Err(error);
+        }
+        self.rotated.store(old.position, Ordering::Relaxed);
+        self.since.fetch_add(old.len, Ordering::Relaxed);
+        head.before.push(old.file);
+        Ok(())
+    }
+
     fn sync_objects(&self, objects: &HashSet<ObjectId>) -> Result<()> {
+        let mut failed = self.failed.lock();
         for id in objects {
-            match self.device.open(FileId::Object(*id)).and_then(|object| object.sync(true)) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e.into()),
+            let doubtful = failed.contains(id);
+            let synced = self.device.open(FileId::Object(*id)).and_then(|object| {
+                if doubtful {
+                    write_anew(&*object)?
+                }
+                object.sync(true)
+            });
+            match synced {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    failed.insert(*id);
+                    return Err(e.into());
+                }
                 // One that is gone by now is named by nothing.
-                _ => {}
+                _ => drop(failed.remove(id)),
             }
         }
         Ok(())
@@ -238,9 +311,10 @@ impl LogWriter {
 
 impl Journal for LogWriter {
     fn append(&self, record: &Record) -> Result<()> {
-        let frame = framed(record)?;
         let mut head = self.head.lock();
         self.refuse_poisoned()?;
+        // Not before the lock: content that is moved is not named by its old place after its move took effect.
+        let frame = framed(record)?;
         let has_room = LogWriter::reserve(&mut head, frame.len() as u64);
         self.spare.store(
             if has_room { u64::MAX } else { head.reserved.saturating_sub(head.len) },
@@ -295,28 +369,21 @@ impl Journal for LogWriter {
 
     fn begin_checkpoint(&self) -> Result<Option<u64>> {
         let _syncing = self.syncing.lock();
-        let (old, number) = {
-            let head = self.head.lock();
-            (head.piece, head.piece + 2)
+        self.healing.store(self.poisonings.load(Ordering::Acquire), Ordering::Release);
+        let mut number = self.head.lock().piece + 2;
+        let file = loop {
+            match self.device.create(FileId::Log(number)) {
+                // Left by a try that failed.
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => number += 1,
+                made => break made?,
+            }
         };
-        let file = self.device.create(FileId::Log(number))?;
-        if let Err(error) = self.device.sync_names() {
-            self.device.remove(FileId::Log(number))?;
-            return Err(error.into());
+        let rotated = self.device.sync_names().map_err(FsError::Io).and_then(|()| self.rotate(number, file));
+        if rotated.is_err() {
+            // One that stays is empty, or ends where it begins: it says nothing.
+            let _ = self.device.remove(FileId::Log(number));
         }
-        let mut head = self.head.lock();
-        let len = head.len;
-        self.rotated.store(head.position, Ordering::Relaxed);
-        let before = std::mem::replace(&mut head.file, file);
-        head.before.push(before);
-        (head.piece, head.len, head.synced, head.reserved) = (number, 0, 0, 0);
-        self.since.fetch_add(len, Ordering::Relaxed);
-        if let Err(error) = self.begin_piece(&mut head, Some((old, len))) {
-            // Without its beginning the piece is none: nothing may be appended to it.
-            self.poisoned.store(true, Ordering::Release);
-            return Err(error);
-        }
-        Ok(Some(old + 1))
+        rotated.map(|()| Some(number - 1))
     }
 
     fn sync_content(&self) -> Result<()> {
@@ -330,7 +397,10 @@ impl Journal for LogWriter {
         self.durable.fetch_max(self.rotated.load(Ordering::Relaxed), Ordering::AcqRel);
         self.since.store(0, Ordering::Relaxed);
         self.checkpoint.store(len, Ordering::Relaxed);
-        self.poisoned.store(false, Ordering::Release);
+        // What failed after the checkpoint began, it does not mend.
+        if self.poisonings.load(Ordering::Acquire) == self.healing.load(Ordering::Acquire) {
+            self.poisoned.store(false, Ordering::Release);
+        }
     }
 
     fn lengths(&self) -> (u64, u64) {

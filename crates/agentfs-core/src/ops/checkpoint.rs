@@ -21,6 +21,7 @@ pub(super) struct Captured {
     snapshots: Vec<(SnapshotInfo, Version)>,
     branches: Vec<CapturedBranch>,
     marks: Marks,
+    boot: u128,
 }
 
 struct CapturedBranch {
@@ -54,7 +55,14 @@ impl FsCore {
             let Some(piece) = self.journal.begin_checkpoint()? else { return Ok(None) };
             (piece, self.capture())
         };
-        let len = self.write_checkpoint(piece, &captured, || self.journal.sync_content())?;
+        // What was recorded since, up to what was captured, is to be durable with it: repeated in part it would be a state
+        // that never was. Poisoned, the log takes nothing meanwhile.
+        let first =
+            || if self.journal.is_poisoned() { self.journal.sync_content() } else { self.journal.sync() };
+        let len = self.write_checkpoint(piece, &captured, first).inspect_err(|_| {
+            // It has no meaning, and takes space.
+            let _ = self.store.device().remove(FileId::Draft(piece));
+        })?;
         self.journal.end_checkpoint(len);
         self.remove_superseded()?;
         Ok(Some(len))
@@ -79,6 +87,7 @@ impl FsCore {
             snapshots: catalog.all_snapshots().map(snapshot).collect(),
             branches: catalog.all_branches().map(branch).collect(),
             marks: self.marks(),
+            boot: self.config.boot,
         }
     }
 
@@ -104,7 +113,7 @@ impl FsCore {
             last: HashMap::new(),
         };
         checkpoint.out.write(&Record::Checkpoint)?;
-        checkpoint.out.write(&Record::Mounted(self.config.boot))?;
+        checkpoint.out.write(&Record::Mounted(captured.boot))?;
         checkpoint.out.write(&Record::Marks(captured.marks))?;
         checkpoint.write_all()?;
         let len = checkpoint.out.finish()?;
@@ -124,8 +133,9 @@ impl FsCore {
 }
 
 impl Captured {
-    /// Files that are dirty, of a volume that is not open.
-    pub(super) fn set_dirty(&mut self, dirty: &mut HashMap<BranchId, Vec<InodeId>>) {
+    /// Of a volume that is not open: the boot of the host when it was, and the files that were dirty.
+    pub(super) fn set_past(&mut self, boot: u128, mut dirty: HashMap<BranchId, Vec<InodeId>>) {
+        self.boot = boot;
         for branch in &mut self.branches {
             branch.dirty = dirty.remove(&branch.info.id).unwrap_or_default();
         }

@@ -176,12 +176,18 @@ impl FsCore {
 
     /// Gives back to the host what nothing names any more.
     fn make_room(&self) -> Result<()> {
+        let mut last = self.room_made.lock();
+        let freed = self.store.freed();
+        if *last == freed {
+            return Ok(()); // nothing has become free since
+        }
         let gaps = self.store.packs.gaps();
         self.journal.sync()?;
         self.store.reap();
         if let Err(error) = self.store.packs.punch(gaps) {
             tracing::debug!(%error, "the host does not take space back from the middle of a file");
         }
+        *last = freed;
         Ok(())
     }
 }

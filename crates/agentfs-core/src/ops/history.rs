@@ -316,11 +316,19 @@ pub(super) struct Adopted<'a> {
     pub(super) packs: HashMap<PackId, Arc<Pack>>,
     /// By all places they were in, and their lengths.
     pub(super) extents: HashMap<(Place, u32), Arc<Extent>>,
+    /// Where extents went that no record had named when they were moved.
+    forward: HashMap<(Place, u32), Place>,
 }
 
 impl<'a> Adopted<'a> {
     pub(super) fn new(store: &'a Store) -> Adopted<'a> {
-        Adopted { store, objects: HashMap::new(), packs: HashMap::new(), extents: HashMap::new() }
+        Adopted {
+            store,
+            objects: HashMap::new(),
+            packs: HashMap::new(),
+            extents: HashMap::new(),
+            forward: HashMap::new(),
+        }
     }
 
     fn pack(&mut self, id: PackId) -> Arc<Pack> {
@@ -331,7 +339,11 @@ impl<'a> Adopted<'a> {
     /// Content was moved. Records after this may still name it by its old place.
     pub(super) fn moved(&mut self, moves: &[Move]) {
         for moved in moves {
-            if let Some(extent) = self.extents.get(&(moved.from, moved.len)).cloned() {
+            let Some(extent) = self.extents.get(&(moved.from, moved.len)).cloned() else {
+                self.forward.insert((moved.from, moved.len), moved.to);
+                continue;
+            };
+            {
                 let pack = self.pack(moved.to.0);
                 self.store.packs.relocate(&extent, &pack, moved.to.1);
                 self.extents.insert((moved.to, moved.len), extent);
@@ -376,8 +388,16 @@ impl Adopt for Adopted<'_> {
         if let Some(known) = self.extents.get(&(place, len)) {
             return known.clone();
         }
-        let pack = self.pack(place.0);
-        let extent = self.store.packs.adopt_extent(&pack, place.1, len, crc);
+        let mut at = place;
+        while let Some(next) = self.forward.get(&(at, len)) {
+            at = *next;
+        }
+        let known = self.extents.get(&(at, len)).cloned();
+        let extent = known.unwrap_or_else(|| {
+            let pack = self.pack(at.0);
+            self.store.packs.adopt_extent(&pack, at.1, len, crc)
+        });
+        self.extents.insert((at, len), extent.clone());
         self.extents.insert((place, len), extent.clone());
         extent
     }

@@ -128,7 +128,9 @@ impl FsCore {
             Ok(())
         });
         match settled {
-            Ok(()) => file.dirty.store(!last, Ordering::Relaxed),
+            // Another that settles it meanwhile may have been the last: it stays clean then.
+            Ok(()) if last => file.dirty.store(false, Ordering::Relaxed),
+            Ok(()) => {}
             Err(error) => tracing::debug!(%error, "a file was closed after its branch, or the log is full"),
         }
     }

@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::log::{self, Damage, Journal, Log, LogWriter, NewBranch, Record, Start};
-use crate::store::{Device, FileId, Folder};
+use crate::store::{Device, FileId, Folder, ObjectFile, no_space};
 use crate::tree::Edit;
 use crate::types::{BranchId, InodeId, ObjectId, PackId};
 
@@ -171,9 +171,13 @@ impl FsCore {
             core.journal.append(&Record::Edits(id, edits))?;
         }
         core.journal.append(&Record::Marks(core.marks()))?;
+        // Not before what a power cut left was settled: else a kill now would leave that for good.
+        core.journal.append(&Record::Mounted(core.config.boot))?;
         if core.is_worth_a_checkpoint() && recovered.damage.is_none() {
-            let len = core.checkpoint()?;
-            info!(before = log.len(), after = len, "the log was compacted");
+            match core.checkpoint() {
+                Ok(len) => info!(before = log.len(), after = len, "the log was shortened"),
+                Err(error) => warn!(%error, "the log stays long for now"),
+            }
         }
         core.journal.sync()?;
         core.store.serve();
@@ -211,10 +215,16 @@ impl FsCore {
         self.remove_superseded()
     }
 
-    /// Writes all there is to piece `number` of the log, in place of those before. `dirty`: files that were being written.
-    pub(super) fn rewrite_log(&self, number: u64, mut dirty: HashMap<BranchId, Vec<InodeId>>) -> Result<()> {
+    /// Writes all there is to piece `number` of the log, in place of those before. `boot`: of its last mount; `dirty`: files
+    /// that were being written then.
+    pub(super) fn rewrite_log(
+        &self,
+        number: u64,
+        boot: u128,
+        dirty: HashMap<BranchId, Vec<InodeId>>,
+    ) -> Result<()> {
         let mut captured = self.capture();
-        captured.set_dirty(&mut dirty);
+        captured.set_past(boot, dirty);
         self.write_checkpoint(number, &captured, || Ok(self.store.device().sync_all()?))?;
         self.remove_superseded()
     }
@@ -241,7 +251,9 @@ impl FsCore {
     /// now or earlier, none goes: records that are lost may have named them.
     fn forget_unnamed<T>(&self, adopted: T, named: HashSet<u64>, sound: bool) {
         let unnamed = self.store.release(adopted);
-        if sound {
+        if !sound {
+            self.store.packs.keep();
+        } else {
             self.store.remove_later(unnamed);
             *self.named_at_open.lock() = Some(named);
         }
@@ -304,14 +316,20 @@ fn keep(device: &dyn Device, piece: u64, from: u64) -> io::Result<()> {
         match device.create(FileId::Lost(piece, at)) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             made => {
-                let kept = made?;
-                kept.write_at(bytes.get(..read).unwrap_or_default(), 0)?;
-                kept.sync(false)?;
+                put(&*made?, bytes.get(..read).unwrap_or_default())?;
                 return device.sync_names();
             }
         }
     }
     Ok(())
+}
+
+/// Writes a file, durably.
+pub(super) fn put(file: &dyn ObjectFile, bytes: &[u8]) -> io::Result<()> {
+    if file.write_at(bytes, 0)? < bytes.len() {
+        return Err(no_space());
+    }
+    file.sync(false)
 }
 
 /// The journal of a volume that is being opened: nothing is recorded before the log was read.

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::check::{Report, check_store};
-use super::recover::{LateJournal, Past, keep_what_ends_the_log};
+use super::recover::{LateJournal, Past, keep_what_ends_the_log, put};
 use crate::config::Config;
 use crate::error::Result;
 use crate::fs_core::FsCore;
@@ -53,11 +53,12 @@ pub fn repair_store(device: &Arc<dyn Device>, config: &Config) -> Result<Repaire
         keep_removed(&**device, &removed)?;
         keep_what_ends_the_log(&**device, &past.log)?;
         let end = past.log.end().map_or(0, |(piece, _)| piece);
+        let boot = past.log.boot.unwrap_or(config.boot);
         let Past { history, .. } = past;
         let dirty = history.dirty();
         core.restore(history);
         core.store.begin_mount();
-        core.rewrite_log(end + 1, dirty)?;
+        core.rewrite_log(end + 1, boot, dirty)?;
     }
     repaired.report = check_store(device.clone(), config.clone())?;
     Ok(repaired)
@@ -160,9 +161,7 @@ fn keep_removed(device: &dyn Device, removed: &[String]) -> Result<()> {
         match device.create(FileId::Lost(0, at)) {
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
             made => {
-                let file = made?;
-                file.write_at(text.as_bytes(), 0)?;
-                file.sync(false)?;
+                put(&*made?, text.as_bytes())?;
                 return Ok(device.sync_names()?);
             }
         }

@@ -58,9 +58,14 @@ impl FsCore {
     }
 
     fn empty_a_pack(&self) -> Result<()> {
-        match self.store.packs.wasteful().first() {
-            Some(pack) => self.empty_pack(pack),
-            None => Ok(()),
+        let packs = self.store.packs.wasteful();
+        let Some(pack) = packs.first() else { return Ok(()) };
+        // On a host that is nearly full space comes back otherwise.
+        let space = self.store.device().space()?;
+        if space.available * u64::from(space.block_size) < 4 * self.config.packs.size {
+            Ok(())
+        } else {
+            self.empty_pack(pack)
         }
     }
 

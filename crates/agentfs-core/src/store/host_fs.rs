@@ -426,7 +426,7 @@ impl ObjectFile for HostFile {
     }
 
     fn allocate(&self, mode: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
-        Ok(fs::fallocate(&self.fd, mode, offset, len)?)
+        Ok(rustix::io::retry_on_intr(|| fs::fallocate(&self.fd, mode, offset, len))?)
     }
 
     fn seek(&self, what: Seek, offset: u64) -> io::Result<Option<u64>> {

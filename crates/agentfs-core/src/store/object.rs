@@ -222,6 +222,11 @@ impl Store {
         self.reaper.reap(&*self.device)
     }
 
+    /// How often something was let go of: while this stays, there is nothing to give back.
+    pub fn freed(&self) -> u64 {
+        self.reaper.freed()
+    }
+
     /// From now on files go with their last content. Before, while the volume is opened, none does: what fails then
     /// must not delete what was not found yet.
     pub fn serve(&self) {

@@ -3,6 +3,7 @@
 //! pack grows there: its extent before is a part of that after. A pack goes with the last extent
 //! in it; one that holds little is emptied by moving what it holds to another.
 
+use std::cmp::Reverse;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -103,13 +104,17 @@ pub struct Pack {
     failed: AtomicBool,
     /// It holds damaged content, which cannot be moved.
     stuck: AtomicBool,
+    /// Records that are lost may have named what is in it: it stays as it is.
+    kept: AtomicBool,
     extents: Mutex<Vec<Weak<Extent>>>,
     reaper: Arc<Reaper>,
 }
 
 impl Drop for Pack {
     fn drop(&mut self) {
-        self.reaper.remove_later(FileId::Pack(self.id));
+        if !self.is(&self.kept) {
+            self.reaper.remove_later(FileId::Pack(self.id));
+        }
     }
 }
 
@@ -125,6 +130,7 @@ impl Pack {
             dirty: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             stuck: AtomicBool::new(false),
+            kept: AtomicBool::new(false),
             extents: Mutex::default(),
             reaper,
         }
@@ -157,6 +163,8 @@ impl Pack {
         let mut extents = self.extents.lock();
         if extents.len() == extents.capacity() {
             extents.retain(|extent| extent.strong_count() > 0);
+            let live = extents.len();
+            extents.reserve(live.max(8));
         }
         extents.push(Arc::downgrade(extent));
     }
@@ -175,6 +183,15 @@ impl Pack {
         let ends = named.iter().map(|(start, _)| *start).chain([len]);
         let whole = |(start, end): (u64, u64)| (start.next_multiple_of(BLOCK), end - end % BLOCK);
         starts.zip(ends).map(whole).filter(|(start, end)| start < end).collect()
+    }
+
+    fn is(&self, flag: &AtomicBool) -> bool {
+        flag.load(Ordering::Acquire)
+    }
+
+    /// May its content be moved away, and its space be given back?
+    fn is_movable(&self) -> bool {
+        !self.is(&self.kept) && !self.is(&self.stuck)
     }
 
     fn live(&self) -> u64 {
@@ -222,6 +239,8 @@ pub struct Packs {
     known: Mutex<Vec<Weak<Pack>>>,
     /// Leaf lock: those with bytes that are not durable.
     dirty: Mutex<Vec<Arc<Pack>>>,
+    /// May the sync of one have failed?
+    any_failed: AtomicBool,
 }
 
 /// What packs hold.
@@ -249,7 +268,7 @@ pub struct Move {
 impl Packs {
     pub(super) fn new(device: Arc<dyn Device>, reaper: Arc<Reaper>, limits: PackLimits) -> Packs {
         let (current, known, dirty) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Packs { device, reaper, limits, current, known, dirty }
+        Packs { device, reaper, limits, current, known, dirty, any_failed: AtomicBool::new(false) }
     }
 
     /// A pack of an earlier mount, of which records speak.
@@ -318,8 +337,11 @@ impl Packs {
             return Err(no_space());
         }
         // Noted before any record names it, as who syncs the log syncs noted packs before.
-        if !pack.dirty.swap(true, Ordering::AcqRel) {
-            self.dirty.lock().push((**pack).clone());
+        if !pack.is(&pack.dirty) {
+            let mut dirty = self.dirty.lock();
+            if !pack.dirty.swap(true, Ordering::AcqRel) {
+                dirty.push((**pack).clone());
+            }
         }
         Ok(())
     }
@@ -347,12 +369,23 @@ impl Packs {
     /// # Errors
     /// What the device answers; the packs concerned are then emptied by and by.
     pub fn sync(&self) -> io::Result<()> {
-        let dirty = std::mem::take(&mut *self.dirty.lock());
-        dirty.iter().for_each(|pack| pack.dirty.store(false, Ordering::Release));
+        if self.any_failed.load(Ordering::Acquire) {
+            let failed = self.all().iter().any(|pack| pack.is(&pack.failed) && !pack.is(&pack.stuck));
+            self.any_failed.store(failed, Ordering::Release);
+            if failed {
+                return Err(io::Error::other("a pack could not be made durable and is not emptied yet"));
+            }
+        }
+        let dirty = {
+            let mut dirty = self.dirty.lock();
+            dirty.iter().for_each(|pack| pack.dirty.store(false, Ordering::Release));
+            std::mem::take(&mut *dirty)
+        };
         let mut synced = Ok(());
         for pack in dirty {
             if let Err(error) = pack.file().and_then(|file| file.sync(true)) {
-                pack.failed.store(true, Ordering::Relaxed);
+                pack.failed.store(true, Ordering::Release);
+                self.any_failed.store(true, Ordering::Release);
                 synced = Err(error);
             }
         }
@@ -386,7 +419,7 @@ impl Packs {
     pub fn gaps(&self) -> Gaps {
         self.seal();
         let mut all = self.all();
-        all.retain(|pack| pack.writing.load(Ordering::Acquire) == 0);
+        all.retain(|pack| pack.writing.load(Ordering::Acquire) == 0 && !pack.is(&pack.kept));
         Gaps(all.into_iter().map(|pack| (pack.clone(), pack.gaps())).collect())
     }
 
@@ -396,18 +429,25 @@ impl Packs {
     /// What the device answers; a host that cannot do this says so.
     pub fn punch(&self, gaps: Gaps) -> io::Result<()> {
         for (pack, gaps) in gaps.0 {
+            // One that is missing has nothing to give.
+            let Ok(file) = pack.file() else { continue };
             for (start, end) in gaps {
                 let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-                pack.file()?.allocate(mode, start, end - start)?;
+                file.allocate(mode, start, end - start)?;
             }
         }
         Ok(())
     }
 
+    /// The packs there are stay as they are: records that are lost may have named what is in them.
+    pub fn keep(&self) {
+        self.all().iter().for_each(|pack| pack.kept.store(true, Ordering::Release));
+    }
+
     /// Packs that a failed sync made doubtful. Nothing is appended to them any more.
     pub fn failed(&self) -> Vec<Arc<Pack>> {
         let mut failed = self.all();
-        failed.retain(|pack| pack.failed.load(Ordering::Relaxed) && !pack.stuck.load(Ordering::Relaxed));
+        failed.retain(|pack| pack.is(&pack.failed) && !pack.is(&pack.stuck));
         if !failed.is_empty() {
             self.seal();
         }
@@ -418,9 +458,7 @@ impl Packs {
     pub fn gappy(&self) -> Vec<Arc<Pack>> {
         self.seal();
         let mut all = self.all();
-        all.retain(|pack| {
-            pack.live() < pack.len.load(Ordering::Relaxed) && !pack.stuck.load(Ordering::Relaxed)
-        });
+        all.retain(|pack| pack.live() < pack.len.load(Ordering::Relaxed) && pack.is_movable());
         all
     }
 
@@ -429,7 +467,7 @@ impl Packs {
     pub fn wasteful(&self) -> Vec<Arc<Pack>> {
         let mut all = self.all();
         let current = self.current.lock().as_ref().map(|pack| pack.id);
-        all.retain(|pack| Some(pack.id) != current && !pack.stuck.load(Ordering::Relaxed));
+        all.retain(|pack| Some(pack.id) != current && pack.is_movable());
         let len = |pack: &Pack| pack.len.load(Ordering::Relaxed);
         let dead: u64 = all.iter().map(|pack| len(pack).saturating_sub(pack.live())).sum();
         let is_small = |pack: &Pack| len(pack) < self.limits.size / 4;
@@ -452,17 +490,31 @@ impl Packs {
         fresh: impl Fn() -> PackId,
         mut record: impl FnMut(&[Move]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let extents: Vec<Arc<Extent>> = pack.extents.lock().iter().filter_map(Weak::upgrade).collect();
+        let mut extents: Vec<Arc<Extent>> = pack.extents.lock().iter().filter_map(Weak::upgrade).collect();
+        // Of those that begin at one place, as one grew there, the longest has the bytes of all.
+        extents.sort_by_key(|extent| (extent.place().1, Reverse(extent.len)));
+        let mut last: Option<(Place, u32, Arc<Pack>, u32)> = None;
         for batch in extents.chunks(MOVES_AT_ONCE) {
-            let (mut moves, mut moved) = (Vec::new(), Vec::new());
+            let (mut moves, mut moved, mut writing) = (Vec::new(), Vec::new(), Vec::new());
             for extent in batch {
                 let from = extent.place();
+                if from.0 != pack.id {
+                    continue; // moved away earlier
+                }
+                if let Some((_, _, to, offset)) =
+                    last.as_ref().filter(|(place, len, ..)| *place == from && *len >= extent.len)
+                {
+                    moves.push(Move { from, to: (to.id, *offset), len: extent.len });
+                    moved.push((extent, to.clone(), *offset));
+                    continue;
+                }
                 match extent.read() {
-                    Ok(_) if from.0 != pack.id => {} // moved away earlier
                     Ok(bytes) => {
                         let (to, offset) = self.write(&bytes, &fresh)?;
                         moves.push(Move { from, to: (to.id, offset), len: extent.len });
-                        moved.push((extent, to, offset));
+                        moved.push((extent, (*to).clone(), offset));
+                        last = Some((from, extent.len, (*to).clone(), offset));
+                        writing.push(to);
                     }
                     Err(error) => {
                         tracing::warn!(%error, "content that cannot be moved stays where it is");
@@ -473,8 +525,9 @@ impl Packs {
             record(&moves)?;
             for (extent, to, offset) in moved {
                 to.note(extent);
-                extent.move_to((*to).clone(), offset);
+                extent.move_to(to, offset);
             }
+            drop(writing);
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use tracing::warn;
@@ -39,15 +39,17 @@ pub(super) struct Reaper {
     due: Mutex<VecDeque<(FileId, u64)>>,
     durability: Arc<dyn Durability>,
     idle: AtomicBool,
+    freed: AtomicU64,
 }
 
 impl Reaper {
     pub(super) fn new(durability: Arc<dyn Durability>) -> Reaper {
-        Reaper { due: Mutex::default(), durability, idle: AtomicBool::new(true) }
+        Reaper { due: Mutex::default(), durability, idle: AtomicBool::new(true), freed: AtomicU64::new(1) }
     }
 
     /// Nothing names `id` any more.
     pub(super) fn remove_later(&self, id: FileId) {
+        self.freed.fetch_add(1, Ordering::Relaxed);
         let captured = CAPTURED.with_borrow_mut(|list| list.as_mut().map(|list| list.files.push(id)));
         if captured.is_none() && !self.idle.load(Ordering::Relaxed) {
             self.due.lock().push_back((id, self.durability.position()));
@@ -56,7 +58,13 @@ impl Reaper {
 
     /// Nothing names so many bytes of a pack any more.
     pub(super) fn note_packed(&self, bytes: u64) {
+        self.freed.fetch_add(1, Ordering::Relaxed);
         CAPTURED.with_borrow_mut(|list| list.iter_mut().for_each(|list| list.packed += bytes));
+    }
+
+    /// How often something was let go of.
+    pub(super) fn freed(&self) -> u64 {
+        self.freed.load(Ordering::Relaxed)
     }
 
     /// While idle, nothing is deleted.
