@@ -23,7 +23,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use agentfs_core::FileId;
-use agentfs_core::testing::Cut;
+use agentfs_core::testing::{Cut, Disk, Io};
 use crash_history::{Found, History, Point};
 
 /// Operations in all, in parts that are histories of volumes of their own.
@@ -115,6 +115,42 @@ fn a_sync_that_is_left_out_is_found() {
         let (part, wrong) = found.unwrap_or_else(|| panic!("not found: {what}"));
         println!("found in part {part}, after {points:?} crashes: {what}: {}", wrong.lines().next().unwrap());
     }
+}
+
+/// What threads do at the same time, while the log is shortened and packs are emptied, cannot be compared with a model; but
+/// wherever it is cut, trees hold together, and all content can be read.
+#[test]
+fn what_threads_do_at_once_is_sound_wherever_it_is_cut() {
+    let (trace, begun) = (crash_history::at_once(3, 700), Instant::now());
+    let points = AtomicUsize::new(0);
+    let stride = 1 + trace.len() / 4000;
+    let parts = 8;
+    let wrong = in_parallel(parts, |part| {
+        let (mut disk, mut wrong) = (Disk::default(), Vec::new());
+        for (at, io) in trace.iter().enumerate() {
+            disk.apply(io);
+            // Where a checkpoint takes over, always.
+            let is_chosen = at % stride == 0 || matches!(io, Io::Publish(_));
+            if !is_chosen || at as u64 / stride as u64 % parts != part {
+                continue;
+            }
+            for cut in [Cut::Kill, Cut::Synced, Cut::Some(at as u64)] {
+                points.fetch_add(1, Ordering::Relaxed);
+                wrong.extend(caught(&(at, io_name(io), cut), || Found::of(disk.after(cut), cut).map(drop)));
+            }
+            if wrong.len() > 3 {
+                break;
+            }
+        }
+        wrong
+    });
+    println!("{points:?} crashes in {} I/Os of three threads in {:.0?}", trace.len(), begun.elapsed());
+    assert!(wrong.is_empty(), "{} findings:\n{}", wrong.len(), told(&wrong));
+    assert!(points.into_inner() > 3000);
+}
+
+fn io_name(io: &Io) -> String {
+    format!("{io:?}").chars().take(60).collect()
 }
 
 #[test]

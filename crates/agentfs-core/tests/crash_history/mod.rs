@@ -512,6 +512,39 @@ fn tree_differences(id: u128, expected: &Dump, found: &Dump, doubtful: &HashSet<
     wrong
 }
 
+/// The I/Os of some threads that each do so many operations at once, while another shortens the log and empties packs.
+pub fn at_once(threads: u64, count: usize) -> Vec<Io> {
+    let device = Arc::new(CrashDevice::new(Memory::default()));
+    let core = Arc::new(FsCore::open_volume(device.clone(), small(BOOT)).unwrap().0);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::SeqCst) {
+                core.compact().unwrap();
+                core.sync().unwrap();
+                core.tend().unwrap();
+            }
+        });
+        let work: Vec<_> = (0..threads)
+            .map(|seed| {
+                let core = core.clone();
+                scope.spawn(move || {
+                    let mut driver = CoreDriver::new(core);
+                    // Others delete what this one knows: only operations on files.
+                    let is_on_files = |step: &Step| matches!(step, Step::Do(Op::File(Place::Branch(_), _)));
+                    for step in steps(100 + seed, count).into_iter().filter(is_on_files) {
+                        let _ = run(&mut driver, &step);
+                    }
+                    driver.close();
+                })
+            })
+            .collect();
+        work.into_iter().for_each(|thread| thread.join().unwrap());
+        stop.store(true, std::sync::atomic::Ordering::SeqCst);
+    });
+    device.trace()
+}
+
 /// Errors that a failed I/O may become.
 const TOLD: [Errno; 3] = [Errno::IO, Errno::NOSPC, Errno::ROFS];
 
