@@ -349,9 +349,8 @@ impl Journal for LogWriter {
         let _syncing = self.syncing.lock();
         let mut head = self.head.lock();
         let closed = framed(&Record::Closed { at: head.len })?;
+        // What is set aside behind it stays: the next mount needs some, be the host full or not.
         self.write(&mut head, &closed)?;
-        // What was set aside for it goes back.
-        head.file.set_len(head.len)?;
         Ok(head.file.sync(false)?)
     }
 

@@ -1,7 +1,9 @@
 //! A device over memory that notes each I/O, and fails the one it is told to.
 
+use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use rustix::io::Errno;
@@ -28,6 +30,9 @@ struct Shared {
     fault: Mutex<Option<(usize, Fault)>>,
     /// Files of which it says that they were synced, and they were not.
     deaf: Deaf,
+    is_full: AtomicBool,
+    /// Bytes that are set aside for files.
+    reserved: Mutex<HashMap<FileId, u64>>,
 }
 
 /// The device.
@@ -45,12 +50,19 @@ impl CrashDevice {
     /// A device that forgets to sync some files: what a program does that forgets it.
     pub fn deaf(memory: Memory, deaf: Deaf) -> CrashDevice {
         let (trace, fault) = (Mutex::default(), Mutex::default());
-        CrashDevice { memory, shared: Arc::new(Shared { trace, fault, deaf }) }
+        let (is_full, reserved) = (AtomicBool::new(false), Mutex::default());
+        CrashDevice { memory, shared: Arc::new(Shared { trace, fault, deaf, is_full, reserved }) }
     }
 
     /// Fails the I/O number `at`, counted from 0, those that read among them.
     pub fn fail(&self, at: usize, fault: Fault) {
         *self.shared.fault.lock() = Some((at, fault));
+    }
+
+    /// From now on there is no room, or there is again. Files can be made and deleted; what is in them, or set aside for
+    /// them, can be written.
+    pub fn set_full(&self, is_full: bool) {
+        self.shared.is_full.store(is_full, Ordering::SeqCst);
     }
 
     /// Is the fault still to come?
@@ -167,6 +179,14 @@ impl ObjectFile for CrashFile {
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize> {
         let mut trace = self.shared.trace.lock();
+        let end = offset + data.len() as u64;
+        if self.shared.is_full.load(Ordering::SeqCst) {
+            let room = self.shared.reserved.lock().get(&self.id).copied().unwrap_or(0);
+            if end > self.file.stat()?.len.max(room) {
+                trace.push(Io::Nothing);
+                return Err(Errno::NOSPC.into());
+            }
+        }
         let written = match self.shared.strikes(trace.len()) {
             Some(Fault::Short) if data.len() > 1 => &data[..data.len() / 2],
             Some(fault) => {
@@ -185,6 +205,14 @@ impl ObjectFile for CrashFile {
 
     fn allocate(&self, mode: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
         let size = self.file.stat()?.len;
+        if mode == FallocateFlags::KEEP_SIZE {
+            let mut reserved = self.shared.reserved.lock();
+            let room = reserved.entry(self.id).or_insert(0);
+            if self.shared.is_full.load(Ordering::SeqCst) && offset + len > size.max(*room) {
+                return Err(Errno::NOSPC.into());
+            }
+            *room = (offset + len).max(*room);
+        }
         let io = if mode.intersects(FallocateFlags::PUNCH_HOLE | FallocateFlags::ZERO_RANGE) {
             let end =
                 if mode.contains(FallocateFlags::KEEP_SIZE) { size.min(offset + len) } else { offset + len };
