@@ -3,13 +3,15 @@
 
 mod codec;
 mod frame;
+mod frame_writer;
 mod journal;
 mod reader;
 mod record;
 mod writer;
 
 pub use codec::{Adopt, decode};
+pub use frame_writer::FrameWriter;
 pub use journal::{Journal, Recorder, Unrecorded};
 pub use reader::{Damage, Log, has_lost, superseded};
 pub use record::{Marks, NewBranch, NewSnapshot, Record, RootAttributes};
-pub use writer::{FrameWriter, LogWriter, Start};
+pub use writer::{LogWriter, Start};

@@ -8,7 +8,8 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use super::{Journal, Record, codec, frame};
+use super::frame_writer::framed;
+use super::{Journal, Record};
 use crate::error::{FsError, Result};
 use crate::store::{Device, FallocateFlags, FileId, ObjectFile, Packs, Seek, no_space};
 use crate::tree::Edit;
@@ -64,7 +65,7 @@ struct Head {
 /// Nobody else writes to files meanwhile: the log is poisoned.
 fn write_anew(object: &dyn ObjectFile) -> io::Result<()> {
     let (mut at, len) = (0, object.stat()?.len);
-    let mut chunk = vec![0; BUFFER];
+    let mut chunk = vec![0; 1 << 20];
     while let Some(data) = object.seek(Seek::Data, at)?.filter(|data| *data < len) {
         let end = object.seek(Seek::Hole, data)?.unwrap_or(len).min(len);
         let want = ((end - data) as usize).min(chunk.len());
@@ -414,69 +415,6 @@ impl Journal for LogWriter {
     fn is_poisoned(&self) -> bool {
         self.poisoned.load(Ordering::Acquire)
     }
-}
-
-/// Writes records to a file that nobody reads yet, in large pieces.
-pub struct FrameWriter {
-    file: Arc<dyn ObjectFile>,
-    buffer: Vec<u8>,
-    len: u64,
-}
-
-/// Bytes written at once.
-const BUFFER: usize = 1 << 20;
-
-impl FrameWriter {
-    /// A writer to an empty file.
-    pub fn new(file: Arc<dyn ObjectFile>) -> FrameWriter {
-        FrameWriter { file, buffer: Vec::new(), len: 0 }
-    }
-
-    /// Writes a record.
-    ///
-    /// # Errors
-    /// What the device answers.
-    pub fn write(&mut self, record: &Record) -> Result<()> {
-        self.buffer.extend(framed(record)?);
-        if self.buffer.len() < BUFFER { Ok(()) } else { self.flush() }
-    }
-
-    /// Where the next record will begin.
-    #[cfg(feature = "testing")]
-    pub fn position(&self) -> u64 {
-        self.len + self.buffer.len() as u64
-    }
-
-    fn flush(&mut self) -> Result<()> {
-        let written = self.file.write_at(&self.buffer, self.len)?;
-        if written < self.buffer.len() {
-            return Err(FsError::no_space());
-        }
-        self.len += written as u64;
-        self.buffer.clear();
-        Ok(())
-    }
-
-    /// Makes all of it durable; returns its length.
-    ///
-    /// # Errors
-    /// What the device answers.
-    pub fn finish(mut self) -> Result<u64> {
-        self.flush()?;
-        self.file.sync(false)?;
-        Ok(self.len)
-    }
-}
-
-/// A record in its frame.
-fn framed(record: &Record) -> Result<Vec<u8>> {
-    let encoded = codec::encode(record, vec![0; frame::HEADER]);
-    let mut frame = encoded.map_err(|e| FsError::Io(io::Error::other(e)))?;
-    if frame.len() - frame::HEADER > frame::MAX_PAYLOAD {
-        return Err(FsError::Io(io::Error::other("a record is longer than the log can hold")));
-    }
-    frame::seal(&mut frame);
-    Ok(frame)
 }
 
 /// The inodes that a record speaks of, by themselves or by a name of theirs.

@@ -6,6 +6,7 @@ mod host_fs;
 mod memory;
 mod object;
 mod pack;
+mod packs;
 mod reaper;
 
 pub use content::Content;
@@ -14,5 +15,6 @@ pub use device::{Device, FallocateFlags, FileId, FileStat, Folder, ObjectFile, S
 pub use host_fs::{HostFs, StoreError};
 pub use memory::Memory;
 pub use object::{Object, Store};
-pub use pack::{Extent, Move, Pack, PackLimits, PackUse, Packs, Place};
+pub use pack::{Extent, Pack, Place};
+pub use packs::{Move, PackLimits, PackUse, Packs};
 pub use reaper::Durability;

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::pack::{Extent, PackLimits, Packs};
+use super::pack::Extent;
+use super::packs::{PackLimits, Packs};
 use super::reaper::{self, Durability, Reaper, Released};
 use super::{Device, FileId, ObjectFile};
 use crate::types::{Epoch, ObjectId, PackId};
