@@ -225,10 +225,10 @@ detach() {
   if is_root; then umount -l "$1"; else fusermount3 -u -z "$1"; fi
 }
 
-# wait_gone PID: until the process has ended, for at most ten seconds.
+# wait_gone PID: until the process has ended, for at most a minute: it makes everything durable first.
 wait_gone() {
   local try
-  for ((try = 0; try < 100; try++)); do
+  for ((try = 0; try < 600; try++)); do
     [ -d "/proc/$1" ] || return 0
     # A zombie waits for its parent only.
     ! grep -qs '^State:.Z' "/proc/$1/status" || return 0
