@@ -52,6 +52,17 @@ class Volume:
         subprocess.run(["umount", self.root] if os.geteuid() == 0 else ["fusermount3", "-u", self.root], check=True)
         self.daemon.wait(60)
 
+    def mount_twice(self):
+        """Unmounts it and mounts it twice; returns the seconds of both, the memory after the first, and the store's size."""
+        self.unmount()
+        first = self.mount()
+        memory = self.resident()
+        self.unmount()
+        second = self.mount()
+        size = self.size()
+        self.unmount()
+        return first, second, memory, size
+
     def cli(self, *words):
         done = subprocess.run([CLI, "--mount", self.root, "--json", *words], check=True, capture_output=True)
         return json.loads(done.stdout)
@@ -184,13 +195,7 @@ def large_store():
             os.close(fd)
     seconds = time.monotonic() - begun
     memory = volume.resident() - before
-    volume.unmount()
-    first = volume.mount()
-    loaded = volume.resident()
-    volume.unmount()
-    second = volume.mount()
-    size = volume.size()
-    volume.unmount()
+    first, second, loaded, size = volume.mount_twice()
     check = time.monotonic()
     subprocess.run([HOST, "check", volume.store], check=True, stdout=subprocess.DEVNULL)
     check = time.monotonic() - check
@@ -278,13 +283,7 @@ def many_branches():
             os.write(fd, b"changed")
             os.close(fd)
     memory = volume.resident() - before
-    volume.unmount()
-    first = volume.mount()
-    second_memory = volume.resident()
-    volume.unmount()
-    second = volume.mount()
-    size = volume.size()
-    volume.unmount()
+    first, second, second_memory, size = volume.mount_twice()
     figures["branches"] = {
         "branches": BRANCHES, "changes": 100, "memory": memory, "memory_after_mount": second_memory,
         "mount_seconds": [first, second], "store": size,

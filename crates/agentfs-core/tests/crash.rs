@@ -18,12 +18,11 @@
 
 mod crash_history;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use agentfs_core::FileId;
-use agentfs_core::testing::{Cut, Disk, Io};
+use agentfs_core::testing::{Cut, Disk, Io, caught};
 use crash_history::{Found, History, Point};
 
 /// Operations in all, in parts that are histories of volumes of their own.
@@ -50,13 +49,9 @@ fn in_parallel(count: u64, work: impl Fn(u64) -> Vec<String> + Sync) -> Vec<Stri
     })
 }
 
-/// Checks one point; a panic in it is a finding as any other.
-fn caught(what: &dyn std::fmt::Debug, check: impl FnOnce() -> Result<(), String>) -> Option<String> {
-    let told = catch_unwind(AssertUnwindSafe(check)).unwrap_or_else(|panic| {
-        let said = panic.downcast_ref::<String>().cloned();
-        Err(said.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).into())).unwrap_or("a panic".into()))
-    });
-    told.err().map(|told| format!("{what:?}: {told}"))
+/// Checks one point.
+fn finding(what: &dyn std::fmt::Debug, check: impl FnOnce() -> Result<(), String>) -> Option<String> {
+    caught(check).err().map(|told| format!("{what:?}: {told}"))
 }
 
 /// All crashes of a history. Stops after a few findings.
@@ -66,7 +61,7 @@ fn crashes(history: &History, points: &AtomicUsize) -> Vec<String> {
         for cut in [Cut::Kill, Cut::Synced, Cut::Written, Cut::Some(1), Cut::Some(2), Cut::Some(3)] {
             points.fetch_add(1, Ordering::Relaxed);
             let check = || history.check(point, Found::of(point.disk.after(cut), cut)?);
-            wrong.extend(caught(&(history.part, point, cut), check));
+            wrong.extend(finding(&(history.part, point, cut), check));
         }
         wrong.len() < 5
     });
@@ -136,7 +131,7 @@ fn what_threads_do_at_once_is_sound_wherever_it_is_cut() {
             }
             for cut in [Cut::Kill, Cut::Synced, Cut::Some(at as u64)] {
                 points.fetch_add(1, Ordering::Relaxed);
-                wrong.extend(caught(&(at, io_name(io), cut), || Found::of(disk.after(cut), cut).map(drop)));
+                wrong.extend(finding(&(at, io_name(io), cut), || Found::of(disk.after(cut), cut).map(drop)));
             }
             if wrong.len() > 3 {
                 break;
@@ -161,7 +156,7 @@ fn every_io_that_fails_is_told_and_the_volume_goes_on() {
         let mut wrong = Vec::new();
         history.faults(|session, at, fault| {
             faults.fetch_add(1, Ordering::Relaxed);
-            wrong.extend(caught(&(part, session, at, fault), || history.fail(session, at, fault)));
+            wrong.extend(finding(&(part, session, at, fault), || history.fail(session, at, fault)));
             wrong.len() < 5
         });
         wrong

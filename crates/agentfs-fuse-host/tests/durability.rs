@@ -260,20 +260,26 @@ fn a_snapshot_is_synced_with_all_its_content_when_asked() {
     assert_eq!(fs::read(v.snapshot("s").join("large")).unwrap(), vec![1; 3_000_000]);
 }
 
+/// A volume that is not mounted, whose store is the image of that name, and sound.
+fn with_image(name: &str) -> Volume {
+    let mut v = Volume::mount();
+    assert!(v.terminate().success());
+    fs::remove_dir_all(v.store()).unwrap();
+    fs::create_dir(v.store()).unwrap();
+    let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images").join(name);
+    run(&v.store(), "tar", &["-xzf", image.to_str().unwrap()]);
+    let (sound, told) = check_store(&v.store());
+    assert!(sound, "{told}");
+    v
+}
+
 /// A store that version 0.1 wrote, killed while a file was open: all later versions read it.
 #[test]
 fn a_store_of_format_1_is_read_as_it_is() {
     if !can_mount() || !support::is_root("reading an image whose files are root's") {
         return;
     }
-    let mut v = Volume::mount();
-    assert!(v.terminate().success());
-    fs::remove_dir_all(v.store()).unwrap();
-    let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images/format-1.tar.gz");
-    fs::create_dir(v.store()).unwrap();
-    run(&v.store(), "tar", &["-xzf", image.to_str().unwrap()]);
-    let (sound, told) = check_store(&v.store());
-    assert!(sound, "{told}");
+    let mut v = with_image("format-1.tar.gz");
     assert_eq!(
         fs::read_to_string(v.store().join("format")).unwrap(),
         "agentfs-store 1\n",
@@ -306,14 +312,7 @@ fn a_store_of_format_2_is_read_as_it_is() {
     if !can_mount() || !support::is_root("reading an image whose files are root's") {
         return;
     }
-    let mut v = Volume::mount();
-    assert!(v.terminate().success());
-    fs::remove_dir_all(v.store()).unwrap();
-    let image = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images/format-2.tar.gz");
-    fs::create_dir(v.store()).unwrap();
-    run(&v.store(), "tar", &["-xzf", image.to_str().unwrap()]);
-    let (sound, told) = check_store(&v.store());
-    assert!(sound, "{told}");
+    let mut v = with_image("format-2.tar.gz");
     v.remount();
     expect_format_1(&v);
     assert_eq!(fs::read_to_string(v.path("new")).unwrap(), "of the present format\n");

@@ -25,11 +25,10 @@ pub struct Damage {
 }
 
 /// A piece of the log.
-pub struct Piece {
-    /// Its number.
-    pub number: u64,
+struct Piece {
+    number: u64,
     /// Its sound bytes.
-    pub len: u64,
+    len: u64,
     file: Arc<dyn ObjectFile>,
 }
 
@@ -37,7 +36,7 @@ pub struct Piece {
 #[derive(Default)]
 pub struct Log {
     /// The pieces that count, in order.
-    pub pieces: Vec<Piece>,
+    pieces: Vec<Piece>,
     /// Does its last record say that the volume was closed?
     closed: bool,
     /// Pieces behind its end, which go on from what is not there.
@@ -84,7 +83,7 @@ impl Log {
     /// # Errors
     /// What the device answers.
     pub fn open(device: &dyn Device, boot: u128) -> io::Result<Log> {
-        let numbers = pieces(device)?;
+        let numbers = pieces(&device.list(Folder::Log)?);
         let first = newest_checkpoint(device, &numbers)?;
         let mut log = Log::default();
         for number in numbers.into_iter().skip(first) {
@@ -200,12 +199,12 @@ impl Seen {
     }
 }
 
-/// The numbers of all pieces, in order.
-fn pieces(device: &dyn Device) -> io::Result<Vec<u64>> {
-    let number = |id| if let FileId::Log(number) = id { Some(number) } else { None };
-    let mut numbers: Vec<u64> = device.list(Folder::Log)?.into_iter().filter_map(number).collect();
+/// The numbers of the pieces among the log's files, in order.
+fn pieces(files: &[FileId]) -> Vec<u64> {
+    let number = |id: &FileId| if let FileId::Log(number) = id { Some(*number) } else { None };
+    let mut numbers: Vec<u64> = files.iter().filter_map(number).collect();
     numbers.sort_unstable();
-    Ok(numbers)
+    numbers
 }
 
 /// Is there anything that a damaged log has lost?
@@ -234,10 +233,11 @@ fn newest_checkpoint(device: &dyn Device, pieces: &[u64]) -> io::Result<usize> {
 /// # Errors
 /// What the device answers.
 pub fn superseded(device: &dyn Device) -> io::Result<Vec<FileId>> {
-    let numbers = pieces(device)?;
+    let files = device.list(Folder::Log)?;
+    let numbers = pieces(&files);
     let first = newest_checkpoint(device, &numbers)?;
     let old = numbers.into_iter().take(first).map(FileId::Log);
-    let drafts = device.list(Folder::Log)?.into_iter().filter(|id| matches!(id, FileId::Draft(_)));
+    let drafts = files.into_iter().filter(|id| matches!(id, FileId::Draft(_)));
     Ok(old.chain(drafts).collect())
 }
 

@@ -1,6 +1,7 @@
 //! `check`: is a store that nobody serves sound? Looks at all of it and changes nothing.
 
-use std::collections::HashSet;
+use std::cell::OnceCell;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -8,12 +9,12 @@ use std::sync::Arc;
 use super::history::PastTree;
 use super::recover::{LateJournal, Past};
 use crate::config::Config;
-use crate::error::Result;
+use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::log;
-use crate::store::{Content, Device, FileId, Folder};
-use crate::tree::{Body, Fault, Version, check, visit_new};
-use crate::types::{InodeId, Name, ObjectId, PackId};
+use crate::store::{Content, Device, FileId, Store};
+use crate::tree::{Directory, Fault, Version, check, visit_new};
+use crate::types::{InodeId, Name, PackId};
 
 /// What is wrong with a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,7 +74,7 @@ pub fn check_store(device: Arc<dyn Device>, config: Config) -> Result<Report> {
     let mut report = Report::default();
     match Past::read(&core) {
         Ok(past) => {
-            let examined = Examination { past: &past, device: core.store.device(), report: &mut report };
+            let examined = Examination { past: &past, store: &core.store, report: &mut report };
             examined.run()?;
         }
         Err(error) if is_damage(&error) => report.findings.push(Finding::Log(error.to_string())),
@@ -82,13 +83,13 @@ pub fn check_store(device: Arc<dyn Device>, config: Config) -> Result<Report> {
     Ok(report)
 }
 
-fn is_damage(error: &crate::error::FsError) -> bool {
-    matches!(error, crate::error::FsError::Io(e) if e.kind() == io::ErrorKind::InvalidData)
+fn is_damage(error: &FsError) -> bool {
+    matches!(error, FsError::Io(e) if e.kind() == io::ErrorKind::InvalidData)
 }
 
 struct Examination<'a> {
     past: &'a Past<'a>,
-    device: &'a dyn Device,
+    store: &'a Store,
     report: &'a mut Report,
 }
 
@@ -129,7 +130,7 @@ impl Examination<'_> {
                 .notes
                 .push("the volume was not closed; the next mount settles what was under way".into());
         }
-        if log::has_lost(self.device)? {
+        if log::has_lost(self.store.device())? {
             self.report
                 .notes
                 .push("damage to the log was found earlier; what it lost is kept in lost-* files".into());
@@ -137,6 +138,7 @@ impl Examination<'_> {
         Ok(())
     }
 
+    /// Numbers that are taken once, names that are given once.
     fn accounts(&mut self) {
         for what in self.past.history.contradictions() {
             self.found(Finding::Account(what));
@@ -152,8 +154,9 @@ impl Examination<'_> {
             visit_new(last, version, &mut |_, _| inodes += 1);
             last = Some(version);
             self.report.inodes += inodes;
+            let paths = Paths::of(version);
             for fault in check(version) {
-                self.found(Finding::Tree(tree.clone(), in_words(version, &fault)));
+                self.found(Finding::Tree(tree.clone(), paths.in_words(&fault)));
             }
         }
     }
@@ -192,7 +195,8 @@ impl Examination<'_> {
                         read.or_else(|| wrong_size(size, u64::from(extent.len)))
                     }
                     Some(Content::Whole(object)) => {
-                        let len = self.device.open(FileId::Object(object.id)).and_then(|file| file.stat());
+                        let len =
+                            self.store.device().open(FileId::Object(object.id)).and_then(|file| file.stat());
                         match len {
                             Ok(stat) if closed && !past_tree.is_dirty(ino) => wrong_size(size, stat.len),
                             Ok(_) => None,
@@ -209,8 +213,9 @@ impl Examination<'_> {
                 wrong.extend(told.map(|told| (ino, told)));
             });
             last = Some(version);
+            let paths = Paths::of(version);
             for (ino, told) in wrong.into_iter().filter(|told| seen.insert(told.clone())) {
-                let file = format!("{} in {tree}", path_of(version, ino));
+                let file = format!("{} in {tree}", paths.of_inode(ino));
                 self.found(Finding::Content(file, told));
             }
         }
@@ -220,14 +225,12 @@ impl Examination<'_> {
     /// What lies there and nothing names.
     fn unnamed(&mut self) -> Result<()> {
         let adopted = &self.past.adopted;
-        let mut found = self.device.list(Folder::Objects)?;
-        found.extend(self.device.list(Folder::Packs)?);
         let is_named = |id: &FileId| match id {
             FileId::Object(id) => adopted.objects.contains_key(id),
             FileId::Pack(id) => adopted.packs.contains_key(id),
             _ => true,
         };
-        let (named, unnamed): (Vec<_>, Vec<_>) = found.into_iter().partition(is_named);
+        let (named, unnamed): (Vec<_>, Vec<_>) = self.store.files()?.into_iter().partition(is_named);
         self.report.files = named.len();
         if !unnamed.is_empty() {
             let count = unnamed.len();
@@ -236,11 +239,8 @@ impl Examination<'_> {
                 .push(format!("{count} files of content are named by nothing; the next mount deletes them"));
         }
         let next = self.past.history.marks.object;
-        let number = |id: &FileId| match id {
-            FileId::Object(ObjectId(number)) | FileId::Pack(PackId(number)) => *number,
-            _ => 0,
-        };
-        if let Some(id) = named.iter().find(|id| number(id) >= next) {
+        let is_early = |id: &&FileId| id.number().is_some_and(|number| number >= next);
+        if let Some(id) = named.iter().find(is_early) {
             self.found(Finding::Account(format!("{id:?} has a number that was not given yet")));
         }
         Ok(())
@@ -251,41 +251,60 @@ fn wrong_size(size: u64, len: u64) -> Option<String> {
     (size != len).then(|| format!("it says that it has {size} bytes, its content has {len}"))
 }
 
-/// A fault, with paths.
-fn in_words(version: &Version, fault: &Fault) -> String {
-    let path = |ino: &InodeId| path_of(version, *ino);
-    match fault {
-        Fault::DanglingEntry(dir, ino) => {
-            format!("{} has a name that leads to inode {}, which is missing", path(dir), ino.0)
-        }
-        Fault::WrongKind(dir, ino, kind) => {
-            format!("{} calls {} a {kind:?}, which it is not", path(dir), path(ino))
-        }
-        Fault::LinkCount(ino, says, has) => {
-            format!("{} says that it has {says} links, and has {has}", path(ino))
-        }
-        Fault::WrongParent(dir, lies, says) => {
-            format!("{} lies in {} and says that it lies in inode {}", path(dir), path(lies), says.0)
-        }
-        Fault::Unreachable(ino) => format!("inode {} has no name: nothing leads to it", ino.0),
-    }
+/// Who holds each inode of a version, by which name: looked for once, when the first path is asked for.
+struct Paths<'a> {
+    version: &'a Version,
+    holders: OnceCell<HashMap<InodeId, (InodeId, &'a Name)>>,
 }
 
-/// A path to an inode, and its number.
-fn path_of(version: &Version, ino: InodeId) -> String {
-    let mut names: Vec<Name> = Vec::new();
-    let mut at = ino;
-    while at != InodeId::ROOT && names.len() < 64 {
-        let holder = version.iter().find_map(|(dir, inode)| match &inode.body {
-            Body::Directory(entries) => {
-                entries.iter().find(|(_, entry)| entry.ino() == at).map(|(name, _)| (dir, name.clone()))
-            }
-            _ => None,
-        });
-        let Some((dir, name)) = holder else { return format!("inode {}", ino.0) };
-        names.push(name);
-        at = dir;
+impl<'a> Paths<'a> {
+    fn of(version: &'a Version) -> Paths<'a> {
+        Paths { version, holders: OnceCell::new() }
     }
-    let shown = names.iter().rev().map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
-    format!("/{} (inode {})", shown.collect::<Vec<_>>().join("/").escape_debug(), ino.0)
+
+    fn holder(&self, ino: InodeId) -> Option<(InodeId, &'a Name)> {
+        let holders = self.holders.get_or_init(|| {
+            let mut holders = HashMap::new();
+            for (dir, inode) in self.version.iter() {
+                for (name, entry) in inode.directory().into_iter().flat_map(Directory::iter) {
+                    holders.entry(entry.ino()).or_insert((dir, name));
+                }
+            }
+            holders
+        });
+        holders.get(&ino).copied()
+    }
+
+    /// A path to an inode, and its number.
+    fn of_inode(&self, ino: InodeId) -> String {
+        let mut names: Vec<&Name> = Vec::new();
+        let mut at = ino;
+        while at != InodeId::ROOT && names.len() < 64 {
+            let Some((dir, name)) = self.holder(at) else { return format!("inode {}", ino.0) };
+            names.push(name);
+            at = dir;
+        }
+        let shown = names.iter().rev().map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned());
+        format!("/{} (inode {})", shown.collect::<Vec<_>>().join("/").escape_debug(), ino.0)
+    }
+
+    /// A fault, with paths.
+    fn in_words(&self, fault: &Fault) -> String {
+        let path = |ino: &InodeId| self.of_inode(*ino);
+        match fault {
+            Fault::DanglingEntry(dir, ino) => {
+                format!("{} has a name that leads to inode {}, which is missing", path(dir), ino.0)
+            }
+            Fault::WrongKind(dir, ino, kind) => {
+                format!("{} calls {} a {kind:?}, which it is not", path(dir), path(ino))
+            }
+            Fault::LinkCount(ino, says, has) => {
+                format!("{} says that it has {says} links, and has {has}", path(ino))
+            }
+            Fault::WrongParent(dir, lies, says) => {
+                format!("{} lies in {} and says that it lies in inode {}", path(dir), path(lies), says.0)
+            }
+            Fault::Unreachable(ino) => format!("inode {} has no name: nothing leads to it", ino.0),
+        }
+    }
 }

@@ -1,7 +1,6 @@
 //! Where bytes are read from, and where they may be written: copy-on-write of content.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use parking_lot::RwLockReadGuard;
@@ -10,8 +9,8 @@ use crate::branch::Branch;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::handle::{OpenFile, Source};
-use crate::store::{Content, Object, ObjectFile, no_space};
-use crate::types::{Epoch, ObjectId};
+use crate::store::{Content, Object, ObjectFile, Unnamed, no_space};
+use crate::types::Epoch;
 
 impl FsCore {
     /// The bytes of an open file, to read. Waits for who writes it.
@@ -94,7 +93,7 @@ impl FsCore {
     }
 
     /// An object with the first `keep` bytes of what `source` has.
-    fn copy_content(&self, file: &OpenFile, source: &Source, keep: u64) -> Result<Copied> {
+    fn copy_content(&self, file: &OpenFile, source: &Source, keep: u64) -> Result<Unnamed> {
         let size = file.tree.with_inode(file.ino, |inode| inode.meta.size)?.min(keep);
         if let Source::Object(object, _) = source {
             return self.with_room(|| self.store.duplicate(object, size));
@@ -117,7 +116,7 @@ impl FsCore {
         &self,
         file: &OpenFile,
         source: &mut Source,
-        (id, open): Copied,
+        (id, open): Unnamed,
         keep: u64,
         epoch: Epoch,
     ) -> Result<()> {
@@ -215,6 +214,3 @@ fn cut_excess(file: &OpenFile, object: &Object, open: &dyn ObjectFile) -> Result
     }
     Ok(())
 }
-
-/// An object that no content names yet.
-type Copied = (ObjectId, Arc<dyn ObjectFile>);

@@ -133,6 +133,9 @@ impl History {
 
     /// As [`History::doubt`], of all files with these objects.
     pub(super) fn doubt_objects(&mut self, objects: &HashSet<ObjectId>) {
+        if objects.is_empty() {
+            return; // there is nothing to look for in all these files
+        }
         let is_one = |inode: &Inode| matches!(inode.content(), Some(Content::Whole(object)) if objects.contains(&object.id));
         for branch in self.branches.values_mut() {
             let doubtful = branch.version.iter().filter(|(_, inode)| is_one(inode)).map(|(ino, _)| ino);
@@ -262,16 +265,15 @@ impl History {
 
 impl PastBranch {
     /// Asks the store for the sizes and times of files that were written in place. Returns what is to be recorded.
-    /// `power_cut`: an object may be missing because its name was not durable yet, and its file is then empty.
     ///
     /// # Errors
     /// What the device answers, but for an object that is missing.
-    pub(super) fn settle(&mut self, device: &dyn Device, power_cut: bool) -> io::Result<Vec<Edit>> {
+    pub(super) fn settle(&mut self, device: &dyn Device) -> io::Result<Vec<Edit>> {
         let dirty = std::mem::take(&mut self.aside.dirty);
         let mut edits = Vec::new();
         for ino in dirty {
             if let Some(inode) = self.version.get(ino) {
-                edits.extend(settled(device, ino, inode, power_cut)?);
+                edits.extend(settled(device, ino, inode)?);
             }
             edits.push(Edit::Clean(ino));
         }
@@ -283,8 +285,8 @@ impl PastBranch {
 }
 
 /// The attributes of a file as its object has them.
-fn settled(device: &dyn Device, ino: InodeId, inode: &Inode, power_cut: bool) -> io::Result<Vec<Edit>> {
-    let Some(Content::Whole(object)) = inode.content() else { return Ok(Vec::new()) };
+fn settled(device: &dyn Device, ino: InodeId, inode: &Inode) -> io::Result<Option<Edit>> {
+    let Some(Content::Whole(object)) = inode.content() else { return Ok(None) };
     let mut meta = inode.meta;
     match device.open(FileId::Object(object.id)).and_then(|file| file.stat()) {
         Ok(stat) => {
@@ -294,16 +296,11 @@ fn settled(device: &dyn Device, ino: InodeId, inode: &Inode, power_cut: bool) ->
                 meta.times.mtime = meta.times.ctime;
             }
             (meta.size, meta.blocks) = (stat.len, stat.blocks);
-            Ok(vec![Edit::Meta(ino, meta)])
-        }
-        Err(error) if power_cut && error.kind() == io::ErrorKind::NotFound => {
-            warn!(inode = ino.0, "a file that was not synced before a power cut is empty");
-            (meta.size, meta.blocks) = (0, 0);
-            Ok(vec![Edit::Content(ino, Content::Hole), Edit::Meta(ino, meta)])
+            Ok(Some(Edit::Meta(ino, meta)))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             warn!(inode = ino.0, object = object.id.0, "the content of a file is missing");
-            Ok(Vec::new())
+            Ok(None)
         }
         Err(error) => Err(error),
     }
@@ -343,11 +340,8 @@ impl<'a> Adopted<'a> {
                 self.forward.insert((moved.from, moved.len), moved.to);
                 continue;
             };
-            {
-                let pack = self.pack(moved.to.0);
-                self.store.packs.relocate(&extent, &pack, moved.to.1);
-                self.extents.insert((moved.to, moved.len), extent);
-            }
+            self.pack(moved.to.0).take(&extent, moved.to.1);
+            self.extents.insert((moved.to, moved.len), extent);
         }
     }
 
@@ -393,10 +387,7 @@ impl Adopt for Adopted<'_> {
             at = *next;
         }
         let known = self.extents.get(&(at, len)).cloned();
-        let extent = known.unwrap_or_else(|| {
-            let pack = self.pack(at.0);
-            self.store.packs.adopt_extent(&pack, at.1, len, crc)
-        });
+        let extent = known.unwrap_or_else(|| self.pack(at.0).add(at.1, len, crc));
         self.extents.insert((at, len), extent.clone());
         self.extents.insert((place, len), extent.clone());
         extent

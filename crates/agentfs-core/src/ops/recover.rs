@@ -14,9 +14,9 @@ use crate::config::Config;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::log::{self, Damage, Journal, Log, LogWriter, NewBranch, Record, Start};
-use crate::store::{Device, FileId, Folder, ObjectFile, no_space};
+use crate::store::{Device, FileId, Folder, no_space};
 use crate::tree::Edit;
-use crate::types::{BranchId, InodeId, ObjectId, PackId};
+use crate::types::{BranchId, InodeId, ObjectId};
 
 /// How a volume was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -27,10 +27,6 @@ pub struct Recovered {
     pub damage: Option<Damage>,
     /// Files that were written in place when the daemon ended: their size and times were asked of the store.
     pub dirty: usize,
-    /// Objects that a power cut took, because they had not been synced.
-    pub emptied: usize,
-    /// The host was restarted without the volume being closed.
-    pub power_cut: bool,
 }
 
 /// A log that was read, with what its records name.
@@ -78,10 +74,10 @@ impl<'a> Past<'a> {
 
     /// After a power cut an object may be missing or short, because it was never synced. From now on it is there, and as
     /// long as its file, with zeros for what was lost: what is missing or short later is damage. Files that were being
-    /// written are as long as their objects instead. Returns how many objects lost something.
-    fn mend_unsynced(&mut self, device: &dyn Device) -> io::Result<usize> {
+    /// written are as long as their objects instead.
+    fn mend_unsynced(&mut self, device: &dyn Device) -> io::Result<()> {
         if !self.power_cut {
-            return Ok(0);
+            return Ok(());
         }
         let found: HashSet<FileId> = device.list(Folder::Objects)?.into_iter().collect();
         let is_missing = |id: &ObjectId| !found.contains(&FileId::Object(*id));
@@ -104,7 +100,7 @@ impl<'a> Past<'a> {
                 "content that was not synced before a power cut is lost: there are zeros in its place"
             );
         }
-        Ok(count)
+        Ok(())
     }
 
     /// Better no volume than an empty or an old one in its place.
@@ -148,12 +144,10 @@ impl FsCore {
         let core = FsCore::bare(device.clone(), late.clone(), config);
         let mut past = Past::read(&core)?;
         past.check_beginning()?;
-        let power_cut = past.power_cut;
-        let emptied = past.mend_unsynced(&*device)?;
+        past.mend_unsynced(&*device)?;
         let branches = past.history.branches.iter_mut();
-        let settled: Vec<(BranchId, Vec<Edit>)> = branches
-            .map(|(id, branch)| Ok((*id, branch.settle(&*device, power_cut)?)))
-            .collect::<io::Result<_>>()?;
+        let settled: Vec<(BranchId, Vec<Edit>)> =
+            branches.map(|(id, branch)| Ok((*id, branch.settle(&*device)?))).collect::<io::Result<_>>()?;
         let Past { log, history, adopted, .. } = past;
         keep_what_ends_the_log(&*device, &log)?;
         if !log.is_closed() {
@@ -162,7 +156,7 @@ impl FsCore {
         }
         let dirty = settled.iter().flat_map(|(_, edits)| edits).filter(|edit| matches!(edit, Edit::Clean(_)));
         let (records, dirty) = (history.records, dirty.count());
-        let recovered = Recovered { records, damage: log.damage.clone(), dirty, power_cut, emptied };
+        let recovered = Recovered { records, damage: log.damage.clone(), dirty };
         let (objects, packs, extents) = (adopted.objects, adopted.packs, adopted.extents);
         core.restore(history);
         core.store.begin_mount();
@@ -266,14 +260,9 @@ impl FsCore {
     /// What the device answers.
     pub fn sweep(&self) -> Result<usize> {
         let Some(named) = self.named_at_open.lock().take() else { return Ok(0) };
-        let device = self.store.device();
-        let mut found = device.list(Folder::Objects)?;
-        found.extend(device.list(Folder::Packs)?);
-        let is_unnamed = |id: &FileId| {
-            let (FileId::Object(ObjectId(number)) | FileId::Pack(PackId(number))) = id else { return false };
-            self.store.is_of_earlier(*number) && !named.contains(number)
-        };
-        let unnamed: Vec<FileId> = found.into_iter().filter(is_unnamed).collect();
+        let is_unnamed = |number: u64| self.store.is_of_earlier(number) && !named.contains(&number);
+        let mut unnamed = self.store.files()?;
+        unnamed.retain(|id| id.number().is_some_and(is_unnamed));
         let count = unnamed.len();
         if count > 0 {
             info!(count, "deleting content that nothing names");
@@ -311,25 +300,25 @@ fn keep(device: &dyn Device, piece: u64, from: u64) -> io::Result<()> {
     let len = file.stat()?.len.saturating_sub(from);
     let mut bytes = vec![0; usize::try_from(len).unwrap_or(usize::MAX)];
     let read = file.read_at(&mut bytes, from)?;
-    // The same place may be damaged twice: the name tells only about where it was.
+    keep_bytes(device, (piece, from), bytes.get(..read).unwrap_or_default())
+}
+
+/// Keeps bytes in a file of their own, durably. The name tells only about where they were: there may be others.
+pub(super) fn keep_bytes(device: &dyn Device, (piece, from): (u64, u64), bytes: &[u8]) -> io::Result<()> {
     for at in from.. {
         match device.create(FileId::Lost(piece, at)) {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             made => {
-                put(&*made?, bytes.get(..read).unwrap_or_default())?;
+                let file = made?;
+                if file.write_at(bytes, 0)? < bytes.len() {
+                    return Err(no_space());
+                }
+                file.sync(false)?;
                 return device.sync_names();
             }
         }
     }
     Ok(())
-}
-
-/// Writes a file, durably.
-pub(super) fn put(file: &dyn ObjectFile, bytes: &[u8]) -> io::Result<()> {
-    if file.write_at(bytes, 0)? < bytes.len() {
-        return Err(no_space());
-    }
-    file.sync(false)
 }
 
 /// The journal of a volume that is being opened: nothing is recorded before the log was read.

@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::check::{Report, check_store};
-use super::recover::{LateJournal, Past, keep_what_ends_the_log, put};
+use super::recover::{LateJournal, Past, keep_bytes, keep_what_ends_the_log};
 use crate::config::Config;
 use crate::error::Result;
 use crate::fs_core::FsCore;
-use crate::store::{Device, FileId};
+use crate::store::Device;
 use crate::tree::{Aside, Body, Directory, Edit, Entry, Fault, Inode, Meta, Times, Version, check};
 use crate::types::{FileKind, InodeId, Name, Timestamp};
 
@@ -50,7 +50,9 @@ pub fn repair_store(device: &Arc<dyn Device>, config: &Config) -> Result<Repaire
     });
     past.history.marks.inode = room + 1;
     if !repaired.mended.is_empty() {
-        keep_removed(&**device, &removed)?;
+        if !removed.is_empty() {
+            keep_bytes(&**device, (0, 0), (removed.join("\n") + "\n").as_bytes())?;
+        }
         keep_what_ends_the_log(&**device, &past.log)?;
         let end = past.log.end().map_or(0, |(piece, _)| piece);
         let boot = past.log.boot.unwrap_or(config.boot);
@@ -149,22 +151,4 @@ fn shelter(version: &Version, ino: InodeId, room: InodeId, lost: &HashSet<InodeI
         edits.push(Edit::Parent(ino, room));
     }
     edits
-}
-
-/// Writes down what was taken away.
-fn keep_removed(device: &dyn Device, removed: &[String]) -> Result<()> {
-    if removed.is_empty() {
-        return Ok(());
-    }
-    let text = removed.join("\n") + "\n";
-    for at in 0.. {
-        match device.create(FileId::Lost(0, at)) {
-            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-            made => {
-                put(&*made?, text.as_bytes())?;
-                return Ok(device.sync_names()?);
-            }
-        }
-    }
-    Ok(())
 }

@@ -105,12 +105,13 @@ impl FsCore {
     /// were written, too.
     fn pack(&self, file: &OpenFile, bytes: &[u8], same: usize) -> io::Result<(Arc<Extent>, usize)> {
         let more = bytes.get(same..).unwrap_or_default();
-        if let Ok(Content::Packed(old)) = file.tree.content(file.ino)
+        if same > 0
+            && let Ok(Content::Packed(old)) = file.tree.content(file.ino)
             && old.len as usize == same
             && let Some(grown) = self.store.packs.extend(&old, more)?
         {
             return Ok((grown, more.len()));
         }
-        Ok((self.store.pack(bytes)?, bytes.len()))
+        Ok((self.store.packs.append(bytes)?, bytes.len()))
     }
 }

@@ -8,7 +8,6 @@ use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::log::Record;
 use crate::store::Pack;
-use crate::types::PackId;
 
 impl FsCore {
     /// Does a little of what has to be done now and then: deletes what nothing names, makes objects ahead, empties a pack
@@ -37,7 +36,7 @@ impl FsCore {
         for pack in self.store.packs.failed() {
             let _one = self.compacting.lock();
             // Nothing is recorded before the checkpoint, which tells of the new places.
-            self.store.packs.empty(&pack, || PackId(self.store.fresh()), |_| Ok::<_, FsError>(()))?;
+            self.store.packs.empty(&pack, |_| Ok::<_, FsError>(()))?;
         }
         self.checkpoint()?;
         warn!("the log could not be made durable and was written anew: changes are taken again");
@@ -71,12 +70,8 @@ impl FsCore {
 
     fn empty_pack(&self, pack: &Arc<Pack>) -> Result<()> {
         let _one = self.compacting.lock();
-        self.store.packs.empty(
-            pack,
-            || PackId(self.store.fresh()),
-            |moves| {
-                if moves.is_empty() { Ok(()) } else { self.journal.append(&Record::Moved(moves.to_vec())) }
-            },
-        )
+        self.store.packs.empty(pack, |moves| {
+            if moves.is_empty() { Ok(()) } else { self.journal.append(&Record::Moved(moves.to_vec())) }
+        })
     }
 }

@@ -49,7 +49,27 @@ pub enum FileId {
     Lost(u64, u64),
 }
 
+impl From<ObjectId> for FileId {
+    fn from(id: ObjectId) -> FileId {
+        FileId::Object(id)
+    }
+}
+
+impl From<PackId> for FileId {
+    fn from(id: PackId) -> FileId {
+        FileId::Pack(id)
+    }
+}
+
 impl FileId {
+    /// Its number among objects and packs; `None` for the log's files.
+    pub fn number(self) -> Option<u64> {
+        match self {
+            FileId::Object(ObjectId(number)) | FileId::Pack(PackId(number)) => Some(number),
+            FileId::Log(_) | FileId::Draft(_) | FileId::Lost(..) => None,
+        }
+    }
+
     /// Where it lies.
     pub fn folder(self) -> Folder {
         match self {

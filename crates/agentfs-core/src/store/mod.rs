@@ -14,7 +14,7 @@ pub(crate) use device::no_space;
 pub use device::{Device, FallocateFlags, FileId, FileStat, Folder, ObjectFile, Seek, Space};
 pub use host_fs::{HostFs, StoreError};
 pub use memory::Memory;
-pub use object::{Object, Store};
+pub use object::{Object, Store, Unnamed};
 pub use pack::{Extent, Pack, Place};
 pub use packs::{Move, PackLimits, PackUse, Packs};
 pub use reaper::Durability;

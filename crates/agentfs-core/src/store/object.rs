@@ -6,11 +6,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
-use super::pack::Extent;
 use super::packs::{PackLimits, Packs};
 use super::reaper::{self, Durability, Reaper, Released};
-use super::{Device, FileId, ObjectFile};
-use crate::types::{Epoch, ObjectId, PackId};
+use super::{Device, FileId, Folder, ObjectFile};
+use crate::types::{Epoch, ObjectId};
 
 /// A backing object that at least one content names.
 pub struct Object {
@@ -39,13 +38,14 @@ pub(super) fn missing_is_damage(error: io::Error) -> io::Error {
 }
 
 /// Makes a file under a number that was never used.
-pub(super) fn create_unused(
+pub(super) fn create_unused<Id: Copy + Into<FileId>>(
     device: &dyn Device,
-    fresh: impl Fn() -> FileId,
-) -> io::Result<(FileId, Arc<dyn ObjectFile>)> {
+    next: &AtomicU64,
+    kind: impl Fn(u64) -> Id,
+) -> io::Result<(Id, Arc<dyn ObjectFile>)> {
     loop {
-        let id = fresh();
-        match device.create(id) {
+        let id = kind(next.fetch_add(1, Ordering::Relaxed));
+        match device.create(id.into()) {
             // Made before a crash that took its record along: its number is used up.
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             made => return Ok((id, made?)),
@@ -82,8 +82,8 @@ impl Store {
     /// A store over `device`, whose files go when the log has become durable.
     pub fn new(device: Arc<dyn Device>, durability: Arc<dyn Durability>, limits: PackLimits) -> Store {
         let reaper = Arc::new(Reaper::new(durability));
-        let packs = Arc::new(Packs::new(device.clone(), reaper.clone(), limits));
         let (next, first) = (Arc::new(AtomicU64::new(1)), AtomicU64::new(1));
+        let packs = Arc::new(Packs::new(device.clone(), reaper.clone(), next.clone(), limits));
         Store {
             device,
             packs,
@@ -115,22 +115,24 @@ impl Store {
         number < self.first.load(Ordering::Relaxed)
     }
 
+    /// All objects and packs that are there, in no particular order.
+    ///
+    /// # Errors
+    /// What the device answers.
+    pub fn files(&self) -> io::Result<Vec<FileId>> {
+        let mut files = self.device.list(Folder::Objects)?;
+        files.extend(self.device.list(Folder::Packs)?);
+        Ok(files)
+    }
+
     /// The device below.
     pub fn device(&self) -> &dyn Device {
         &*self.device
     }
 
     /// A number that no file has.
-    pub fn fresh(&self) -> u64 {
+    fn fresh(&self) -> u64 {
         self.next.fetch_add(1, Ordering::Relaxed)
-    }
-
-    /// Writes content of a small file.
-    ///
-    /// # Errors
-    /// What the device answers.
-    pub fn pack(&self, bytes: &[u8]) -> io::Result<Arc<Extent>> {
-        self.packs.append(bytes, || PackId(self.fresh()))
     }
 
     /// An empty object, not yet named by any content: [`Store::adopt`] it, or [`Store::discard`] it.
@@ -139,10 +141,7 @@ impl Store {
         if let Some(made) = self.pool.lock().pop() {
             return Ok(made);
         }
-        match create_unused(&*self.device, || FileId::Object(ObjectId(self.fresh())))? {
-            (FileId::Object(id), file) => Ok((id, file)),
-            _ => Err(io::ErrorKind::InvalidInput.into()),
-        }
+        create_unused(&*self.device, &self.next, ObjectId)
     }
 
     /// Makes objects ahead, if any were taken since.

@@ -1,7 +1,7 @@
 //! Packs: files that hold the content of many small files, so that one of these costs no file of the host's. Content is
 //! appended and never changed; each stretch of it, an extent, is known by its checksum. A file that grows at the end of a
-//! pack grows there: its extent before is a part of that after. A pack goes with the last extent
-//! in it; one that holds little is emptied by moving what it holds to another.
+//! pack grows there: its extent before is a part of that after. A pack goes with the last extent in it; one that holds
+//! little is emptied by moving what it holds to another.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -41,9 +41,7 @@ impl Extent {
     pub fn read(&self) -> io::Result<Vec<u8>> {
         loop {
             let (pack, offset) = self.place.lock().clone();
-            let mut bytes = vec![0; self.len as usize];
-            let read = pack.file()?.read_at(&mut bytes, u64::from(offset))?;
-            if read == bytes.len() && crc32c::crc32c(&bytes) == self.crc {
+            if let Some(bytes) = pack.read(offset, self)? {
                 return Ok(bytes);
             }
             if self.place() == (pack.id, offset) {
@@ -54,7 +52,7 @@ impl Extent {
     }
 
     /// It is there from now on.
-    pub(super) fn move_to(&self, pack: Arc<Pack>, offset: u32) {
+    fn move_to(&self, pack: Arc<Pack>, offset: u32) {
         pack.live.fetch_add(u64::from(self.len), Ordering::Relaxed);
         let (old, _) = std::mem::replace(&mut *self.place.lock(), (pack, offset));
         old.live.fetch_sub(u64::from(self.len), Ordering::Relaxed);
@@ -96,7 +94,7 @@ pub struct Pack {
     pub(super) stuck: AtomicBool,
     /// Records that are lost may have named what is in it: it stays as it is.
     pub(super) kept: AtomicBool,
-    pub(super) extents: Mutex<Vec<Weak<Extent>>>,
+    extents: Mutex<Vec<Weak<Extent>>>,
     reaper: Arc<Reaper>,
 }
 
@@ -135,21 +133,33 @@ impl Pack {
     }
 
     /// A new extent in it, that was written or is known to have been.
-    pub(super) fn add(self: &Arc<Pack>, offset: u32, len: u32, crc: u32) -> Arc<Extent> {
+    pub fn add(self: &Arc<Pack>, offset: u32, len: u32, crc: u32) -> Arc<Extent> {
         self.live.fetch_add(u64::from(len), Ordering::Relaxed);
         let extent = Arc::new(Extent { place: Mutex::new((self.clone(), offset)), len, crc });
         self.note(&extent);
         extent
     }
 
-    /// Is the content of `extent` at `offset` of this pack, too?
-    pub fn holds(&self, offset: u32, extent: &Extent) -> bool {
-        let mut bytes = vec![0; extent.len as usize];
-        let read = self.file().and_then(|file| file.read_at(&mut bytes, u64::from(offset)));
-        read.is_ok_and(|read| read == bytes.len()) && crc32c::crc32c(&bytes) == extent.crc
+    /// An extent lies at `offset` of this pack from now on.
+    pub fn take(self: &Arc<Pack>, extent: &Arc<Extent>, offset: u32) {
+        self.note(extent);
+        extent.move_to(self.clone(), offset);
     }
 
-    pub(super) fn note(&self, extent: &Arc<Extent>) {
+    /// Is the content of `extent` at `offset` of this pack, too?
+    pub fn holds(&self, offset: u32, extent: &Extent) -> bool {
+        matches!(self.read(offset, extent), Ok(Some(_)))
+    }
+
+    /// The content of `extent`, if that is what lies at `offset`.
+    fn read(&self, offset: u32, extent: &Extent) -> io::Result<Option<Vec<u8>>> {
+        let mut bytes = vec![0; extent.len as usize];
+        let read = self.file()?.read_at(&mut bytes, u64::from(offset))?;
+        let is_whole = read == bytes.len() && crc32c::crc32c(&bytes) == extent.crc;
+        Ok(is_whole.then_some(bytes))
+    }
+
+    fn note(&self, extent: &Arc<Extent>) {
         let mut extents = self.extents.lock();
         if extents.len() == extents.capacity() {
             extents.retain(|extent| extent.strong_count() > 0);
@@ -159,24 +169,33 @@ impl Pack {
         extents.push(Arc::downgrade(extent));
     }
 
+    /// All that something names, and some that were moved away since.
+    pub(super) fn extents(&self) -> Vec<Arc<Extent>> {
+        self.extents.lock().iter().filter_map(Weak::upgrade).collect()
+    }
+
     /// Stretches of whole blocks that nothing names, each from its first byte to behind its last.
     pub(super) fn gaps(&self) -> Vec<Stretch> {
-        let extents: Vec<Arc<Extent>> = self.extents.lock().iter().filter_map(Weak::upgrade).collect();
         let here = |extent: &Arc<Extent>| {
             let (pack, offset) = extent.place();
             (pack == self.id).then_some((u64::from(offset), u64::from(offset) + u64::from(extent.len)))
         };
-        let mut named: Vec<(u64, u64)> = extents.iter().filter_map(here).collect();
+        let mut named: Vec<Stretch> = self.extents().iter().filter_map(here).collect();
         named.sort_unstable();
         let len = self.len.load(Ordering::Relaxed);
         let starts = std::iter::once(0).chain(named.iter().map(|(_, end)| *end));
         let ends = named.iter().map(|(start, _)| *start).chain([len]);
-        let whole = |(start, end): (u64, u64)| (start.next_multiple_of(BLOCK), end - end % BLOCK);
+        let whole = |(start, end): Stretch| (start.next_multiple_of(BLOCK), end - end % BLOCK);
         starts.zip(ends).map(whole).filter(|(start, end)| start < end).collect()
     }
 
     pub(super) fn is(&self, flag: &AtomicBool) -> bool {
         flag.load(Ordering::Acquire)
+    }
+
+    /// Did a sync of it fail, and has what it holds not been moved away yet?
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.is(&self.failed) && !self.is(&self.stuck)
     }
 
     /// May its content be moved away, and its space be given back?

@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::object::create_unused;
 use super::pack::{Extent, Pack, Place, Stretch, Writing};
 use super::reaper::Reaper;
-use super::{Device, FallocateFlags, FileId, no_space};
+use super::{Device, FallocateFlags, no_space};
 use crate::types::PackId;
 
 /// When a pack is full, and when it is worth emptying others.
@@ -29,6 +29,8 @@ pub struct Gaps(Vec<(Arc<Pack>, Vec<Stretch>)>);
 pub struct Packs {
     device: Arc<dyn Device>,
     reaper: Arc<Reaper>,
+    /// The next number, of a pack or an object.
+    next: Arc<AtomicU64>,
     limits: PackLimits,
     /// Leaf lock: the pack that is appended to.
     current: Mutex<Option<Arc<Pack>>>,
@@ -63,9 +65,14 @@ pub struct Move {
 }
 
 impl Packs {
-    pub(super) fn new(device: Arc<dyn Device>, reaper: Arc<Reaper>, limits: PackLimits) -> Packs {
+    pub(super) fn new(
+        device: Arc<dyn Device>,
+        reaper: Arc<Reaper>,
+        next: Arc<AtomicU64>,
+        limits: PackLimits,
+    ) -> Packs {
         let (current, known, dirty) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Packs { device, reaper, limits, current, known, dirty, any_failed: AtomicBool::new(false) }
+        Packs { device, reaper, next, limits, current, known, dirty, any_failed: AtomicBool::new(false) }
     }
 
     /// A pack of an earlier mount, of which records speak.
@@ -77,23 +84,12 @@ impl Packs {
         pack
     }
 
-    /// An extent of an earlier mount, of which records speak.
-    pub fn adopt_extent(&self, pack: &Arc<Pack>, offset: u32, len: u32, crc: u32) -> Arc<Extent> {
-        pack.add(offset, len, crc)
-    }
-
-    /// Records say that an extent is in another pack.
-    pub fn relocate(&self, extent: &Arc<Extent>, pack: &Arc<Pack>, offset: u32) {
-        pack.note(extent);
-        extent.move_to(pack.clone(), offset);
-    }
-
-    /// Writes content, 1 byte to what a pack holds, to a pack. `fresh` gives the number of a new one.
+    /// Writes content, 1 byte to what a pack holds, to a pack.
     ///
     /// # Errors
     /// What the device answers.
-    pub fn append(&self, bytes: &[u8], fresh: impl Fn() -> PackId) -> io::Result<Arc<Extent>> {
-        let (pack, offset) = self.write(bytes, fresh)?;
+    pub fn append(&self, bytes: &[u8]) -> io::Result<Arc<Extent>> {
+        let (pack, offset) = self.write(bytes)?;
         Ok(pack.add(offset, bytes.len() as u32, crc32c::crc32c(bytes)))
     }
 
@@ -122,8 +118,8 @@ impl Packs {
     }
 
     /// Writes bytes that nothing names yet.
-    fn write(&self, bytes: &[u8], fresh: impl Fn() -> PackId) -> io::Result<(Writing, u32)> {
-        let (pack, offset) = self.reserve(bytes.len() as u64, fresh)?;
+    fn write(&self, bytes: &[u8]) -> io::Result<(Writing, u32)> {
+        let (pack, offset) = self.reserve(bytes.len() as u64)?;
         self.put(&pack, bytes, offset)?;
         Ok((pack, offset as u32))
     }
@@ -144,14 +140,13 @@ impl Packs {
     }
 
     /// Room for `len` bytes in the pack that is appended to.
-    fn reserve(&self, len: u64, fresh: impl Fn() -> PackId) -> io::Result<(Writing, u64)> {
+    fn reserve(&self, len: u64) -> io::Result<(Writing, u64)> {
         let mut current = self.current.lock();
         let fits = |pack: &&mut Arc<Pack>| pack.len.load(Ordering::Relaxed) + len <= self.limits.size;
         if let Some(pack) = current.as_mut().filter(fits) {
             return Ok((Writing::to(pack), pack.len.fetch_add(len, Ordering::Relaxed)));
         }
-        let (id, file) = create_unused(&*self.device, || FileId::Pack(fresh()))?;
-        let FileId::Pack(id) = id else { return Err(io::ErrorKind::InvalidInput.into()) };
+        let (id, file) = create_unused(&*self.device, &self.next, PackId)?;
         let pack = Arc::new(Pack::new(id, self.device.clone(), self.reaper.clone()));
         pack.file.get_or_init(|| file);
         pack.len.store(len, Ordering::Relaxed);
@@ -167,9 +162,9 @@ impl Packs {
     /// What the device answers; the packs concerned are then emptied by and by.
     pub fn sync(&self) -> io::Result<()> {
         if self.any_failed.load(Ordering::Acquire) {
-            let failed = self.all().iter().any(|pack| pack.is(&pack.failed) && !pack.is(&pack.stuck));
-            self.any_failed.store(failed, Ordering::Release);
-            if failed {
+            let is_doubtful = self.all().iter().any(|pack| pack.is_doubtful());
+            self.any_failed.store(is_doubtful, Ordering::Release);
+            if is_doubtful {
                 return Err(io::Error::other("a pack could not be made durable and is not emptied yet"));
             }
         }
@@ -244,7 +239,7 @@ impl Packs {
     /// Packs that a failed sync made doubtful. Nothing is appended to them any more.
     pub fn failed(&self) -> Vec<Arc<Pack>> {
         let mut failed = self.all();
-        failed.retain(|pack| pack.is(&pack.failed) && !pack.is(&pack.stuck));
+        failed.retain(|pack| pack.is_doubtful());
         if !failed.is_empty() {
             self.seal();
         }
@@ -259,8 +254,8 @@ impl Packs {
         all
     }
 
-    /// Packs worth emptying: those that hold little of what they held when that
-    /// is worth it, and small ones when there are many.
+    /// Packs worth emptying: those that hold little of what they held when that is worth it, and small ones when there are
+    /// many.
     pub fn wasteful(&self) -> Vec<Arc<Pack>> {
         let mut all = self.all();
         let current = self.current.lock().as_ref().map(|pack| pack.id);
@@ -284,10 +279,9 @@ impl Packs {
     pub fn empty<E: From<io::Error>>(
         &self,
         pack: &Arc<Pack>,
-        fresh: impl Fn() -> PackId,
         mut record: impl FnMut(&[Move]) -> Result<(), E>,
     ) -> Result<(), E> {
-        let mut extents: Vec<Arc<Extent>> = pack.extents.lock().iter().filter_map(Weak::upgrade).collect();
+        let mut extents = pack.extents();
         // Of those that begin at one place, as one grew there, the longest has the bytes of all.
         extents.sort_by_key(|extent| (extent.place().1, Reverse(extent.len)));
         let mut last: Option<(Place, u32, Arc<Pack>, u32)> = None;
@@ -307,7 +301,7 @@ impl Packs {
                 }
                 match extent.read() {
                     Ok(bytes) => {
-                        let (to, offset) = self.write(&bytes, &fresh)?;
+                        let (to, offset) = self.write(&bytes)?;
                         moves.push(Move { from, to: (to.id, offset), len: extent.len });
                         moved.push((extent, (*to).clone(), offset));
                         last = Some((from, extent.len, (*to).clone(), offset));
@@ -321,8 +315,7 @@ impl Packs {
             }
             record(&moves)?;
             for (extent, to, offset) in moved {
-                to.note(extent);
-                extent.move_to(to, offset);
+                to.take(extent, offset);
             }
             drop(writing);
         }

@@ -27,9 +27,9 @@ pub fn random_cases(
         ..Config::default()
     };
     let result = TestRunner::new(config).run(&ops(length), |ops| {
-        let Err(failure) = caught(&case, &ops) else { return Ok(()) };
-        let fewer = shortest(&ops, |ops| caught(&case, ops).is_err());
-        let failure = caught(&case, &fewer).err().unwrap_or(failure);
+        let Err(failure) = caught(|| case(&ops)) else { return Ok(()) };
+        let fewer = shortest(&ops, |ops| caught(|| case(ops)).is_err());
+        let failure = caught(|| case(&fewer)).err().unwrap_or(failure);
         Err(TestCaseError::fail(described(&failure, &fewer)))
     });
     match result {
@@ -59,9 +59,12 @@ pub fn shortest(ops: &[Op], fails: impl Fn(&[Op]) -> bool) -> Vec<Op> {
     kept
 }
 
-/// A panic is a failure like any other.
-fn caught(case: &impl Fn(&[Op]) -> Result<(), String>, ops: &[Op]) -> Result<(), String> {
-    catch_unwind(AssertUnwindSafe(|| case(ops))).unwrap_or_else(|panic| {
+/// Runs `case`; a panic in it is a failure like any other.
+///
+/// # Errors
+/// What `case` answers, or what its panic said.
+pub fn caught(case: impl FnOnce() -> Result<(), String>) -> Result<(), String> {
+    catch_unwind(AssertUnwindSafe(case)).unwrap_or_else(|panic| {
         let said = panic.downcast_ref::<String>().cloned();
         Err(said.or_else(|| panic.downcast_ref::<&str>().map(|s| (*s).into())).unwrap_or("a panic".into()))
     })

@@ -16,6 +16,14 @@ struct Names {
     packs: HashMap<PackId, Arc<Pack>>,
 }
 
+impl Names {
+    fn new() -> Names {
+        let journal: Arc<dyn Journal> = Arc::new(Unrecorded);
+        let store = Store::new(Arc::new(Memory::default()), Arc::new(journal), Config::default().packs);
+        Names { store, packs: HashMap::new() }
+    }
+}
+
 impl Adopt for Names {
     fn object(&mut self, id: ObjectId, epoch: Epoch) -> Arc<Object> {
         self.store.adopt(id, epoch)
@@ -23,8 +31,7 @@ impl Adopt for Names {
 
     fn extent(&mut self, place: Place, len: u32, crc: u32) -> Arc<Extent> {
         let packs = &self.store.packs;
-        let pack = self.packs.entry(place.0).or_insert_with(|| packs.adopt(place.0));
-        self.store.packs.adopt_extent(pack, place.1, len, crc)
+        self.packs.entry(place.0).or_insert_with(|| packs.adopt(place.0)).add(place.1, len, crc)
     }
 }
 
@@ -33,9 +40,7 @@ impl Adopt for Names {
 /// # Panics
 /// When the log cannot be read.
 pub fn rewrite_log(device: &dyn Device, piece: u64, mut edit: impl FnMut(Record) -> Option<Record>) {
-    let journal: Arc<dyn Journal> = Arc::new(Unrecorded);
-    let store = Store::new(Arc::new(Memory::default()), Arc::new(journal), Config::default().packs);
-    let mut names = Names { store, packs: HashMap::new() };
+    let mut names = Names::new();
     let mut records = Vec::new();
     let mut log = Log::open(device, 0).expect("the log opens");
     log.read(|stored| {
@@ -64,9 +69,7 @@ pub fn rewrite_log(device: &dyn Device, piece: u64, mut edit: impl FnMut(Record)
 /// # Panics
 /// When the log cannot be read.
 pub fn append_extent(device: &dyn Device, piece: u64, pack: PackId, offset: u32, bytes: &[u8]) {
-    let journal: Arc<dyn Journal> = Arc::new(Unrecorded);
-    let store = Store::new(Arc::new(Memory::default()), Arc::new(journal), Config::default().packs);
-    let mut names = Names { store, packs: HashMap::new() };
+    let mut names = Names::new();
     let extent = names.extent((pack, offset), bytes.len() as u32, crc32c::crc32c(bytes));
     let mut first = true;
     rewrite_log(device, piece, |record| match record {

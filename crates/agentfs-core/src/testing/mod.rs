@@ -25,7 +25,7 @@ mod model;
 mod op;
 mod strategy;
 
-pub use cases::{random_cases, shortest};
+pub use cases::{caught, random_cases, shortest};
 pub use compare::{Answer, Driver, Mismatch, Outcome, Stat, Trial};
 pub use core_driver::{CoreDriver, config};
 pub use core_dump::dump;

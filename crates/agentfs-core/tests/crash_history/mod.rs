@@ -1,40 +1,31 @@
 //! A history of a volume: what was done, what the model says after each step, and each I/O that it took.
 
+mod faults;
+mod found;
+mod steps;
+
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::sync::Arc;
 
-use agentfs_core::testing::proptest::strategy::{Strategy, ValueTree};
-use agentfs_core::testing::proptest::test_runner::{Config as Cases, RngAlgorithm, TestRng, TestRunner};
 use agentfs_core::testing::{
-    Answer, CoreDriver, CrashDevice, Cut, Disk, Driver, Dump, Errno, Fault, FileOp, Io, KeptOp, Model, Op,
-    Outcome, Path, Place, config, dump, ops,
+    CoreDriver, CrashDevice, Cut, Disk, Driver, Dump, FileOp, Io, Model, Op, Path, Place,
 };
-use agentfs_core::{
-    BranchId, Caller, Config, CreateMode, FileId, FileKind, FsCore, InodeId, Memory, Name, PackLimits,
-    ViewId, check,
-};
+use agentfs_core::{BranchId, FileId, FileKind, FsCore, InodeId, Name, ViewId};
+
+pub use self::found::Found;
+use self::found::MODEL;
+pub use self::steps::at_once;
+use self::steps::{BOOT, Step, run, run_model, small, steps};
 
 /// Steps between two mounts.
 const SESSION: usize = 25;
-/// The host's boot until the power is cut.
-const BOOT: u128 = 1;
-
-/// What is done to a volume.
-#[derive(Clone, Debug)]
-pub enum Step {
-    Open,
-    Do(Op),
-    Sync,
-    Tend,
-    Checkpoint,
-    Compact,
-    Close,
-    Kill,
-}
 
 /// A file of a tree, by the ids of both.
 type FileOf = (u128, u64);
+
+/// Trees by their ids.
+type Trees = Vec<(u128, Arc<Dump>)>;
 
 /// The volume after a step.
 #[derive(Clone)]
@@ -42,8 +33,8 @@ struct Moment {
     step: Step,
     /// I/Os until then.
     ios: usize,
-    branches: Vec<(u128, Arc<Dump>)>,
-    snapshots: Vec<(u128, Arc<Dump>)>,
+    branches: Trees,
+    snapshots: Trees,
     /// Files whose content a power cut may take, in part or whole.
     doubtful: HashSet<FileOf>,
     /// The first moment that may be found after a power cut.
@@ -90,92 +81,6 @@ impl fmt::Debug for Point<'_> {
     }
 }
 
-/// Small files, so that both kinds of content are met; a log that is shortened when steps say so.
-fn small(boot: u128) -> Config {
-    let packs = PackLimits { size: 4096, slack: 0 };
-    Config { small_file: 4096, log_factor: 1000, packs, boot, ..config() }
-}
-
-fn steps(part: u64, count: usize) -> Vec<Step> {
-    let seed: Vec<u8> = part.to_le_bytes().repeat(4);
-    let mut runner =
-        TestRunner::new_with_rng(Cases::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &seed));
-    let ops = ops(count).new_tree(&mut runner).unwrap().current();
-    let with_others = |(at, op): (usize, Op)| {
-        let other = match at % 40 {
-            9 | 29 => vec![Step::Tend],
-            19 => vec![Step::Sync],
-            24 => vec![Step::Checkpoint],
-            12 | 31 => vec![Step::Compact],
-            35 => vec![Step::Sync, Step::Tend],
-            _ => vec![],
-        };
-        // Three of four small, near the beginning: such files lie in packs.
-        let op = if at % 4 == 0 { op } else { near(op) };
-        let small = if at % 5 == 3 { small_file(at) } else { vec![] };
-        [vec![Step::Do(op)], small, other].concat()
-    };
-    ops.into_iter().enumerate().flat_map(with_others).collect()
-}
-
-/// Makes a small file, unless it is there, and writes to it.
-fn small_file(at: usize) -> Vec<Step> {
-    let path = Path::new([2, 3, 4][at / 5 % 3], &[]);
-    let (offset, len, fill) = (at as u32 % 300, at as u16 % 400 + 100, at as u8);
-    let write = |offset| FileOp::Write { path: path.clone(), offset, len, fill };
-    // The second goes on where the first ended: as a rule it grows in its pack.
-    let ops = [FileOp::CreateFile(path.clone(), 0o644), write(offset), write(offset + u32::from(len))];
-    ops.map(|op| Step::Do(Op::File(Place::Branch(0), op))).to_vec()
-}
-
-/// The operation, with content near the beginning of the file.
-fn near(op: Op) -> Op {
-    match op {
-        Op::File(place, FileOp::Write { path, offset, len, fill }) => {
-            Op::File(place, FileOp::Write { path, offset: offset % 700, len: len % 700 + 1, fill })
-        }
-        Op::File(place, FileOp::Truncate(path, size)) => Op::File(place, FileOp::Truncate(path, size % 2000)),
-        Op::File(place, FileOp::Punch(path, offset, len)) => {
-            Op::File(place, FileOp::Write { path, offset: offset % 700, len: len as u16 % 500 + 1, fill: 7 })
-        }
-        Op::Kept(slot, KeptOp::Write(offset, len, fill)) => {
-            Op::Kept(slot, KeptOp::Write(offset % 700, len % 700 + 1, fill))
-        }
-        other => other,
-    }
-}
-
-/// Runs a step on a core.
-fn run(driver: &mut CoreDriver, step: &Step) -> Outcome {
-    let core = driver.core().clone();
-    let told = |done: agentfs_core::Result<()>| {
-        done.map(|()| Answer::Done).map_err(|error| agentfs_core::testing::errno(&error))
-    };
-    match step {
-        Step::Do(op) => driver.apply(op),
-        Step::Sync => told(core.sync()),
-        Step::Tend => told(core.tend()),
-        Step::Compact => told(core.compact()),
-        Step::Checkpoint => told(core.checkpoint().map(drop)),
-        Step::Close => {
-            driver.close();
-            told(core.close())
-        }
-        Step::Open | Step::Kill => Ok(Answer::Done),
-    }
-}
-
-fn run_model(model: &mut Model, step: &Step) -> Outcome {
-    match step {
-        Step::Do(op) => model.apply(op),
-        Step::Close | Step::Kill => {
-            model.close();
-            Ok(Answer::Done)
-        }
-        _ => Ok(Answer::Done),
-    }
-}
-
 impl History {
     /// Runs steps that depend on `part` alone. Panics when the core does otherwise than the model.
     pub fn record(part: u64, count: usize, deaf: fn(FileId) -> bool) -> History {
@@ -210,26 +115,14 @@ impl History {
 
     fn note(&mut self, step: &Step, ios: usize, model: &mut Model, core: &FsCore, succeeded: bool) {
         let before = self.moments.last();
-        let share = |id: u128, dump: Dump, known: Option<&Vec<(u128, Arc<Dump>)>>| {
-            let same = known.into_iter().flatten().find(|(known, old)| *known == id && **old == dump);
-            same.map_or_else(|| Arc::new(dump), |(_, old)| old.clone())
-        };
-        let branches: Vec<(u128, Arc<Dump>)> = core
-            .list_branches(None, usize::MAX)
-            .iter()
-            .enumerate()
-            .map(|(at, info)| {
-                (info.id.0, share(info.id.0, model.dump_branch(at), before.map(|m| &m.branches)))
-            })
-            .collect();
-        let snapshots: Vec<(u128, Arc<Dump>)> = core
-            .list_snapshots(None, usize::MAX)
-            .iter()
-            .enumerate()
-            .map(|(at, info)| {
-                (info.id.0, share(info.id.0, model.dump_snapshot(at), before.map(|m| &m.snapshots)))
-            })
-            .collect();
+        let branches = core.list_branches(None, usize::MAX).into_iter().enumerate();
+        let branches: Trees =
+            branches.map(|(at, info)| (info.id.0, Arc::new(model.dump_branch(at)))).collect();
+        let snapshots = core.list_snapshots(None, usize::MAX).into_iter().enumerate();
+        let snapshots: Trees =
+            snapshots.map(|(at, info)| (info.id.0, Arc::new(model.dump_snapshot(at)))).collect();
+        let branches = shared(branches, before.map(|before| &before.branches));
+        let snapshots = shared(snapshots, before.map(|before| &before.snapshots));
         assert_eq!((branches.len(), snapshots.len()), (model.branches(), model.snapshots()));
         let doubtful = doubtful(step, before, &branches, &snapshots, core, succeeded);
         let must = before.map_or(0, |before| before.must);
@@ -355,8 +248,14 @@ impl History {
     }
 }
 
-/// Set in numbers of the model's inodes.
-const MODEL: u64 = 1 << 63;
+/// The trees, each that is as it was being the one that was.
+fn shared(mut trees: Trees, before: Option<&Trees>) -> Trees {
+    for (id, dump) in &mut trees {
+        let same = before.into_iter().flatten().find(|(known, old)| known == id && old == dump);
+        *dump = same.map_or_else(|| dump.clone(), |(_, old)| old.clone());
+    }
+    trees
+}
 
 /// Files in objects whose content was changed and not synced since.
 fn doubtful(
@@ -427,276 +326,4 @@ fn resolve(core: &FsCore, view: ViewId, path: &[u8]) -> InodeId {
     path.split(|byte| *byte == b'/').fold(InodeId::ROOT, |dir, name| {
         core.lookup(view, dir, &Name::new(name).unwrap()).unwrap().expect("the model has it").ino
     })
-}
-
-/// A volume as it was found.
-pub struct Found {
-    cut: Cut,
-    branches: Vec<(u128, Dump)>,
-    snapshots: Vec<(u128, Dump)>,
-}
-
-impl Found {
-    /// Opens what a crash left, has it swept and tended, and looks at all there is.
-    pub fn of(device: Memory, cut: Cut) -> Result<Found, String> {
-        let boot = if cut == Cut::Kill { BOOT } else { BOOT + 1 };
-        let (core, recovered) =
-            FsCore::open_volume(Arc::new(device), small(boot)).map_err(|e| e.to_string())?;
-        if let Some(damage) = recovered.damage {
-            return Err(damage.to_string());
-        }
-        core.sweep().and_then(|_| core.sync()).and_then(|()| core.tend()).map_err(|e| e.to_string())?;
-        let found = Found::in_core(&core, cut)?;
-        // And it takes what comes next.
-        let what = CreateMode { kind: FileKind::File, mode: 0o600, rdev: 0 };
-        let name = Name::new(b"what comes next").unwrap();
-        core.create(ViewId::MAIN, InodeId::ROOT, &name, what, Caller::ROOT).map_err(|e| e.to_string())?;
-        core.create_snapshot("main", None).map(drop).or_else(|e| {
-            if matches!(e, agentfs_core::FsError::LimitReached(_)) { Ok(()) } else { Err(e.to_string()) }
-        })?;
-        Ok(found)
-    }
-
-    fn in_core(core: &FsCore, cut: Cut) -> Result<Found, String> {
-        let mut found = Found { cut, branches: Vec::new(), snapshots: Vec::new() };
-        for info in core.list_branches(None, usize::MAX) {
-            let faults = check(&core.version(info.view).unwrap());
-            if !faults.is_empty() {
-                return Err(format!("{faults:?}"));
-            }
-            found.branches.push((info.id.0, dump(core, info.view)));
-        }
-        for info in core.list_snapshots(None, usize::MAX) {
-            let view = core.enter_snapshot(info.id, InodeId::ROOT).unwrap();
-            found.snapshots.push((info.id.0, dump(core, view)));
-            core.forget(view, InodeId::ROOT, 1);
-        }
-        Ok(found)
-    }
-
-    fn differences(&self, moment: &Moment, doubtful: &HashSet<FileOf>) -> Vec<String> {
-        let ids = |trees: &[(u128, Arc<Dump>)]| trees.iter().map(|(id, _)| *id).collect::<Vec<_>>();
-        let found = |trees: &[(u128, Dump)]| trees.iter().map(|(id, _)| *id).collect::<Vec<_>>();
-        if ids(&moment.branches) != found(&self.branches) || ids(&moment.snapshots) != found(&self.snapshots)
-        {
-            return vec!["other branches or snapshots".into(); 1000];
-        }
-        let expected = moment.branches.iter().chain(&moment.snapshots);
-        let pairs = expected.zip(self.branches.iter().chain(&self.snapshots));
-        pairs
-            .flat_map(|((id, expected), (_, found))| tree_differences(*id, expected, found, doubtful))
-            .collect()
-    }
-}
-
-fn tree_differences(id: u128, expected: &Dump, found: &Dump, doubtful: &HashSet<FileOf>) -> Vec<String> {
-    let mut wrong = Vec::new();
-    let named = |path: &[u8]| path.escape_ascii().to_string().chars().take(60).collect::<String>();
-    let gone = expected.keys().filter(|path| !found.contains_key(*path));
-    wrong.extend(gone.map(|path| format!("{id:x}/{} is missing", named(path))));
-    let extra = found.keys().filter(|path| !expected.contains_key(*path));
-    wrong.extend(extra.map(|path| format!("{id:x}/{} should not be there", named(path))));
-    for (path, expected) in expected {
-        let Some(found) = found.get(path) else { continue };
-        let in_doubt = doubtful.contains(&(id, found.ino)) || doubtful.contains(&(id, expected.ino | MODEL));
-        let mut shown = expected.stat;
-        if in_doubt {
-            shown.size = found.stat.size;
-        }
-        let content = in_doubt
-            || (expected.bytes == found.bytes && (expected.mtime.is_none() || expected.mtime == found.mtime));
-        if shown != found.stat || !content || expected.xattrs != found.xattrs {
-            wrong.push(format!("{id:x}/{}:\n  expected {expected:?}\n  found    {found:?}", named(path)));
-        }
-    }
-    wrong
-}
-
-/// The I/Os of some threads that each do so many operations at once, while another shortens the log and empties packs.
-pub fn at_once(threads: u64, count: usize) -> Vec<Io> {
-    let device = Arc::new(CrashDevice::new(Memory::default()));
-    let core = Arc::new(FsCore::open_volume(device.clone(), small(BOOT)).unwrap().0);
-    let stop = std::sync::atomic::AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(std::sync::atomic::Ordering::SeqCst) {
-                core.compact().unwrap();
-                core.sync().unwrap();
-                core.tend().unwrap();
-            }
-        });
-        let work: Vec<_> = (0..threads)
-            .map(|seed| {
-                let core = core.clone();
-                scope.spawn(move || {
-                    let mut driver = CoreDriver::new(core);
-                    // Others delete what this one knows: only operations on files.
-                    let is_on_files = |step: &Step| matches!(step, Step::Do(Op::File(Place::Branch(_), _)));
-                    for step in steps(100 + seed, count).into_iter().filter(is_on_files) {
-                        let _ = run(&mut driver, &step);
-                    }
-                    driver.close();
-                })
-            })
-            .collect();
-        work.into_iter().for_each(|thread| thread.join().unwrap());
-        stop.store(true, std::sync::atomic::Ordering::SeqCst);
-    });
-    device.trace()
-}
-
-/// Errors that a failed I/O may become.
-const TOLD: [Errno; 3] = [Errno::IO, Errno::NOSPC, Errno::ROFS];
-
-impl History {
-    /// Shows `visit` all I/Os to fail, with how each fails, until it answers false.
-    pub fn faults(&self, mut visit: impl FnMut(usize, usize, Fault) -> bool) {
-        for (number, session) in self.sessions.iter().enumerate() {
-            for at in 0..session.ios {
-                let full = if at % 2 == 0 { Fault::NoSpace } else { Fault::Short };
-                if !visit(number, at, Fault::Error) || !visit(number, at, full) {
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Fails an I/O of a session.
-    pub fn fail(&self, number: usize, at: usize, fault: Fault) -> Result<(), String> {
-        let session = &self.sessions[number];
-        let device = Arc::new(CrashDevice::new(session.disk.after(Cut::Kill)));
-        device.fail(at, fault);
-        let mut before = session.model.clone();
-        let core = match FsCore::open_volume(device.clone(), small(BOOT)) {
-            Ok((core, _)) => Arc::new(core),
-            Err(_) if !device.is_armed() => {
-                // It is told, and the next try works.
-                let (core, _) =
-                    FsCore::open_volume(device.clone(), small(BOOT)).map_err(|e| e.to_string())?;
-                return agrees(&core, &mut [&mut before], &HashSet::new());
-            }
-            Err(error) => return Err(format!("the mount fails by itself: {error}")),
-        };
-        let mut driver = CoreDriver::new(core.clone());
-        let mut after = before.clone();
-        for step in &session.steps {
-            if !device.is_armed() {
-                break;
-            }
-            before = after.clone();
-            let expected = run_model(&mut after, step);
-            let found = run(&mut driver, step);
-            let told = !device.is_armed()
-                && match (&found, &expected) {
-                    (Err(error), _) => TOLD.contains(error),
-                    // A write that stopped midway says how far it came.
-                    (Ok(Answer::Count(found)), Ok(Answer::Count(expected))) => found < expected,
-                    _ => false,
-                };
-            if found != expected && !told {
-                return Err(format!("{step:?}: expected {expected:?}, found {found:?}"));
-            }
-        }
-        driver.close();
-        before.close();
-        after.close();
-        let doubtful = changed_content(&mut before, &mut after);
-        agrees(&core, &mut [&mut after, &mut before], &doubtful)?;
-        // The same mount works on.
-        let _ = core.tend();
-        core.tend().map_err(|e| format!("the volume does not recover: {e}"))?;
-        let what = CreateMode { kind: FileKind::File, mode: 0o600, rdev: 0 };
-        let name = Name::new(b"what comes next").unwrap();
-        core.create(ViewId::MAIN, InodeId::ROOT, &name, what, Caller::ROOT)
-            .map_err(|e| format!("next: {e}"))?;
-        core.unlink(ViewId::MAIN, InodeId::ROOT, &name).map_err(|e| format!("next: {e}"))?;
-        agrees(&core, &mut [&mut after, &mut before], &doubtful)?;
-        core.sync().map_err(|e| e.to_string())?;
-        drop((driver, core));
-        // Nothing that was answered then is lost by a kill, nor, but for content in objects, by a power cut.
-        let mut disk = session.disk.clone();
-        device.trace().iter().for_each(|io| disk.apply(io));
-        for cut in [Cut::Kill, Cut::Synced] {
-            let boot = if cut == Cut::Kill { BOOT } else { BOOT + 1 };
-            let opened = FsCore::open_volume(Arc::new(disk.after(cut)), small(boot));
-            let (core, recovered) = opened.map_err(|e| format!("after {cut:?}: {e}"))?;
-            if let Some(damage) = recovered.damage {
-                return Err(format!("after {cut:?}: {damage}"));
-            }
-            let mut in_doubt = doubtful.clone();
-            if cut != Cut::Kill {
-                in_doubt.extend(with_objects(&core));
-            }
-            agrees(&core, &mut [&mut after, &mut before], &in_doubt)
-                .map_err(|e| format!("after {cut:?}: {e}"))?;
-        }
-        Ok(())
-    }
-}
-
-/// Places of trees and inodes, by the model's number, whose content or time differs.
-fn changed_content(before: &mut Model, after: &mut Model) -> HashSet<FileOf> {
-    let mut changed = HashSet::new();
-    for at in 0..before.branches().min(after.branches()) {
-        let (old, new) = (before.dump_branch(at), after.dump_branch(at));
-        for (path, node) in &new {
-            if old.get(path).is_some_and(|was| was.bytes != node.bytes || was.mtime != node.mtime) {
-                changed.insert((at as u128, node.ino | MODEL));
-            }
-        }
-    }
-    changed
-}
-
-/// All files in objects, in any tree.
-fn with_objects(core: &FsCore) -> HashSet<FileOf> {
-    let mut all = HashSet::new();
-    let mut add = |at: usize, view: ViewId| {
-        let version = core.version(view).unwrap();
-        all.extend(
-            version.iter().filter(|(_, inode)| inode.has_object()).map(|(ino, _)| (at as u128, ino.0)),
-        );
-    };
-    for (at, info) in core.list_branches(None, usize::MAX).iter().enumerate() {
-        add(at, info.view);
-    }
-    for (at, info) in core.list_snapshots(None, usize::MAX).iter().enumerate() {
-        let view = core.enter_snapshot(info.id, InodeId::ROOT).unwrap();
-        add(SNAPSHOTS + at, view);
-        core.forget(view, InodeId::ROOT, 1);
-    }
-    all
-}
-
-/// Places of snapshots among those of trees.
-const SNAPSHOTS: usize = 1000;
-
-/// Is the volume as one of the models says?
-fn agrees(core: &FsCore, models: &mut [&mut Model], doubtful: &HashSet<FileOf>) -> Result<(), String> {
-    let found = Found::in_core(core, Cut::Kill)?;
-    let mut closest: Option<Vec<String>> = None;
-    for model in models {
-        if (model.branches(), model.snapshots()) != (found.branches.len(), found.snapshots.len()) {
-            continue;
-        }
-        let mut wrong = Vec::new();
-        for (at, (_, tree)) in found.branches.iter().enumerate() {
-            wrong.extend(tree_differences(at as u128, &model.dump_branch(at), tree, doubtful));
-        }
-        for (at, (_, tree)) in found.snapshots.iter().enumerate() {
-            wrong.extend(tree_differences(
-                (SNAPSHOTS + at) as u128,
-                &model.dump_snapshot(at),
-                tree,
-                doubtful,
-            ));
-        }
-        if wrong.is_empty() {
-            return Ok(());
-        }
-        if closest.as_ref().is_none_or(|known| wrong.len() < known.len()) {
-            closest = Some(wrong);
-        }
-    }
-    Err(closest.map_or("other branches or snapshots".into(), |wrong| wrong.join("\n")))
 }

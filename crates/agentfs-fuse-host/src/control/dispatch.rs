@@ -39,19 +39,14 @@ impl Dispatcher {
     fn dispatch(&self, view: ViewId, request: Request) -> Result<Response> {
         let core = &self.core;
         Ok(match request {
-            Request::SnapshotCreate(r) => {
-                let branch = core.branch_of(view)?.to_string();
-                Response::SnapshotCreate(snapshot_reply(&core.create_snapshot(&branch, name(&r.name)?)?))
-            }
+            Request::SnapshotCreate(r) => Response::SnapshotCreate(self.take_snapshot(view, &[], &r.name)?),
             Request::BranchSnapshot(r) => {
-                let branch = self.branch_or_own(view, &r.branch)?;
-                Response::BranchSnapshot(snapshot_reply(&core.create_snapshot(&branch, name(&r.name)?)?))
+                Response::BranchSnapshot(self.take_snapshot(view, &r.branch, &r.name)?)
             }
             Request::SyncedSnapshot(r) => {
-                let branch = self.branch_or_own(view, &r.branch)?;
-                let taken = core.create_snapshot(&branch, name(&r.name)?)?;
+                let taken = self.take_snapshot(view, &r.branch, &r.name)?;
                 core.sync_content()?;
-                Response::SyncedSnapshot(snapshot_reply(&taken))
+                Response::SyncedSnapshot(taken)
             }
             Request::SnapshotList => Response::SnapshotList(SnapshotListReply {
                 snapshots: core.list_snapshots(None, usize::MAX).iter().map(snapshot_record).collect(),
@@ -106,6 +101,12 @@ impl Dispatcher {
         if let Some(Err(error)) = told {
             tracing::warn!(%error, "a link in by-id may lead to its old name for a while");
         }
+    }
+
+    /// Takes a snapshot of the branch that was named, or of the one whose control file was asked.
+    fn take_snapshot(&self, view: ViewId, branch: &[u8], called: &Option<Vec<u8>>) -> Result<SnapshotReply> {
+        let branch = self.branch_or_own(view, branch)?;
+        Ok(snapshot_reply(&self.core.create_snapshot(&branch, name(called)?)?))
     }
 
     /// The branch that was named, or the one whose control file was asked.

@@ -1,0 +1,145 @@
+//! What is done to a volume, and doing it.
+
+use std::sync::Arc;
+
+use agentfs_core::testing::proptest::strategy::{Strategy, ValueTree};
+use agentfs_core::testing::proptest::test_runner::{Config as Cases, RngAlgorithm, TestRng, TestRunner};
+use agentfs_core::testing::{
+    Answer, CoreDriver, CrashDevice, Driver, FileOp, Io, KeptOp, Model, Op, Outcome, Path, Place, config, ops,
+};
+use agentfs_core::{Config, FsCore, Memory, PackLimits};
+
+/// The host's boot until the power is cut.
+pub(super) const BOOT: u128 = 1;
+
+/// What is done to a volume.
+#[derive(Clone, Debug)]
+pub enum Step {
+    Open,
+    Do(Op),
+    Sync,
+    Tend,
+    Checkpoint,
+    Compact,
+    Close,
+    Kill,
+}
+
+/// Small files, so that both kinds of content are met; a log that is shortened when steps say so.
+pub(super) fn small(boot: u128) -> Config {
+    let packs = PackLimits { size: 4096, slack: 0 };
+    Config { small_file: 4096, log_factor: 1000, packs, boot, ..config() }
+}
+
+pub(super) fn steps(part: u64, count: usize) -> Vec<Step> {
+    let seed: Vec<u8> = part.to_le_bytes().repeat(4);
+    let mut runner =
+        TestRunner::new_with_rng(Cases::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &seed));
+    let ops = ops(count).new_tree(&mut runner).unwrap().current();
+    let with_others = |(at, op): (usize, Op)| {
+        let other = match at % 40 {
+            9 | 29 => vec![Step::Tend],
+            19 => vec![Step::Sync],
+            24 => vec![Step::Checkpoint],
+            12 | 31 => vec![Step::Compact],
+            35 => vec![Step::Sync, Step::Tend],
+            _ => vec![],
+        };
+        // Three of four small, near the beginning: such files lie in packs.
+        let op = if at % 4 == 0 { op } else { near(op) };
+        let small = if at % 5 == 3 { small_file(at) } else { vec![] };
+        [vec![Step::Do(op)], small, other].concat()
+    };
+    ops.into_iter().enumerate().flat_map(with_others).collect()
+}
+
+/// Makes a small file, unless it is there, and writes to it.
+pub(super) fn small_file(at: usize) -> Vec<Step> {
+    let path = Path::new([2, 3, 4][at / 5 % 3], &[]);
+    let (offset, len, fill) = (at as u32 % 300, at as u16 % 400 + 100, at as u8);
+    let write = |offset| FileOp::Write { path: path.clone(), offset, len, fill };
+    // The second goes on where the first ended: as a rule it grows in its pack.
+    let ops = [FileOp::CreateFile(path.clone(), 0o644), write(offset), write(offset + u32::from(len))];
+    ops.map(|op| Step::Do(Op::File(Place::Branch(0), op))).to_vec()
+}
+
+/// The operation, with content near the beginning of the file.
+pub(super) fn near(op: Op) -> Op {
+    match op {
+        Op::File(place, FileOp::Write { path, offset, len, fill }) => {
+            Op::File(place, FileOp::Write { path, offset: offset % 700, len: len % 700 + 1, fill })
+        }
+        Op::File(place, FileOp::Truncate(path, size)) => Op::File(place, FileOp::Truncate(path, size % 2000)),
+        Op::File(place, FileOp::Punch(path, offset, len)) => {
+            Op::File(place, FileOp::Write { path, offset: offset % 700, len: len as u16 % 500 + 1, fill: 7 })
+        }
+        Op::Kept(slot, KeptOp::Write(offset, len, fill)) => {
+            Op::Kept(slot, KeptOp::Write(offset % 700, len % 700 + 1, fill))
+        }
+        other => other,
+    }
+}
+
+/// Runs a step on a core.
+pub(super) fn run(driver: &mut CoreDriver, step: &Step) -> Outcome {
+    let core = driver.core().clone();
+    let told = |done: agentfs_core::Result<()>| {
+        done.map(|()| Answer::Done).map_err(|error| agentfs_core::testing::errno(&error))
+    };
+    match step {
+        Step::Do(op) => driver.apply(op),
+        Step::Sync => told(core.sync()),
+        Step::Tend => told(core.tend()),
+        Step::Compact => told(core.compact()),
+        Step::Checkpoint => told(core.checkpoint().map(drop)),
+        Step::Close => {
+            driver.close();
+            told(core.close())
+        }
+        Step::Open | Step::Kill => Ok(Answer::Done),
+    }
+}
+
+pub(super) fn run_model(model: &mut Model, step: &Step) -> Outcome {
+    match step {
+        Step::Do(op) => model.apply(op),
+        Step::Close | Step::Kill => {
+            model.close();
+            Ok(Answer::Done)
+        }
+        _ => Ok(Answer::Done),
+    }
+}
+
+/// The I/Os of some threads that each do so many operations at once, while another shortens the log and empties packs.
+pub fn at_once(threads: u64, count: usize) -> Vec<Io> {
+    let device = Arc::new(CrashDevice::new(Memory::default()));
+    let core = Arc::new(FsCore::open_volume(device.clone(), small(BOOT)).unwrap().0);
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(std::sync::atomic::Ordering::SeqCst) {
+                core.compact().unwrap();
+                core.sync().unwrap();
+                core.tend().unwrap();
+            }
+        });
+        let work: Vec<_> = (0..threads)
+            .map(|seed| {
+                let core = core.clone();
+                scope.spawn(move || {
+                    let mut driver = CoreDriver::new(core);
+                    // Others delete what this one knows: only operations on files.
+                    let is_on_files = |step: &Step| matches!(step, Step::Do(Op::File(Place::Branch(_), _)));
+                    for step in steps(100 + seed, count).into_iter().filter(is_on_files) {
+                        let _ = run(&mut driver, &step);
+                    }
+                    driver.close();
+                })
+            })
+            .collect();
+        work.into_iter().for_each(|thread| thread.join().unwrap());
+        stop.store(true, std::sync::atomic::Ordering::SeqCst);
+    });
+    device.trace()
+}
