@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::error::{FsError, Result};
 use crate::handle::{Handles, Lookups, OpenFiles};
 use crate::log::{Journal, Marks, NewBranch, Record, RootAttributes};
+use crate::patience::Patience;
 use crate::store::{Device, Store};
 use crate::tree::Version;
 use crate::types::{BranchId, Epoch, InodeId, Timestamp, ViewId};
@@ -40,6 +41,8 @@ pub struct FsCore {
     pub(crate) room_made: Mutex<u64>,
     /// What was left for the log when room was last made on a full host, in some unit.
     pub(crate) relieved: AtomicU64,
+    /// With what `tend` tries again.
+    pub(crate) patience: Patience,
     next_inode: AtomicU64,
     next_epoch: AtomicU64,
 }
@@ -72,6 +75,7 @@ impl FsCore {
             named_at_open: Mutex::new(None),
             room_made: Mutex::new(0),
             relieved: AtomicU64::new(u64::MAX),
+            patience: Patience::default(),
             next_inode: AtomicU64::new(InodeId::FIRST_FREE.0),
             next_epoch: AtomicU64::new(1),
             config,

@@ -18,6 +18,7 @@ mod fs_core;
 mod handle;
 mod log;
 mod ops;
+mod patience;
 mod store;
 mod tree;
 mod types;

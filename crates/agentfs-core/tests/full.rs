@@ -9,11 +9,12 @@
 )]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use agentfs_core::testing::{CrashDevice, Errno, config, errno};
+use agentfs_core::testing::{CrashDevice, Errno, Io, config, errno};
 use agentfs_core::{
     Caller, Config, CreateMode, Device, FileId, FileKind, Folder, FsCore, FsError, InodeId, Memory, Name,
-    OpenMode, ViewId, check_store,
+    OpenMode, SetAttr, ViewId, check_store,
 };
 
 const MAIN: ViewId = ViewId::MAIN;
@@ -89,4 +90,49 @@ fn a_full_host_lets_files_be_deleted_and_mounts_while_the_log_waits_to_be_shorte
     core.close().unwrap();
     drop(core);
     assert!(check_store(device, settings()).unwrap().findings.is_empty());
+}
+
+#[test]
+fn what_deletes_nothing_does_not_use_up_what_is_kept_for_deletions() {
+    let device = Arc::new(CrashDevice::new(Memory::default()));
+    let core = FsCore::open_volume(device.clone(), config()).unwrap().0;
+    for n in 0..300 {
+        write(&core, n, 500).unwrap();
+    }
+    let first = core.lookup(MAIN, ROOT, &name(0)).unwrap().unwrap().ino;
+    core.close().unwrap();
+    drop(core);
+    device.set_full(true);
+    // Of a mount that finds the host full, too.
+    let (core, _) = FsCore::open_volume(device.clone(), config()).unwrap();
+    let mode = |mode| SetAttr { mode: Some(mode), ..SetAttr::default() };
+    let refused =
+        (0..60_000).find_map(|n| core.setattr(MAIN, first, &mode(0o600 + n % 8), Caller::ROOT).err());
+    assert_eq!(errno(&refused.expect("the room for it ends")), Errno::NOSPC);
+    for n in 0..300 {
+        core.unlink(MAIN, ROOT, &name(n)).unwrap_or_else(|e| panic!("file {n} cannot be deleted: {e}"));
+    }
+    core.close().unwrap();
+}
+
+#[test]
+fn a_quota_that_is_used_up_is_a_full_host_and_deletions_make_room_in_it() {
+    let device = Arc::new(CrashDevice::new(Memory::default()));
+    let core = FsCore::open_volume(device.clone(), Config { small_file: 4096, ..config() }).unwrap().0;
+    write(&core, 0, 20_000).unwrap();
+    let deleted = AtomicBool::new(false);
+    device.set_rule(move |io| match io {
+        Io::Remove(FileId::Object(_)) => {
+            deleted.store(true, Ordering::SeqCst);
+            None
+        }
+        Io::Create(_) | Io::Write(FileId::Pack(_) | FileId::Object(_), ..) => {
+            (!deleted.load(Ordering::SeqCst)).then_some(Errno::DQUOT)
+        }
+        _ => None,
+    });
+    assert_eq!(errno(&write(&core, 1, 20_000).unwrap_err()), Errno::DQUOT);
+    core.unlink(MAIN, ROOT, &name(0)).unwrap();
+    write(&core, 2, 20_000).unwrap();
+    core.close().unwrap();
 }

@@ -14,7 +14,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use agentfs_core::testing::{CoreDriver, Trial, config, random_cases};
-use agentfs_core::{Config, Device, FileId, Folder, FsCore, HostFs, Memory};
+use agentfs_core::{
+    Caller, Config, CreateMode, Device, FileId, FileKind, Folder, FsCore, HostFs, InodeId, Memory, Name,
+    OpenMode, PackLimits, ViewId,
+};
 
 fn open(device: &Arc<Memory>) -> Arc<FsCore> {
     open_with(device, config())
@@ -272,4 +275,40 @@ fn a_checkpoint_of_many_large_attributes_is_read_back() {
     drop(open_with(&device, eager()));
     let core = open(&device);
     assert_eq!(core.status().unwrap().main_inodes, 4201);
+}
+
+#[test]
+fn a_pack_is_emptied_of_which_snapshots_name_the_same_bytes_many_times() {
+    let config =
+        Config { small_file: 1 << 16, packs: PackLimits { size: 1 << 16, slack: 1 << 12 }, ..config() };
+    let config = Config { max_snapshots: 100, ..config };
+    let device = Arc::new(Memory::default());
+    let core = open_with(&device, config);
+    let write = |core: &FsCore, name: &str, offset: u64, bytes: &[u8]| {
+        let what = CreateMode { kind: FileKind::File, mode: 0o644, rdev: 0 };
+        let name = Name::new(name.as_bytes()).unwrap();
+        let ino = match core.lookup(ViewId::MAIN, InodeId::ROOT, &name).unwrap() {
+            Some(attr) => attr.ino,
+            None => core.create(ViewId::MAIN, InodeId::ROOT, &name, what, Caller::ROOT).unwrap().ino,
+        };
+        let handle = core.open(ViewId::MAIN, ino, OpenMode::Write, Caller::ROOT).unwrap();
+        core.write(handle, offset, bytes, false).unwrap();
+        core.release(handle).unwrap();
+    };
+    write(&core, "waste", 0, &[1; 40_000]);
+    core.unlink(ViewId::MAIN, InodeId::ROOT, &Name::new(b"waste").unwrap()).unwrap();
+    for step in 0..50 {
+        write(&core, "grows", step * 100, &[step as u8; 100]);
+        core.create_snapshot("main", None).unwrap();
+    }
+    // The first pack is full, and most of it is named by nothing.
+    write(&core, "next", 0, &[2; 30_000]);
+    for _ in 0..20 {
+        core.tend().unwrap();
+    }
+    core.sync().unwrap();
+    core.tend().unwrap();
+    let files = device.list(Folder::Packs).unwrap().into_iter();
+    let held: u64 = files.map(|id| device.open(id).unwrap().stat().unwrap().len).sum();
+    assert!(held < 45_000, "{held} bytes for 35,000");
 }

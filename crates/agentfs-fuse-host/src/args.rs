@@ -40,7 +40,8 @@ pub(crate) struct Args {
 /// What can be done with a store that is not mounted.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Look whether a store is sound: its log, trees, link counts, contents and accounts. Exits with 1 when it is not
+    /// Look whether a store is sound: its log, trees, link counts, contents and accounts. Exits with 1 when it
+    /// is not, with 2 when that cannot be said
     Check {
         /// The store, a directory that no daemon serves
         store: PathBuf,

@@ -13,20 +13,24 @@ use crate::config::boot_id;
 
 /// The exit code of a store that is not sound.
 const UNSOUND: u8 = 1;
+/// The exit code when nobody can say: the store cannot be opened or read.
+pub(crate) const UNKNOWN: u8 = 2;
 
 /// Checks a store, and mends it when asked to.
 ///
 /// # Errors
 /// When it cannot be opened or read; what is wrong with it is no error but told.
 pub(crate) fn run(store: &Path, repair: bool, json: bool) -> Result<ExitCode> {
-    let device: Arc<dyn Device> = Arc::new(HostFs::inspect(store)?);
     let config = Config { boot: boot_id(), ..Config::default() };
     let unreadable = || format!("the store {} cannot be read", store.display());
-    let repaired = if repair {
+    let found = check_store(Arc::new(HostFs::inspect(store)?), config.clone()).with_context(unreadable)?;
+    let repaired = if repair && !found.findings.is_empty() {
+        // What is written is of the present format: the store says so from here on.
+        let device: Arc<dyn Device> = Arc::new(HostFs::open(store, false)?);
         repair_store(&device, &config)
             .with_context(|| format!("the store {} cannot be mended", store.display()))?
     } else {
-        Repaired { report: check_store(device, config).with_context(unreadable)?, mended: Vec::new() }
+        Repaired { report: found, mended: Vec::new() }
     };
     let mut out = std::io::stdout().lock();
     let told =

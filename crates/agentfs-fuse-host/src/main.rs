@@ -29,12 +29,14 @@ use crate::config::Settings;
 use crate::host::Host;
 
 fn main() -> ExitCode {
-    match run(&Args::parse()) {
+    let args = Args::parse();
+    let failure = if args.command.is_some() { ExitCode::from(check::UNKNOWN) } else { ExitCode::FAILURE };
+    match run(&args) {
         Ok(code) => code,
         Err(error) => {
             // Where standard error is closed there is nobody to tell.
             let _ = writeln!(std::io::stderr(), "agentfs-fuse-host: {error:#}");
-            ExitCode::FAILURE
+            failure
         }
     }
 }

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use super::Record;
 use crate::error::Result;
 use crate::store::Durability;
-use crate::types::InodeId;
+use crate::types::{InodeId, ObjectId};
 
 /// Takes each record before the change it speaks of is made; refusing it refuses the change.
 pub trait Journal: Send + Sync {
@@ -38,6 +38,19 @@ pub trait Journal: Send + Sync {
     /// # Errors
     /// When the store fails.
     fn sync_inode(&self, _ino: InodeId) -> Result<()> {
+        Ok(())
+    }
+
+    /// Could an object not be made durable that was to be before a record?
+    fn is_given_up(&self, _object: ObjectId) -> bool {
+        false
+    }
+
+    /// Tries that once more. Nobody writes to the object meanwhile.
+    ///
+    /// # Errors
+    /// When the store still cannot.
+    fn sync_given_up(&self, _object: ObjectId) -> Result<()> {
         Ok(())
     }
 

@@ -12,6 +12,6 @@ mod writer;
 pub use codec::{Adopt, decode};
 pub use frame_writer::FrameWriter;
 pub use journal::{Journal, Recorder, Unrecorded};
-pub use reader::{Damage, Log, has_lost, superseded};
+pub use reader::{Damage, Log, NO_PIECE, has_lost, superseded};
 pub use record::{Marks, NewBranch, NewSnapshot, Record, RootAttributes};
 pub use writer::{LogWriter, Start};

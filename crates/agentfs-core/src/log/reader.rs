@@ -207,12 +207,15 @@ fn pieces(files: &[FileId]) -> Vec<u64> {
     numbers
 }
 
+/// Where what a repair took away was in no piece: they count from 1.
+pub const NO_PIECE: u64 = 0;
+
 /// Is there anything that a damaged log has lost?
 ///
 /// # Errors
 /// What the device answers.
 pub fn has_lost(device: &dyn Device) -> io::Result<bool> {
-    Ok(device.list(Folder::Log)?.iter().any(|id| matches!(id, FileId::Lost(..))))
+    Ok(device.list(Folder::Log)?.iter().any(|id| matches!(id, FileId::Lost(piece, _) if *piece != NO_PIECE)))
 }
 
 /// The place of the newest piece that begins with a checkpoint; of the first, if none does.

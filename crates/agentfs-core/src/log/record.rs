@@ -152,4 +152,18 @@ impl Record {
             _ => false,
         }
     }
+
+    /// Is it of what gives space back, or ends something? That is taken as long as there is any room.
+    pub(super) fn gives_back(&self) -> bool {
+        let has = |is: fn(&Edit) -> bool| self.edits().iter().any(is);
+        match self {
+            Record::Edits(..) | Record::EditsAfter(..) => {
+                has(|edit| matches!(edit, Edit::Drop(_) | Edit::Clean(_) | Edit::Content(_, Content::Hole)))
+                    || (has(|edit| matches!(edit, Edit::Unlink(..)))
+                        && !has(|edit| matches!(edit, Edit::Link(..))))
+            }
+            Record::SnapshotRenamed(..) | Record::BranchRenamed(..) => false,
+            other => !other.grows(),
+        }
+    }
 }

@@ -8,10 +8,12 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
+use tracing::warn;
+
 use super::frame_writer::framed;
 use super::{Journal, Record};
 use crate::error::{FsError, Result};
-use crate::store::{Device, FallocateFlags, FileId, ObjectFile, Packs, Seek, no_space};
+use crate::store::{Device, FallocateFlags, FileId, ObjectFile, Packs, Seek, is_no_space, no_space};
 use crate::tree::Edit;
 use crate::types::{InodeId, ObjectId};
 
@@ -26,8 +28,8 @@ pub struct LogWriter {
     head: Mutex<Head>,
     /// Rank: before `head`. Held over a sync; appends go on meanwhile.
     syncing: Mutex<()>,
-    /// Objects whose sync failed. Leaf lock.
-    failed: Mutex<HashSet<ObjectId>>,
+    /// Objects whose sync failed: were they given up? Leaf lock.
+    failed: Mutex<HashMap<ObjectId, bool>>,
     durable: AtomicU64,
     poisoned: AtomicBool,
     /// How often it was poisoned, and how often when the checkpoint began that is being made.
@@ -57,8 +59,73 @@ struct Head {
     before: Vec<Arc<dyn ObjectFile>>,
     /// Objects to be synced before the records that name them.
     first: HashSet<ObjectId>,
-    /// The last record that speaks of an inode, for records that are not durable.
-    touched: HashMap<InodeId, u64>,
+    /// The inodes of which records speak that came after the last sync began.
+    touched: HashSet<InodeId>,
+    /// Those of records before, while that sync is not done.
+    in_sync: HashSet<InodeId>,
+    /// Its bytes when it was begun, for a checkpoint that is not there yet.
+    begun: Option<u64>,
+}
+
+impl Head {
+    /// A piece that has these bytes, all durable.
+    fn of(file: Arc<dyn ObjectFile>, piece: u64, len: u64) -> Head {
+        Head {
+            file,
+            piece,
+            len,
+            synced: len,
+            reserved: len,
+            position: 1,
+            before: Vec::new(),
+            first: HashSet::new(),
+            touched: HashSet::new(),
+            in_sync: HashSet::new(),
+            begun: None,
+        }
+    }
+
+    /// Passes on what is not durable yet, whichever the piece.
+    fn hand_over(&mut self, next: &mut Head) {
+        next.position = self.position;
+        next.before = std::mem::take(&mut self.before);
+        next.first = std::mem::take(&mut self.first);
+        next.touched = std::mem::take(&mut self.touched);
+        next.in_sync = std::mem::take(&mut self.in_sync);
+    }
+
+    /// Bytes that are set aside behind its end.
+    fn spare(&self) -> u64 {
+        self.reserved.saturating_sub(self.len)
+    }
+
+    /// Sees to it that the host has set some space aside, so that what gives space back can be recorded when there is
+    /// none left. False when it could not.
+    fn reserve(&mut self, more: u64) -> bool {
+        self.len + more + RESERVE <= self.reserved
+            || self.set_aside(self.reserved.max(self.len), 2 * RESERVE + more)
+    }
+
+    /// Finds what an earlier mount left set aside, when the host has no more.
+    fn find_reserve(&mut self) {
+        let sizes = std::iter::successors(Some(2 * RESERVE), |size| Some(size / 2));
+        for size in sizes.take_while(|size| *size >= BLOCK) {
+            if self.set_aside(self.len, size) {
+                break;
+            }
+        }
+    }
+
+    /// Has the host set aside so many bytes from there on. False when it has not so many.
+    fn set_aside(&mut self, from: u64, len: u64) -> bool {
+        match self.file.allocate(FallocateFlags::KEEP_SIZE, from, len) {
+            Ok(()) => self.reserved = from + len,
+            Err(e) if is_no_space(&e) => return false,
+            // A host that cannot set space aside.
+            Err(_) => self.reserved = u64::MAX,
+        }
+        true
+    }
 }
 
 /// After a sync failed, what the host has not written of a file is like written to it, and no later sync would write it.
@@ -76,11 +143,14 @@ fn write_anew(object: &dyn ObjectFile) -> io::Result<()> {
         }
         at = data + read as u64;
     }
-    Ok(())
+    object.sync(true)
 }
 
-/// Bytes kept for records that give space back.
+/// Bytes kept for when the host is full: half of it for any record that needs no space elsewhere, half for those that give
+/// space back.
 const RESERVE: u64 = 256 << 10;
+/// The host sets space aside in blocks of so many bytes.
+const BLOCK: u64 = 4096;
 
 /// A mark that was written.
 struct Marked {
@@ -121,17 +191,7 @@ impl LogWriter {
         if file.stat()?.len > start.len {
             file.set_len(start.len)?;
         }
-        let head = Head {
-            file,
-            piece: start.piece,
-            len: start.len,
-            synced: start.len,
-            reserved: start.len,
-            position: 1,
-            before: Vec::new(),
-            first: HashSet::new(),
-            touched: HashMap::new(),
-        };
+        let head = Head::of(file, start.piece, start.len);
         let writer = LogWriter {
             device,
             packs: Arc::downgrade(packs),
@@ -153,7 +213,7 @@ impl LogWriter {
             match start.follows.filter(|_| start.len == 0) {
                 Some(before) => writer.begin_piece(&mut head, before)?,
                 // On a full host it is done when there is room again.
-                None => drop(LogWriter::reserve(&mut head, 0)),
+                None => head.find_reserve(),
             }
             head.file.sync(false)?;
             head.synced = head.len;
@@ -167,7 +227,7 @@ impl LogWriter {
     /// # Errors
     /// What the device answers; also when it has no space to set aside.
     fn begin_piece(&self, head: &mut Head, (piece, len): (u64, u64)) -> Result<()> {
-        if !LogWriter::reserve(head, 0) {
+        if !head.reserve(0) {
             return Err(FsError::no_space());
         }
         self.write(head, &framed(&Record::Continues { piece, len })?)
@@ -175,22 +235,6 @@ impl LogWriter {
 
     fn refuse_poisoned(&self) -> Result<()> {
         if self.poisoned.load(Ordering::Acquire) { Err(FsError::read_only_store()) } else { Ok(()) }
-    }
-
-    /// Sees to it that the host has set some space aside, so that what gives space back can be recorded when there is
-    /// none left. False when it could not.
-    fn reserve(head: &mut Head, more: u64) -> bool {
-        if head.len + more + RESERVE <= head.reserved {
-            return true;
-        }
-        let from = head.reserved.max(head.len);
-        match head.file.allocate(FallocateFlags::KEEP_SIZE, from, 2 * RESERVE + more) {
-            Ok(()) => head.reserved = from + 2 * RESERVE + more,
-            Err(e) if e.kind() == io::ErrorKind::StorageFull => return false,
-            // A host that cannot set space aside.
-            Err(_) => head.reserved = u64::MAX,
-        }
-        true
     }
 
     /// Writes one frame, whole or not at all.
@@ -219,10 +263,10 @@ impl LogWriter {
     /// Makes content durable that must be before the records that name it.
     fn sync_content(&self) -> Result<()> {
         let first = std::mem::take(&mut self.head.lock().first);
-        let synced = self.sync_objects(&first).and_then(|()| self.sync_packs());
+        let synced =
+            self.sync_objects(&first).and_then(|()| self.sync_packs().inspect_err(|_| self.poison()));
         if synced.is_err() {
             self.head.lock().first.extend(first);
-            self.poison();
         }
         synced
     }
@@ -234,49 +278,71 @@ impl LogWriter {
     /// Goes on in a new piece, when that has a beginning and some space.
     fn rotate(&self, number: u64, file: Arc<dyn ObjectFile>) -> Result<()> {
         let mut head = self.head.lock();
-        let next = Head {
-            file,
-            piece: number,
-            len: 0,
-            synced: 0,
-            reserved: 0,
-            position: head.position,
-            before: std::mem::take(&mut head.before),
-            first: std::mem::take(&mut head.first),
-            touched: std::mem::take(&mut head.touched),
-        };
-        let old = std::mem::replace(&mut *head, next);
+        let mut next = Head::of(file, number, 0);
+        head.hand_over(&mut next);
+        let mut old = std::mem::replace(&mut *head, next);
+        let position = head.position;
         let begun = self.begin_piece(&mut head, (old.piece, old.len));
         let begun = begun.and_then(|()| self.write(&mut head, &framed(&Record::Mounted(self.boot))?));
         if let Err(error) = begun {
-            let failed = std::mem::replace(&mut *head, old);
-            (head.before, head.first, head.touched) = (failed.before, failed.first, failed.touched);
+            head.hand_over(&mut old);
+            old.position = position;
+            *head = old;
             return Err(error);
         }
-        self.rotated.store(old.position, Ordering::Relaxed);
+        head.begun = Some(head.len);
+        self.rotated.store(position, Ordering::Relaxed);
+        // What was set aside behind it is for the new one. If it stays, it goes with the piece.
+        let _ = old.file.set_len(old.len);
         self.since.fetch_add(old.len, Ordering::Relaxed);
         head.before.push(old.file);
         Ok(())
     }
 
+    /// A sync that fails poisons the log. One that fails again is given up: what else was written is not to wait for it.
     fn sync_objects(&self, objects: &HashSet<ObjectId>) -> Result<()> {
         let mut failed = self.failed.lock();
         for id in objects {
-            let doubtful = failed.contains(id);
-            let synced = self.device.open(FileId::Object(*id)).and_then(|object| {
-                if doubtful {
-                    write_anew(&*object)?
-                }
-                object.sync(true)
-            });
-            match synced {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                    failed.insert(*id);
-                    return Err(e.into());
-                }
+            let has_failed = match failed.get(id) {
+                Some(true) => continue,
+                known => known.is_some(),
+            };
+            let object = match self.device.open(FileId::Object(*id)) {
                 // One that is gone by now is named by nothing.
-                _ => drop(failed.remove(id)),
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    failed.remove(id);
+                    continue;
+                }
+                opened => opened?,
+            };
+            let synced = if has_failed { write_anew(&*object) } else { object.sync(true) };
+            match synced {
+                Ok(()) => drop(failed.remove(id)),
+                Err(error) if has_failed => {
+                    warn!(object = id.0, %error, "the content of a file cannot be made durable: only its fsync tries again");
+                    failed.insert(*id, true);
+                }
+                Err(error) => {
+                    failed.insert(*id, false);
+                    self.poison();
+                    return Err(error.into());
+                }
             }
+        }
+        Ok(())
+    }
+
+    /// Tries again what was given up; nobody writes to these objects meanwhile.
+    fn sync_given_up(&self, wanted: impl Fn(ObjectId) -> bool) -> Result<()> {
+        let mut failed = self.failed.lock();
+        let given_up: Vec<_> =
+            failed.iter().filter(|(id, up)| **up && wanted(**id)).map(|(id, _)| *id).collect();
+        for id in given_up {
+            match self.device.open(FileId::Object(id)) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+                opened => write_anew(&*opened?)?,
+            }
+            failed.remove(&id);
         }
         Ok(())
     }
@@ -295,7 +361,13 @@ impl LogWriter {
     /// log.
     fn sync_now(&self) -> Result<u64> {
         let (through, position) = {
-            let head = self.head.lock();
+            let mut head = self.head.lock();
+            let touched = std::mem::take(&mut head.touched);
+            if head.in_sync.is_empty() {
+                head.in_sync = touched
+            } else {
+                head.in_sync.extend(touched)
+            }
             (head.len, head.position)
         };
         self.sync_content()?;
@@ -305,7 +377,9 @@ impl LogWriter {
         let mut head = self.head.lock();
         head.before.clear();
         head.synced = len;
-        head.touched.retain(|_, touched| *touched > position);
+        let done = std::mem::take(&mut head.in_sync);
+        drop(head);
+        drop(done); // it may be much
         Ok(behind.unwrap_or(position))
     }
 }
@@ -316,20 +390,19 @@ impl Journal for LogWriter {
         self.refuse_poisoned()?;
         // Not before the lock: content that is moved is not named by its old place after its move took effect.
         let frame = framed(record)?;
-        let has_room = LogWriter::reserve(&mut head, frame.len() as u64);
-        self.spare.store(
-            if has_room { u64::MAX } else { head.reserved.saturating_sub(head.len) },
-            Ordering::Relaxed,
-        );
-        if !has_room && record.grows() {
+        let has_room = head.reserve(frame.len() as u64);
+        self.spare.store(if has_room { u64::MAX } else { head.spare() }, Ordering::Relaxed);
+        let is_taken = has_room
+            || record.gives_back()
+            || (!record.grows() && head.spare() >= RESERVE / 2 + frame.len() as u64);
+        if !is_taken {
             return Err(FsError::no_space());
         }
         self.write(&mut head, &frame)?;
         if let Record::EditsAfter(_, first, _) = record {
             head.first.extend(first);
         }
-        let position = head.position;
-        head.touched.extend(inodes(record).map(|ino| (ino, position)));
+        head.touched.extend(inodes(record));
         Ok(())
     }
 
@@ -347,6 +420,7 @@ impl Journal for LogWriter {
 
     fn close(&self) -> Result<()> {
         self.sync()?;
+        self.sync_given_up(|_| true)?;
         let _syncing = self.syncing.lock();
         let mut head = self.head.lock();
         let closed = framed(&Record::Closed { at: head.len })?;
@@ -356,7 +430,19 @@ impl Journal for LogWriter {
     }
 
     fn sync_inode(&self, ino: InodeId) -> Result<()> {
-        if self.head.lock().touched.contains_key(&ino) { self.sync() } else { self.refuse_poisoned() }
+        let is_touched = {
+            let head = self.head.lock();
+            head.touched.contains(&ino) || head.in_sync.contains(&ino)
+        };
+        if is_touched { self.sync() } else { self.refuse_poisoned() }
+    }
+
+    fn is_given_up(&self, object: ObjectId) -> bool {
+        self.failed.lock().get(&object).is_some_and(|given_up| *given_up)
+    }
+
+    fn sync_given_up(&self, object: ObjectId) -> Result<()> {
+        LogWriter::sync_given_up(self, |id| id == object)
     }
 
     fn position(&self) -> u64 {
@@ -370,7 +456,13 @@ impl Journal for LogWriter {
     fn begin_checkpoint(&self) -> Result<Option<u64>> {
         let _syncing = self.syncing.lock();
         self.healing.store(self.poisonings.load(Ordering::Acquire), Ordering::Release);
-        let mut number = self.head.lock().piece + 2;
+        let mut number = {
+            let head = self.head.lock();
+            if head.begun == Some(head.len) {
+                return Ok(Some(head.piece - 1)); // nothing was recorded since a try that failed
+            }
+            head.piece + 2
+        };
         let file = loop {
             match self.device.create(FileId::Log(number)) {
                 // Left by a try that failed.
@@ -393,7 +485,11 @@ impl Journal for LogWriter {
 
     fn end_checkpoint(&self, len: u64) {
         let _syncing = self.syncing.lock();
-        self.head.lock().before.clear();
+        {
+            let mut head = self.head.lock();
+            head.before.clear();
+            head.begun = None;
+        }
         self.durable.fetch_max(self.rotated.load(Ordering::Relaxed), Ordering::AcqRel);
         self.since.store(0, Ordering::Relaxed);
         self.checkpoint.store(len, Ordering::Relaxed);

@@ -122,10 +122,12 @@ impl Examination<'_> {
         if log.checkpoint_damaged {
             self.found(Finding::Log("the checkpoint that the log begins with is not whole".into()));
         }
-        if !self.past.history.has_main() {
+        if self.past.is_new() {
+            self.report.notes.push("the volume was never mounted: there is nothing in it".into());
+        } else if !self.past.history.has_main() {
             self.found(Finding::Log("the log does not tell of the branch \"main\"".into()));
         }
-        if !self.past.log.is_closed() {
+        if !self.past.log.is_closed() && !self.past.is_new() {
             self.report
                 .notes
                 .push("the volume was not closed; the next mount settles what was under way".into());
@@ -182,7 +184,7 @@ impl Examination<'_> {
     fn contents(&mut self) -> Result<()> {
         let past = self.past;
         let (mut last, mut seen) = (None, HashSet::new());
-        let closed = past.log.is_closed();
+        let mut unsynced = HashSet::new();
         for past_tree in past.history.trees() {
             let (tree, version) = (&past_tree.name, past_tree.version);
             let mut wrong = Vec::new();
@@ -198,14 +200,17 @@ impl Examination<'_> {
                         let len =
                             self.store.device().open(FileId::Object(object.id)).and_then(|file| file.stat());
                         match len {
-                            Ok(stat) if closed && !past_tree.is_dirty(ino) => wrong_size(size, stat.len),
-                            Ok(_) => None,
-                            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                                Some(format!("its content, object {:x}, is missing", object.id.0))
-                            }
-                            Err(e) => {
+                            // What is behind the end of a file is cut off before it shows.
+                            Ok(stat) if stat.len >= size || past_tree.is_dirty(ino) => None,
+                            Err(e) if e.kind() != io::ErrorKind::NotFound => {
                                 Some(format!("its content, object {:x}, cannot be read: {e}", object.id.0))
                             }
+                            _ if past.power_cut => {
+                                unsynced.insert(object.id);
+                                None
+                            }
+                            Ok(stat) => wrong_size(size, stat.len),
+                            Err(_) => Some(format!("its content, object {:x}, is missing", object.id.0)),
                         }
                     }
                     Some(Content::Hole) | None => None,
@@ -218,6 +223,12 @@ impl Examination<'_> {
                 let file = format!("{} in {tree}", paths.of_inode(ino));
                 self.found(Finding::Content(file, told));
             }
+        }
+        if !unsynced.is_empty() {
+            self.report.notes.push(format!(
+                "{} contents were not synced before a power cut; the next mount puts zeros in their place",
+                unsynced.len()
+            ));
         }
         Ok(())
     }
@@ -303,6 +314,10 @@ impl<'a> Paths<'a> {
             }
             Fault::WrongParent(dir, lies, says) => {
                 format!("{} lies in {} and says that it lies in inode {}", path(dir), path(lies), says.0)
+            }
+            Fault::SecondName(dir, name, ino) => {
+                let name = String::from_utf8_lossy(name.as_bytes());
+                format!("{} has a second name, {:?}, for directory {}", path(dir), name, path(ino))
             }
             Fault::Unreachable(ino) => format!("inode {} has no name: nothing leads to it", ino.0),
         }

@@ -22,6 +22,17 @@ pub(super) struct Captured {
     branches: Vec<CapturedBranch>,
     marks: Marks,
     boot: u128,
+    is_closed: bool,
+}
+
+/// How a volume was left.
+pub(super) struct PastState {
+    /// The boot of the host.
+    pub(super) boot: u128,
+    /// Files that were being written.
+    pub(super) dirty: HashMap<BranchId, Vec<InodeId>>,
+    /// Was it closed?
+    pub(super) is_closed: bool,
 }
 
 struct CapturedBranch {
@@ -50,6 +61,8 @@ impl FsCore {
     /// What the device answers; the log is then longer than it need be, and says what it said.
     pub fn checkpoint(&self) -> Result<Option<u64>> {
         let _one = self.compacting.lock();
+        // Asked before it begins: what fails from here on, it does not mend.
+        let is_poisoned = self.journal.is_poisoned();
         let (piece, captured) = {
             let _control = self.control.lock();
             let Some(piece) = self.journal.begin_checkpoint()? else { return Ok(None) };
@@ -57,8 +70,7 @@ impl FsCore {
         };
         // What was recorded since, up to what was captured, is to be durable with it: repeated in part it would be a state
         // that never was. Poisoned, the log takes nothing meanwhile.
-        let first =
-            || if self.journal.is_poisoned() { self.journal.sync_content() } else { self.journal.sync() };
+        let first = || if is_poisoned { self.journal.sync_content() } else { self.journal.sync() };
         let len = self.write_checkpoint(piece, &captured, first).inspect_err(|_| {
             // It has no meaning, and takes space.
             let _ = self.store.device().remove(FileId::Draft(piece));
@@ -88,6 +100,7 @@ impl FsCore {
             branches: catalog.all_branches().map(branch).collect(),
             marks: self.marks(),
             boot: self.config.boot,
+            is_closed: false,
         }
     }
 
@@ -116,6 +129,10 @@ impl FsCore {
         checkpoint.out.write(&Record::Mounted(captured.boot))?;
         checkpoint.out.write(&Record::Marks(captured.marks))?;
         checkpoint.write_all()?;
+        if captured.is_closed {
+            let at = checkpoint.out.position();
+            checkpoint.out.write(&Record::Closed { at })?;
+        }
         let len = checkpoint.out.finish()?;
         first()?;
         device.publish(number)?;
@@ -133,11 +150,11 @@ impl FsCore {
 }
 
 impl Captured {
-    /// Of a volume that is not open: the boot of the host when it was, and the files that were dirty.
-    pub(super) fn set_past(&mut self, boot: u128, mut dirty: HashMap<BranchId, Vec<InodeId>>) {
-        self.boot = boot;
+    /// Of a volume that is not open.
+    pub(super) fn set_past(&mut self, mut past: PastState) {
+        (self.boot, self.is_closed) = (past.boot, past.is_closed);
         for branch in &mut self.branches {
-            branch.dirty = dirty.remove(&branch.info.id).unwrap_or_default();
+            branch.dirty = past.dirty.remove(&branch.info.id).unwrap_or_default();
         }
     }
 }

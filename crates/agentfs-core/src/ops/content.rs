@@ -9,7 +9,7 @@ use crate::branch::Branch;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::handle::{OpenFile, Source};
-use crate::store::{Content, Object, ObjectFile, Unnamed, no_space};
+use crate::store::{Content, Object, ObjectFile, Unnamed, is_no_space, no_space};
 use crate::types::Epoch;
 
 impl FsCore {
@@ -155,7 +155,7 @@ impl FsCore {
     /// Tries again, once, when the host is full and gets room by deleting what nothing names any more.
     pub(super) fn with_room<T>(&self, attempt: impl Fn() -> io::Result<T>) -> Result<T> {
         match attempt() {
-            Err(e) if e.kind() == io::ErrorKind::StorageFull => {
+            Err(e) if is_no_space(&e) => {
                 self.make_room()?;
                 Ok(attempt()?)
             }

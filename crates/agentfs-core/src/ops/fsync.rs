@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::fs_core::FsCore;
-use crate::handle::Source;
+use crate::handle::{OpenFile, Source};
 use crate::types::{HandleId, InodeId};
 
 impl FsCore {
@@ -21,7 +21,22 @@ impl FsCore {
         if let Some(object) = object {
             object.sync(data_only)?;
         }
+        self.sync_given_up(&handle.file)?;
         self.journal.sync_inode(handle.file.ino)
+    }
+
+    /// The host may have forgotten what it could not write of a file, and say nothing of it any more.
+    fn sync_given_up(&self, file: &OpenFile) -> Result<()> {
+        let is_given_up = |source: &Source| match source {
+            Source::Object(object, _) if self.journal.is_given_up(object.id) => Some(object.id),
+            _ => None,
+        };
+        if is_given_up(&file.source.read()).is_none() {
+            return Ok(());
+        }
+        // Nobody writes meanwhile.
+        let source = file.source.write();
+        is_given_up(&source).map_or(Ok(()), |id| self.journal.sync_given_up(id))
     }
 
     /// Makes all that was answered until now durable in the log, as happens by itself every few seconds.

@@ -1,6 +1,6 @@
 //! What a log says: its records repeated, from the first to the last.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io;
 use std::sync::Arc;
 
@@ -32,6 +32,10 @@ pub(super) struct PastTree<'a> {
 }
 
 impl PastTree<'_> {
+    fn has_dirty(&self) -> bool {
+        self.aside.is_some_and(|aside| !aside.dirty.is_empty())
+    }
+
     pub(super) fn is_dirty(&self, ino: InodeId) -> bool {
         self.aside.is_some_and(|aside| aside.dirty.contains(&ino))
     }
@@ -131,18 +135,6 @@ impl History {
         branch.aside.orphans.clear();
     }
 
-    /// As [`History::doubt`], of all files with these objects.
-    pub(super) fn doubt_objects(&mut self, objects: &HashSet<ObjectId>) {
-        if objects.is_empty() {
-            return; // there is nothing to look for in all these files
-        }
-        let is_one = |inode: &Inode| matches!(inode.content(), Some(Content::Whole(object)) if objects.contains(&object.id));
-        for branch in self.branches.values_mut() {
-            let doubtful = branch.version.iter().filter(|(_, inode)| is_one(inode)).map(|(ino, _)| ino);
-            branch.aside.dirty.extend(doubtful);
-        }
-    }
-
     /// All trees, related ones behind each other.
     pub(super) fn trees(&self) -> impl Iterator<Item = PastTree<'_>> {
         let snapshots = self.snapshots.iter().map(|(id, (made, version))| PastTree {
@@ -219,7 +211,10 @@ impl History {
                     note(inode);
                 }
             });
-            last = Some(tree.version);
+            // What is dirty here may not be so in the next: there it is to be seen.
+            if !tree.has_dirty() {
+                last = Some(tree.version);
+            }
         }
         sizes
     }

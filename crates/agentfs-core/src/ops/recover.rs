@@ -1,13 +1,14 @@
 //! Opening a volume: its log is repeated, what a crash left half-known is asked of the store, and what nothing names any
 //! more is swept away.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
 
 use tracing::{info, warn};
 
+use super::checkpoint::PastState;
 use super::history::{Adopted, History, PastBranch};
 use crate::branch::{Branch, BranchInfo, Origin, Snapshot, SnapshotInfo, Tree};
 use crate::config::Config;
@@ -85,7 +86,6 @@ impl<'a> Past<'a> {
         for id in &missing {
             device.create(FileId::Object(*id))?;
         }
-        self.history.doubt_objects(&missing);
         let mut count = missing.len();
         for (id, size) in self.history.settled_sizes() {
             let object = device.open(FileId::Object(id))?;
@@ -103,6 +103,11 @@ impl<'a> Past<'a> {
         Ok(())
     }
 
+    /// Was it made, and never begun?
+    pub(super) fn is_new(&self) -> bool {
+        self.log.len() == 0 && self.log.damage.is_none()
+    }
+
     /// Better no volume than an empty or an old one in its place.
     pub(super) fn check_beginning(&self) -> Result<()> {
         if self.log.checkpoint_damaged {
@@ -111,8 +116,7 @@ impl<'a> Past<'a> {
         if let Some(what) = self.history.contradictions().into_iter().next() {
             return Err(damaged(&format!("the log contradicts itself: {what}")));
         }
-        let is_new = self.log.len() == 0 && self.log.damage.is_none();
-        if self.history.has_main() || is_new {
+        if self.history.has_main() || self.is_new() {
             Ok(())
         } else {
             Err(damaged("the log is damaged at its beginning"))
@@ -209,16 +213,10 @@ impl FsCore {
         self.remove_superseded()
     }
 
-    /// Writes all there is to piece `number` of the log, in place of those before. `boot`: of its last mount; `dirty`: files
-    /// that were being written then.
-    pub(super) fn rewrite_log(
-        &self,
-        number: u64,
-        boot: u128,
-        dirty: HashMap<BranchId, Vec<InodeId>>,
-    ) -> Result<()> {
+    /// Writes all there is to piece `number` of the log, in place of those before, of a volume that was left like this.
+    pub(super) fn rewrite_log(&self, number: u64, past: PastState) -> Result<()> {
         let mut captured = self.capture();
-        captured.set_past(boot, dirty);
+        captured.set_past(past);
         self.write_checkpoint(number, &captured, || Ok(self.store.device().sync_all()?))?;
         self.remove_superseded()
     }
@@ -350,6 +348,12 @@ impl Journal for LateJournal {
     }
     fn sync_inode(&self, ino: InodeId) -> Result<()> {
         self.writer()?.sync_inode(ino)
+    }
+    fn is_given_up(&self, object: ObjectId) -> bool {
+        self.writer.get().is_some_and(|writer| writer.is_given_up(object))
+    }
+    fn sync_given_up(&self, object: ObjectId) -> Result<()> {
+        Journal::sync_given_up(self.writer()?, object)
     }
     fn position(&self) -> u64 {
         self.writer.get().map_or(u64::MAX, Journal::position)

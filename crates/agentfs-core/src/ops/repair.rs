@@ -1,14 +1,16 @@
 //! `check --repair`: mends what can be mended without guessing, in a store that nobody serves. Names and link counts follow
 //! from what is there; what no name leads to gets one in `lost+found`. What is taken away is kept beside the log.
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use super::check::{Report, check_store};
+use super::checkpoint::PastState;
 use super::recover::{LateJournal, Past, keep_bytes, keep_what_ends_the_log};
 use crate::config::Config;
 use crate::error::Result;
 use crate::fs_core::FsCore;
+use crate::log::NO_PIECE;
 use crate::store::Device;
 use crate::tree::{Aside, Body, Directory, Edit, Entry, Fault, Inode, Meta, Times, Version, check};
 use crate::types::{FileKind, InodeId, Name, Timestamp};
@@ -23,7 +25,7 @@ pub struct Repaired {
 }
 
 /// Where what no name leads to is put.
-const LOST_AND_FOUND: &[u8] = b"lost+found";
+const LOST_AND_FOUND: &str = "lost+found";
 /// A tree that is not sound after so many rounds is left as it is then.
 const ROUNDS: usize = 8;
 
@@ -51,16 +53,16 @@ pub fn repair_store(device: &Arc<dyn Device>, config: &Config) -> Result<Repaire
     past.history.marks.inode = room + 1;
     if !repaired.mended.is_empty() {
         if !removed.is_empty() {
-            keep_bytes(&**device, (0, 0), (removed.join("\n") + "\n").as_bytes())?;
+            keep_bytes(&**device, (NO_PIECE, 0), (removed.join("\n") + "\n").as_bytes())?;
         }
         keep_what_ends_the_log(&**device, &past.log)?;
         let end = past.log.end().map_or(0, |(piece, _)| piece);
         let boot = past.log.boot.unwrap_or(config.boot);
-        let Past { history, .. } = past;
-        let dirty = history.dirty();
+        let Past { history, log, .. } = past;
+        let (dirty, is_closed) = (history.dirty(), log.is_closed());
         core.restore(history);
         core.store.begin_mount();
-        core.rewrite_log(end + 1, boot, dirty)?;
+        core.rewrite_log(end + 1, PastState { boot, dirty, is_closed })?;
     }
     repaired.report = check_store(device.clone(), config.clone())?;
     Ok(repaired)
@@ -77,16 +79,14 @@ fn mend(
     let mut aside = Aside::default();
     for _ in 0..ROUNDS {
         let faults = check(version);
-        if faults.is_empty() {
-            return;
-        }
-        let lost: HashSet<InodeId> = faults
-            .iter()
-            .filter_map(|fault| if let Fault::Unreachable(ino) = fault { Some(*ino) } else { None })
-            .collect();
+        let heads = heads(version, &faults);
+        let before = mended.len();
         for fault in faults {
-            mended.push(format!("in {tree}: {fault}"));
-            for edit in mending(version, &fault, room, &lost) {
+            let edits = mending(version, &fault, room, &heads);
+            if !edits.is_empty() {
+                mended.push(format!("in {tree}: {fault}"));
+            }
+            for edit in edits {
                 if let Edit::Unlink(dir, name) = &edit {
                     removed
                         .push(format!("in {tree}, directory inode {}: the name {name:?} ({fault})", dir.0));
@@ -94,11 +94,39 @@ fn mend(
                 edit.apply(version, &mut aside);
             }
         }
+        if mended.len() == before {
+            return;
+        }
     }
 }
 
+/// Of the inodes that nothing leads to, those to be given a name: what others of them lead to comes along.
+fn heads(version: &Version, faults: &[Fault]) -> HashSet<InodeId> {
+    let lost = |fault: &Fault| if let Fault::Unreachable(ino) = fault { Some(*ino) } else { None };
+    let lost: BTreeSet<InodeId> = faults.iter().filter_map(lost).collect();
+    let inside = |dir: InodeId| {
+        let entries =
+            version.get(dir).and_then(|inode| inode.directory()).into_iter().flat_map(Directory::iter);
+        entries.map(|(_, entry)| entry.ino()).filter(move |ino| *ino != dir)
+    };
+    let held: HashSet<InodeId> = lost.iter().flat_map(|dir| inside(*dir)).collect();
+    let (mut heads, mut covered) = (HashSet::new(), HashSet::new());
+    // Directories that lie in each other have no first: one of them is as good as another.
+    let in_order = lost.iter().filter(|ino| !held.contains(ino)).chain(&lost);
+    for ino in in_order {
+        if covered.insert(*ino) {
+            heads.insert(*ino);
+            let mut next = vec![*ino];
+            while let Some(dir) = next.pop() {
+                next.extend(inside(dir).filter(|ino| lost.contains(ino) && covered.insert(*ino)));
+            }
+        }
+    }
+    heads
+}
+
 /// Edits that mend a fault.
-fn mending(version: &Version, fault: &Fault, room: InodeId, lost: &HashSet<InodeId>) -> Vec<Edit> {
+fn mending(version: &Version, fault: &Fault, room: InodeId, heads: &HashSet<InodeId>) -> Vec<Edit> {
     match fault {
         Fault::DanglingEntry(dir, ino) => {
             names_of(version, *dir, *ino).into_iter().map(|name| Edit::Unlink(*dir, name)).collect()
@@ -113,7 +141,9 @@ fn mending(version: &Version, fault: &Fault, room: InodeId, lost: &HashSet<Inode
             None => Vec::new(),
         },
         Fault::WrongParent(dir, lies, _) => vec![Edit::Parent(*dir, *lies)],
-        Fault::Unreachable(ino) => shelter(version, *ino, room, lost),
+        Fault::SecondName(dir, name, _) => vec![Edit::Unlink(*dir, name.clone())],
+        Fault::Unreachable(ino) if heads.contains(ino) => shelter(version, *ino, room),
+        Fault::Unreachable(_) => Vec::new(),
     }
 }
 
@@ -122,33 +152,43 @@ fn names_of(version: &Version, dir: InodeId, ino: InodeId) -> Vec<Name> {
     entries.filter(|(_, entry)| entry.ino() == ino).map(|(name, _)| name.clone()).collect()
 }
 
-/// Gives an inode that nothing leads to a name in `lost+found`, unless a directory that gets one has it.
-fn shelter(version: &Version, ino: InodeId, room: InodeId, lost: &HashSet<InodeId>) -> Vec<Edit> {
-    let Some(inode) = version.get(ino) else { return Vec::new() };
-    let is_held = lost.iter().any(|other| *other != ino && !names_of(version, *other, ino).is_empty());
-    let Ok(name) = Name::new(format!("#{}", ino.0).as_bytes()) else { return Vec::new() };
-    if is_held || ino == room {
+/// Gives an inode that nothing leads to a name in `lost+found`.
+fn shelter(version: &Version, ino: InodeId, room: InodeId) -> Vec<Edit> {
+    let (Some(inode), Ok(name)) = (version.get(ino), Name::new(format!("#{}", ino.0).as_bytes())) else {
         return Vec::new();
-    }
+    };
     let mut edits = Vec::new();
     if version.get(room).is_none() {
-        let Ok(name) = Name::new(LOST_AND_FOUND) else { return Vec::new() };
-        let meta = Meta {
-            mode: 0o700,
-            uid: 0,
-            gid: 0,
-            nlink: 2,
-            times: Times::all(Timestamp::now()),
-            size: 0,
-            blocks: 0,
-        };
-        let body = Body::Directory(Directory::new(InodeId::ROOT));
-        edits.push(Edit::Put(room, Arc::new(Inode { meta, body, xattrs: None })));
-        edits.push(Edit::Link(InodeId::ROOT, name, Entry::new(room, FileKind::Directory)));
+        edits.extend(lost_and_found(version, room));
     }
     edits.push(Edit::Link(room, name, Entry::new(ino, inode.kind())));
     if inode.directory().is_some() {
         edits.push(Edit::Parent(ino, room));
     }
     edits
+}
+
+/// Makes the directory, under the first name that is free.
+fn lost_and_found(version: &Version, room: InodeId) -> Vec<Edit> {
+    let root = version.get(InodeId::ROOT).and_then(|inode| inode.directory());
+    let names = (0..).filter_map(|n: u32| {
+        let name = if n == 0 { LOST_AND_FOUND.to_owned() } else { format!("{LOST_AND_FOUND}.{n}") };
+        Name::new(name.as_bytes()).ok()
+    });
+    let mut free = names.filter(|name| root.is_some_and(|root| root.get(name).is_none()));
+    let Some(name) = root.and_then(|_| free.next()) else { return Vec::new() };
+    let meta = Meta {
+        mode: 0o700,
+        uid: 0,
+        gid: 0,
+        nlink: 2,
+        times: Times::all(Timestamp::now()),
+        size: 0,
+        blocks: 0,
+    };
+    let body = Body::Directory(Directory::new(InodeId::ROOT));
+    vec![
+        Edit::Put(room, Arc::new(Inode { meta, body, xattrs: None })),
+        Edit::Link(InodeId::ROOT, name, Entry::new(room, FileKind::Directory)),
+    ]
 }

@@ -9,6 +9,10 @@ use crate::fs_core::FsCore;
 use crate::log::Record;
 use crate::store::Pack;
 
+/// Calls that pass at most before healing, and shortening the log, are tried again.
+const HEALING: u32 = 30;
+const SHORTENING: u32 = 300;
+
 impl FsCore {
     /// Does a little of what has to be done now and then: deletes what nothing names, makes objects ahead, empties a pack
     /// that holds little, shortens the log. To be called several times a second, from one thread.
@@ -18,16 +22,31 @@ impl FsCore {
     pub fn tend(&self) -> Result<()> {
         self.store.reap();
         if self.journal.is_poisoned() {
-            return self.heal();
+            return self.patience.attempt(HEALING, || self.heal());
         }
-        self.store.fill_pool()?;
-        self.empty_a_pack()?;
-        if self.is_worth_a_checkpoint()
+        let made_ahead = self.store.fill_pool();
+        let emptied = self.empty_a_pack();
+        let shortened = if self.is_worth_a_checkpoint() {
+            self.patience.attempt(SHORTENING, || self.shorten())
+        } else {
+            Ok(())
+        };
+        made_ahead.map_err(FsError::Io).and(emptied).and(shortened)
+    }
+
+    fn shorten(&self) -> Result<()> {
+        let (_, last) = self.journal.lengths();
+        if self.has_room_for(last)?
             && let Some(len) = self.checkpoint()?
         {
             info!(bytes = len, "the log was shortened");
         }
         Ok(())
+    }
+
+    fn has_room_for(&self, bytes: u64) -> Result<bool> {
+        let space = self.store.device().space()?;
+        Ok(space.available.saturating_mul(u64::from(space.block_size)) >= bytes)
     }
 
     /// After a sync that failed the log takes nothing: what it had may be lost. A checkpoint says all of it anew, in
@@ -57,15 +76,11 @@ impl FsCore {
     }
 
     fn empty_a_pack(&self) -> Result<()> {
+        self.store.packs.count_one();
         let packs = self.store.packs.wasteful();
         let Some(pack) = packs.first() else { return Ok(()) };
         // On a host that is nearly full space comes back otherwise.
-        let space = self.store.device().space()?;
-        if space.available * u64::from(space.block_size) < 4 * self.config.packs.size {
-            Ok(())
-        } else {
-            self.empty_pack(pack)
-        }
+        if self.has_room_for(4 * self.config.packs.size)? { self.empty_pack(pack) } else { Ok(()) }
     }
 
     fn empty_pack(&self, pack: &Arc<Pack>) -> Result<()> {

@@ -125,6 +125,11 @@ pub(crate) fn no_space() -> io::Error {
     rustix::io::Errno::NOSPC.into()
 }
 
+/// Has the host no room for this, or its owner's quota none?
+pub(crate) fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// A backstore.
 pub trait Device: Send + Sync {
     /// Makes an empty file. `AlreadyExists` if there is one: ids are never reused.

@@ -10,8 +10,8 @@ mod packs;
 mod reaper;
 
 pub use content::Content;
-pub(crate) use device::no_space;
 pub use device::{Device, FallocateFlags, FileId, FileStat, Folder, ObjectFile, Seek, Space};
+pub(crate) use device::{is_no_space, no_space};
 pub use host_fs::{HostFs, StoreError};
 pub use memory::Memory;
 pub use object::{Object, Store, Unnamed};

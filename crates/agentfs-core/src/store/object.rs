@@ -37,6 +37,11 @@ pub(super) fn missing_is_damage(error: io::Error) -> io::Error {
     if error.kind() == io::ErrorKind::NotFound { io::Error::other("the content is missing") } else { error }
 }
 
+/// Is it what is there that is broken, and not the way there?
+pub(super) fn is_damage(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::Other)
+}
+
 /// Makes a file under a number that was never used.
 pub(super) fn create_unused<Id: Copy + Into<FileId>>(
     device: &dyn Device,

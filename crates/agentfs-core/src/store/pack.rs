@@ -80,8 +80,11 @@ pub struct Pack {
     pub id: PackId,
     device: Arc<dyn Device>,
     pub(super) file: OnceLock<Arc<dyn ObjectFile>>,
-    /// Bytes of extents that something names.
+    /// Bytes of extents that something names, the same ones several times when a file grew and snapshots have it as it was.
     pub(super) live: AtomicU64,
+    /// Those bytes counted once, or more, and what `live` was when they were counted.
+    named: AtomicU64,
+    counted: AtomicU64,
     /// Bytes in it.
     pub(super) len: AtomicU64,
     /// Who is writing to it and has not named what was written.
@@ -90,6 +93,8 @@ pub struct Pack {
     pub(super) dirty: AtomicBool,
     /// A sync failed: the host may have forgotten what it had not written, and what is here is to be moved.
     pub(super) failed: AtomicBool,
+    /// Something in it could not be read once.
+    pub(super) unread: AtomicBool,
     /// It holds damaged content, which cannot be moved.
     pub(super) stuck: AtomicBool,
     /// Records that are lost may have named what is in it: it stays as it is.
@@ -113,10 +118,13 @@ impl Pack {
             device,
             file: OnceLock::new(),
             live: AtomicU64::new(0),
+            named: AtomicU64::new(u64::MAX),
+            counted: AtomicU64::new(u64::MAX),
             len: AtomicU64::new(0),
             writing: AtomicUsize::new(0),
             dirty: AtomicBool::new(false),
             failed: AtomicBool::new(false),
+            unread: AtomicBool::new(false),
             stuck: AtomicBool::new(false),
             kept: AtomicBool::new(false),
             extents: Mutex::default(),
@@ -174,14 +182,27 @@ impl Pack {
         self.extents.lock().iter().filter_map(Weak::upgrade).collect()
     }
 
-    /// Stretches of whole blocks that nothing names, each from its first byte to behind its last.
-    pub(super) fn gaps(&self) -> Vec<Stretch> {
+    /// Stretches that something names, in order, none touching the next.
+    fn stretches(&self) -> Vec<Stretch> {
         let here = |extent: &Arc<Extent>| {
             let (pack, offset) = extent.place();
             (pack == self.id).then_some((u64::from(offset), u64::from(offset) + u64::from(extent.len)))
         };
         let mut named: Vec<Stretch> = self.extents().iter().filter_map(here).collect();
         named.sort_unstable();
+        let mut merged: Vec<Stretch> = Vec::new();
+        for (start, end) in named {
+            match merged.last_mut() {
+                Some((_, last)) if start <= *last => *last = end.max(*last),
+                _ => merged.push((start, end)),
+            }
+        }
+        merged
+    }
+
+    /// Stretches of whole blocks that nothing names, each from its first byte to behind its last.
+    pub(super) fn gaps(&self) -> Vec<Stretch> {
+        let named = self.stretches();
         let len = self.len.load(Ordering::Relaxed);
         let starts = std::iter::once(0).chain(named.iter().map(|(_, end)| *end));
         let ends = named.iter().map(|(start, _)| *start).chain([len]);
@@ -203,8 +224,21 @@ impl Pack {
         !self.is(&self.kept) && !self.is(&self.stuck)
     }
 
+    /// Bytes that something names, or more.
     pub(super) fn live(&self) -> u64 {
-        self.live.load(Ordering::Relaxed)
+        self.live.load(Ordering::Relaxed).min(self.named.load(Ordering::Relaxed))
+    }
+
+    /// By how much what is named has shrunk since it was counted.
+    pub(super) fn uncounted(&self) -> u64 {
+        self.counted.load(Ordering::Relaxed).saturating_sub(self.live.load(Ordering::Relaxed))
+    }
+
+    /// Counts what something names. Nothing is appended to it any more.
+    pub(super) fn count(&self) {
+        self.counted.store(self.live.load(Ordering::Relaxed), Ordering::Relaxed);
+        let named = self.stretches().iter().map(|(start, end)| end - start).sum();
+        self.named.store(named, Ordering::Relaxed);
     }
 }
 

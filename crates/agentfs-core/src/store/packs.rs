@@ -7,7 +7,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 
-use super::object::create_unused;
+use super::object::{create_unused, is_damage};
 use super::pack::{Extent, Pack, Place, Stretch, Writing};
 use super::reaper::Reaper;
 use super::{Device, FallocateFlags, no_space};
@@ -254,6 +254,17 @@ impl Packs {
         all
     }
 
+    /// Counts what is named in the pack where most was let go of since.
+    pub fn count_one(&self) {
+        let mut all = self.all();
+        let current = self.current.lock().as_ref().map(|pack| pack.id);
+        all.retain(|pack| Some(pack.id) != current && pack.writing.load(Ordering::Acquire) == 0);
+        if let Some(pack) = all.iter().max_by_key(|pack| pack.uncounted()).filter(|pack| pack.uncounted() > 0)
+        {
+            pack.count();
+        }
+    }
+
     /// Packs worth emptying: those that hold little of what they held when that is worth it, and small ones when there are
     /// many.
     pub fn wasteful(&self) -> Vec<Arc<Pack>> {
@@ -307,9 +318,13 @@ impl Packs {
                         last = Some((from, extent.len, (*to).clone(), offset));
                         writing.push(to);
                     }
+                    // Once may be in passing.
+                    Err(error) if !is_damage(&error) && !pack.unread.swap(true, Ordering::Relaxed) => {
+                        return Err(error.into());
+                    }
                     Err(error) => {
                         tracing::warn!(%error, "content that cannot be moved stays where it is");
-                        pack.stuck.store(true, Ordering::Relaxed);
+                        pack.stuck.store(true, Ordering::Release);
                     }
                 }
             }

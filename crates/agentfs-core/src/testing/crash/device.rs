@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use rustix::io::Errno;
 
-use super::disk::Io;
+use super::disk::{Disk, Io};
 use crate::store::{Device, FallocateFlags, FileId, FileStat, Folder, Memory, ObjectFile, Seek, Space};
 use crate::types::ObjectId;
 
@@ -24,6 +24,8 @@ pub enum Fault {
 }
 
 type Deaf = fn(FileId) -> bool;
+/// Which I/Os fail, and how.
+type Rule = Arc<dyn Fn(&Io) -> Option<Errno> + Send + Sync>;
 
 struct Shared {
     trace: Mutex<Vec<Io>>,
@@ -31,6 +33,7 @@ struct Shared {
     /// Files of which it says that they were synced, and they were not.
     deaf: Deaf,
     is_full: AtomicBool,
+    rule: Mutex<Option<Rule>>,
     /// Bytes that are set aside for files.
     reserved: Mutex<HashMap<FileId, u64>>,
 }
@@ -50,8 +53,8 @@ impl CrashDevice {
     /// A device that forgets to sync some files: what a program does that forgets it.
     pub fn deaf(memory: Memory, deaf: Deaf) -> CrashDevice {
         let (trace, fault) = (Mutex::default(), Mutex::default());
-        let (is_full, reserved) = (AtomicBool::new(false), Mutex::default());
-        CrashDevice { memory, shared: Arc::new(Shared { trace, fault, deaf, is_full, reserved }) }
+        let (is_full, rule, reserved) = (AtomicBool::new(false), Mutex::default(), Mutex::default());
+        CrashDevice { memory, shared: Arc::new(Shared { trace, fault, deaf, is_full, rule, reserved }) }
     }
 
     /// Fails the I/O number `at`, counted from 0, those that read among them.
@@ -63,6 +66,32 @@ impl CrashDevice {
     /// them, can be written.
     pub fn set_full(&self, is_full: bool) {
         self.shared.is_full.store(is_full, Ordering::SeqCst);
+    }
+
+    /// From now on `rule` is asked of each I/O whether it fails. It is asked before the I/O, by who does it, and may do more.
+    pub fn set_rule(&self, rule: impl Fn(&Io) -> Option<Errno> + Send + Sync + 'static) {
+        *self.shared.rule.lock() = Some(Arc::new(rule));
+    }
+
+    /// No rule holds any more.
+    pub fn clear_rule(&self) {
+        *self.shared.rule.lock() = None;
+    }
+
+    /// Bytes set aside behind the ends of files of the log.
+    pub fn set_aside(&self) -> u64 {
+        let reserved = self.shared.reserved.lock();
+        let behind = |(id, room): (&FileId, &u64)| match self.memory.open(*id).and_then(|file| file.stat()) {
+            Ok(stat) => room.saturating_sub(stat.len),
+            Err(_) => 0,
+        };
+        reserved.iter().map(behind).sum()
+    }
+
+    /// The disk below, with all I/Os until now.
+    pub fn disk(&self, mut disk: Disk) -> Disk {
+        self.trace().iter().for_each(|io| disk.apply(io));
+        disk
     }
 
     /// Is the fault still to come?
@@ -84,15 +113,21 @@ impl CrashDevice {
 impl Shared {
     /// Notes what `work` did, unless it is to fail.
     fn io<T>(&self, io: Io, work: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+        let refused = self.refuses(&io);
         let mut trace = self.trace.lock();
-        if let Some(fault) = self.strikes(trace.len()) {
+        if let Some(error) = refused.or_else(|| self.strikes(trace.len()).map(errno)) {
             let left = if let Io::Sync(id) = io { Io::SyncFailed(id) } else { Io::Nothing };
             trace.push(left);
-            return Err(errno(fault).into());
+            return Err(error.into());
         }
         let done = work();
         trace.push(if done.is_ok() { io } else { Io::Nothing });
         done
+    }
+
+    fn refuses(&self, io: &Io) -> Option<Errno> {
+        let rule = self.rule.lock().clone();
+        rule.and_then(|rule| rule(io))
     }
 
     fn strikes(&self, at: usize) -> Option<Fault> {
@@ -123,7 +158,7 @@ impl Device for CrashDevice {
     }
 
     fn open(&self, id: FileId) -> io::Result<Arc<dyn ObjectFile>> {
-        let opened = self.shared.io(Io::Nothing, || self.memory.open(id))?;
+        let opened = self.shared.io(Io::Open(id), || self.memory.open(id))?;
         Ok(self.opened(id, opened))
     }
 
@@ -174,11 +209,16 @@ struct CrashFile {
 
 impl ObjectFile for CrashFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.shared.io(Io::Nothing, || self.file.read_at(buf, offset))
+        self.shared.io(Io::Read(self.id), || self.file.read_at(buf, offset))
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize> {
+        let refused = self.shared.refuses(&Io::Write(self.id, offset, data.to_vec()));
         let mut trace = self.shared.trace.lock();
+        if let Some(error) = refused {
+            trace.push(Io::Nothing);
+            return Err(error.into());
+        }
         let end = offset + data.len() as u64;
         if self.shared.is_full.load(Ordering::SeqCst) {
             let room = self.shared.reserved.lock().get(&self.id).copied().unwrap_or(0);
@@ -200,7 +240,10 @@ impl ObjectFile for CrashFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.shared.io(Io::SetLen(self.id, len), || self.file.set_len(len))
+        self.shared.io(Io::SetLen(self.id, len), || self.file.set_len(len))?;
+        // The host takes back what it had set aside behind.
+        self.shared.reserved.lock().entry(self.id).and_modify(|room| *room = len.min(*room));
+        Ok(())
     }
 
     fn allocate(&self, mode: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {

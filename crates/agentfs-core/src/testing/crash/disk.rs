@@ -33,6 +33,10 @@ pub enum Io {
     SyncNames,
     /// Everything was made durable.
     SyncAll,
+    /// A file was opened.
+    Open(FileId),
+    /// A file was read.
+    Read(FileId),
     /// Nothing was changed: something was read, or refused.
     Nothing,
 }
@@ -171,7 +175,7 @@ impl Disk {
                 }
                 self.gone.clear();
             }
-            Io::Nothing => {}
+            Io::Open(_) | Io::Read(_) | Io::Nothing => {}
         }
     }
 

@@ -1,0 +1,257 @@
+//! One thing that fails, and what it must not take along: a branch that was never written, the host's room, a checkpoint,
+//! other files.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout
+)]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, Weak};
+
+use agentfs_core::testing::{CrashDevice, Cut, Disk, Errno, Io, config, errno};
+use agentfs_core::{
+    Caller, Config, CreateMode, Device, FileId, FileKind, Folder, FsCore, FsError, HandleId, InodeId, Memory,
+    Name, OpenMode, ViewId,
+};
+
+const MAIN: ViewId = ViewId::MAIN;
+const ROOT: InodeId = InodeId::ROOT;
+/// Of a file that has an object of its own.
+const LARGE: usize = 20_000;
+
+fn settings() -> Config {
+    Config { small_file: 4096, max_branches: 100, max_snapshots: 100, ..config() }
+}
+
+/// On another boot of the host.
+fn after_a_restart() -> Config {
+    Config { boot: settings().boot + 1, ..settings() }
+}
+
+fn open(device: &Arc<CrashDevice>) -> Arc<FsCore> {
+    Arc::new(FsCore::open_volume(device.clone(), settings()).unwrap().0)
+}
+
+fn device() -> Arc<CrashDevice> {
+    Arc::new(CrashDevice::new(Memory::default()))
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text.as_bytes()).unwrap()
+}
+
+fn make(core: &FsCore, called: &str) -> Result<InodeId, FsError> {
+    let what = CreateMode { kind: FileKind::File, mode: 0o644, rdev: 0 };
+    Ok(core.create(MAIN, ROOT, &name(called), what, Caller::ROOT)?.ino)
+}
+
+/// Writes a file and leaves it open.
+fn write(core: &FsCore, called: &str, len: usize) -> HandleId {
+    let ino = make(core, called).unwrap();
+    let handle = core.open(MAIN, ino, OpenMode::Write, Caller::ROOT).unwrap();
+    assert_eq!(core.write(handle, 0, &vec![7; len], false).unwrap(), len);
+    handle
+}
+
+fn read(core: &FsCore, view: ViewId, called: &str) -> Result<Vec<u8>, FsError> {
+    let attr = core.lookup(view, ROOT, &name(called))?.ok_or(FsError::NotFound)?;
+    let handle = core.open(view, attr.ino, OpenMode::Read, Caller::ROOT)?;
+    let mut bytes = vec![0; attr.size as usize];
+    let read = core.read(handle, 0, &mut bytes);
+    core.release(handle)?;
+    bytes.truncate(read?);
+    Ok(bytes)
+}
+
+/// The volume as it is found when the power was cut and nothing is there that was not synced.
+fn after_a_power_cut(device: &CrashDevice) -> FsCore {
+    let found = device.disk(Disk::default()).after(Cut::Synced);
+    let (core, recovered) = FsCore::open_volume(Arc::new(found), after_a_restart()).unwrap();
+    assert_eq!(recovered.damage, None);
+    core
+}
+
+#[test]
+fn after_a_power_cut_a_branch_of_a_branch_with_an_open_file_can_be_read() {
+    let device = device();
+    let core = open(&device);
+    // It has a name that is durable, and content that is not.
+    let handle = write(&core, "large", 5000);
+    core.fsync(handle, false).unwrap();
+    core.write(handle, 5000, &[7; LARGE], false).unwrap();
+    for _ in 0..8 {
+        core.create_branch("main", None).unwrap();
+    }
+    core.sync().unwrap();
+    // What was written is as lost as it can be.
+    let core = after_a_power_cut(&device);
+    let branches = core.list_branches(None, 100);
+    assert_eq!(branches.len(), 9);
+    for info in branches {
+        let bytes = read(&core, info.view, "large").unwrap_or_else(|e| panic!("{}: {e}", info.id));
+        assert!(bytes.iter().all(|byte| [0, 7].contains(byte)));
+    }
+}
+
+#[test]
+fn a_checkpoint_without_room_is_not_tried_until_the_host_is_full() {
+    let device = device();
+    let core = Arc::new(
+        FsCore::open_volume(device.clone(), Config { log_factor: 0, log_slack: 0, ..settings() }).unwrap().0,
+    );
+    write(&core, "file", 100);
+    core.tend().unwrap();
+    let (pieces, set_aside) = (device.list(Folder::Log).unwrap().len(), device.set_aside());
+    device.set_rule(|io| match io {
+        Io::Write(FileId::Draft(_), ..) => Some(Errno::NOSPC),
+        _ => None,
+    });
+    for n in 0..1000 {
+        make(&core, &n.to_string()).unwrap();
+        let _ = core.tend();
+    }
+    let more = device.list(Folder::Log).unwrap().len() - pieces;
+    assert!(more < 20, "{more} pieces more");
+    assert!(device.set_aside() <= set_aside + (1 << 20), "{} bytes set aside", device.set_aside());
+    // With nothing new to say there is no new piece.
+    for _ in 0..1000 {
+        let _ = core.tend();
+    }
+    assert!(device.list(Folder::Log).unwrap().len() <= pieces + more + 1);
+    device.clear_rule();
+    for _ in 0..300 {
+        core.tend().unwrap();
+    }
+    assert!(device.list(Folder::Log).unwrap().len() <= pieces, "{:?}", device.list(Folder::Log));
+}
+
+#[test]
+fn a_poisoned_log_that_cannot_be_written_anew_takes_no_more_and_more_room() {
+    let device = device();
+    let core = open(&device);
+    write(&core, "file", 100);
+    let fails = |io: &Io| matches!(io, Io::Sync(FileId::Log(_)) | Io::Write(FileId::Draft(_), ..));
+    device.set_rule(move |io| fails(io).then_some(Errno::IO));
+    assert!(core.sync().is_err());
+    let pieces = device.list(Folder::Log).unwrap().len();
+    for _ in 0..1000 {
+        assert!(core.tend().is_err() || errno(&make(&core, "no").unwrap_err()) == Errno::ROFS);
+    }
+    assert!(device.list(Folder::Log).unwrap().len() <= pieces + 1, "{:?}", device.list(Folder::Log));
+    device.clear_rule();
+    for _ in 0..40 {
+        let _ = core.tend();
+    }
+    make(&core, "yes").unwrap();
+    core.sync().unwrap();
+    let core = after_a_power_cut(&device);
+    assert_eq!(read(&core, MAIN, "file").unwrap(), [7; 100]);
+    assert_eq!(read(&core, MAIN, "yes").unwrap(), []);
+}
+
+#[test]
+fn a_checkpoint_is_not_published_when_a_sync_fails_while_it_is_written() {
+    let device = device();
+    let core = open(&device);
+    write(&core, "before", 100);
+    let (weak, again): (OnceLock<Weak<FsCore>>, _) = (OnceLock::new(), AtomicBool::new(true));
+    weak.set(Arc::downgrade(&core)).unwrap();
+    let fails = AtomicBool::new(false);
+    device.set_rule(move |io| match io {
+        // The checkpoint is written, and not yet published.
+        Io::Sync(FileId::Draft(_)) if again.swap(false, Ordering::SeqCst) => {
+            let core = weak.get().unwrap().upgrade().unwrap();
+            write(&core, "meanwhile", 100);
+            fails.store(true, Ordering::SeqCst);
+            assert!(core.sync().is_err());
+            fails.store(false, Ordering::SeqCst);
+            None
+        }
+        Io::Sync(FileId::Log(_)) if fails.load(Ordering::SeqCst) => Some(Errno::IO),
+        _ => None,
+    });
+    assert!(core.checkpoint().is_err(), "what follows it is not durable");
+    device.clear_rule();
+    assert_eq!(errno(&make(&core, "now").unwrap_err()), Errno::ROFS);
+    core.tend().unwrap();
+    make(&core, "now").unwrap();
+    let core = after_a_power_cut(&device);
+    for called in ["before", "meanwhile"] {
+        assert_eq!(read(&core, MAIN, called).unwrap(), [7; 100], "{called}");
+    }
+}
+
+/// A volume in which the sync of an object fails that a record needs: the copy of a file made after a snapshot.
+fn with_an_object_to_sync(device: &Arc<CrashDevice>) -> (Arc<FsCore>, HandleId) {
+    let core = open(device);
+    let handle = write(&core, "large", LARGE);
+    core.create_snapshot("main", None).unwrap();
+    core.write(handle, 0, &[8; 100], false).unwrap();
+    (core, handle)
+}
+
+#[test]
+fn one_object_that_cannot_be_written_does_not_make_the_volume_read_only_for_ever() {
+    let device = device();
+    let (core, handle) = with_an_object_to_sync(&device);
+    let broken: Mutex<Option<FileId>> = Mutex::new(None);
+    device.set_rule(move |io| match io {
+        Io::Sync(id @ FileId::Object(_)) => {
+            (*broken.lock().unwrap().get_or_insert(*id) == *id).then_some(Errno::IO)
+        }
+        _ => None,
+    });
+    assert!(core.sync().is_err());
+    assert_eq!(errno(&make(&core, "too early").unwrap_err()), Errno::ROFS);
+    for _ in 0..40 {
+        let _ = core.tend();
+    }
+    make(&core, "works on").unwrap();
+    core.sync().unwrap();
+    assert!(core.fsync(handle, false).is_err(), "whoever asks about that file is told");
+    assert_eq!(read(&core, MAIN, "large").unwrap().len(), LARGE);
+    device.clear_rule();
+    core.fsync(handle, false).unwrap();
+    let core = after_a_power_cut(&device);
+    assert_eq!(read(&core, MAIN, "works on").unwrap(), []);
+    let large = read(&core, MAIN, "large").unwrap();
+    assert_eq!((large.len(), large[0], large[LARGE - 1]), (LARGE, 8, 7));
+}
+
+#[test]
+fn an_object_that_cannot_be_opened_in_passing_is_no_failed_sync() {
+    let device = device();
+    let (core, _) = with_an_object_to_sync(&device);
+    device.set_rule(|io| matches!(io, Io::Open(FileId::Object(_))).then_some(Errno::MFILE));
+    assert_eq!(errno(&core.sync().unwrap_err()), Errno::MFILE);
+    make(&core, "goes on").unwrap();
+    device.clear_rule();
+    core.sync().unwrap();
+    let core = after_a_power_cut(&device);
+    assert_eq!(read(&core, MAIN, "large").unwrap()[..100], [8; 100]);
+}
+
+#[test]
+fn content_that_cannot_be_read_in_passing_is_not_taken_for_durable() {
+    let device = device();
+    let core = open(&device);
+    write(&core, "small", 300);
+    device.set_rule(|io| matches!(io, Io::Sync(FileId::Pack(_))).then_some(Errno::IO));
+    assert!(core.sync().is_err());
+    let passing = AtomicBool::new(true);
+    device.set_rule(move |io| {
+        let is_read = matches!(io, Io::Read(FileId::Pack(_)));
+        (is_read && passing.swap(false, Ordering::SeqCst)).then_some(Errno::IO)
+    });
+    assert!(core.tend().is_err());
+    core.tend().unwrap();
+    make(&core, "goes on").unwrap();
+    core.sync().unwrap();
+    let core = after_a_power_cut(&device);
+    assert_eq!(read(&core, MAIN, "small").unwrap(), [7; 300]);
+    assert_eq!(read(&core, MAIN, "goes on").unwrap(), []);
+}
