@@ -33,7 +33,6 @@ impl FrameWriter {
     }
 
     /// Where the next record will begin.
-    #[cfg(feature = "testing")]
     pub fn position(&self) -> u64 {
         self.len + self.buffer.len() as u64
     }
