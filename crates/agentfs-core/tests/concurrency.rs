@@ -71,7 +71,7 @@ impl Drop for Stop<'_> {
 }
 
 fn create(core: &FsCore, name: &str) -> (InodeId, HandleId) {
-    let what = CreateMode { kind: FileKind::File, mode: 0o644, rdev: 0 };
+    let what = CreateMode { kind: FileKind::File, mode: 0o644, umask: 0, rdev: 0 };
     let ino = core.create(MAIN, ROOT, &Name::new(name.as_bytes()).unwrap(), what, Caller::ROOT).unwrap().ino;
     (ino, core.open(MAIN, ino, OpenMode::Write, Caller::ROOT).unwrap())
 }

@@ -35,7 +35,7 @@ fn name(text: &str) -> Name {
 }
 
 fn make(core: &FsCore, dir: InodeId, called: &str, kind: FileKind) -> InodeId {
-    let what = CreateMode { kind, mode: 0o755, rdev: 0 };
+    let what = CreateMode { kind, mode: 0o755, umask: 0, rdev: 0 };
     core.create(MAIN, dir, &name(called), what, Caller::ROOT).unwrap().ino
 }
 

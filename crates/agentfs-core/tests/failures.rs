@@ -45,7 +45,7 @@ fn name(text: &str) -> Name {
 }
 
 fn make(core: &FsCore, called: &str) -> Result<InodeId, FsError> {
-    let what = CreateMode { kind: FileKind::File, mode: 0o644, rdev: 0 };
+    let what = CreateMode { kind: FileKind::File, mode: 0o644, umask: 0, rdev: 0 };
     Ok(core.create(MAIN, ROOT, &name(called), what, Caller::ROOT)?.ino)
 }
 

@@ -30,7 +30,7 @@ fn name(n: usize) -> Name {
 }
 
 fn write(core: &FsCore, n: usize, len: usize) -> Result<(), FsError> {
-    let what = CreateMode { kind: FileKind::File, mode: 0o644, rdev: 0 };
+    let what = CreateMode { kind: FileKind::File, mode: 0o644, umask: 0, rdev: 0 };
     let ino = core.create(MAIN, ROOT, &name(n), what, Caller::ROOT)?.ino;
     let handle = core.open(MAIN, ino, OpenMode::Write, Caller::ROOT)?;
     let written = core.write(handle, 0, &vec![n as u8; len], false);

@@ -21,7 +21,7 @@ fn name(bytes: &[u8]) -> Name {
 }
 
 fn file(core: &FsCore, called: &[u8]) -> Attr {
-    let what = CreateMode { kind: FileKind::File, mode: 0o644, rdev: 0 };
+    let what = CreateMode { kind: FileKind::File, mode: 0o644, umask: 0, rdev: 0 };
     core.create(MAIN, ROOT, &name(called), what, Caller::ROOT).unwrap()
 }
 

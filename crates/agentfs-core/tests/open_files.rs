@@ -15,7 +15,7 @@ const LEN: u64 = 100_000;
 fn made_while_writing() -> [Attr; 3] {
     let core =
         FsCore::new_volume(Arc::new(Memory::default()), Arc::new(Unrecorded), Config::default()).unwrap();
-    let what = CreateMode { kind: FileKind::File, mode: 0o644, rdev: 0 };
+    let what = CreateMode { kind: FileKind::File, mode: 0o644, umask: 0, rdev: 0 };
     let name = Name::new(b"f").unwrap();
     let ino = core.create(ViewId::MAIN, InodeId::ROOT, &name, what, Caller::ROOT).unwrap().ino;
     let handle = core.open(ViewId::MAIN, ino, OpenMode::Write, Caller::ROOT).unwrap();

@@ -17,7 +17,7 @@ fn named(prefix: &str, number: u32) -> Name {
 }
 
 fn create(core: &FsCore, name: &Name) {
-    let what = CreateMode { kind: FileKind::File, mode: 0o644, rdev: 0 };
+    let what = CreateMode { kind: FileKind::File, mode: 0o644, umask: 0, rdev: 0 };
     core.create(MAIN, ROOT, name, what, Caller::ROOT).unwrap();
 }
 

@@ -264,7 +264,7 @@ fn a_checkpoint_of_many_large_attributes_is_read_back() {
     use agentfs_core::{Caller, CreateMode, FileKind, InodeId, Name, ViewId, XattrMode};
     let device = Arc::new(Memory::default());
     let core = open(&device);
-    let what = CreateMode { kind: FileKind::File, mode: 0o644, rdev: 0 };
+    let what = CreateMode { kind: FileKind::File, mode: 0o644, umask: 0, rdev: 0 };
     for n in 0..4200_u32 {
         let name = Name::new(n.to_string().as_bytes()).unwrap();
         let ino = core.create(ViewId::MAIN, InodeId::ROOT, &name, what, Caller::ROOT).unwrap().ino;
@@ -285,7 +285,7 @@ fn a_pack_is_emptied_of_which_snapshots_name_the_same_bytes_many_times() {
     let device = Arc::new(Memory::default());
     let core = open_with(&device, config);
     let write = |core: &FsCore, name: &str, offset: u64, bytes: &[u8]| {
-        let what = CreateMode { kind: FileKind::File, mode: 0o644, rdev: 0 };
+        let what = CreateMode { kind: FileKind::File, mode: 0o644, umask: 0, rdev: 0 };
         let name = Name::new(name.as_bytes()).unwrap();
         let ino = match core.lookup(ViewId::MAIN, InodeId::ROOT, &name).unwrap() {
             Some(attr) => attr.ino,

@@ -17,13 +17,16 @@ pub(crate) struct Wishes {
 }
 
 /// Asked for where the kernel has them. Those that fuser 0.18.0 breaks are not among them.
-const WANTED: [(&str, InitFlags); 11] = [
+const WANTED: [(&str, InitFlags); 13] = [
     // Open with O_TRUNC is one request.
     ("atomic_o_trunc", InitFlags::FUSE_ATOMIC_O_TRUNC),
     // Without it the kernel asks for file capabilities before every write.
     ("handle_killpriv_v2", InitFlags::FUSE_HANDLE_KILLPRIV_V2),
     // All changes of a file come through its one node: its pages need no guessing by times.
     ("explicit_inval_data", InitFlags::FUSE_EXPLICIT_INVAL_DATA),
+    // The kernel checks ACLs, as it does permissions; the umask is not taken off where a default ACL is inherited.
+    ("posix_acl", InitFlags::FUSE_POSIX_ACL),
+    ("dont_mask", InitFlags::FUSE_DONT_MASK),
     ("parallel_dirops", InitFlags::FUSE_PARALLEL_DIROPS),
     ("readdirplus", InitFlags::FUSE_DO_READDIRPLUS),
     ("readdirplus_auto", InitFlags::FUSE_READDIRPLUS_AUTO),

@@ -122,9 +122,21 @@ impl<'a> Draft<'a> {
         self.push(ino, Edit::Content(ino, content));
     }
 
+    /// The extended attributes of a file, as changed so far.
+    ///
+    /// # Errors
+    /// `Stale` when there is no such inode.
+    pub fn xattrs(&self, ino: InodeId) -> Result<Xattrs> {
+        let changed = self.recorded.iter().chain(&self.unrecorded).rev().find_map(|edit| match edit {
+            Edit::Xattrs(known, xattrs) if *known == ino => Some(xattrs.as_deref()),
+            _ => None,
+        });
+        Ok(changed.unwrap_or(self.inode(ino)?.xattrs.as_deref()).cloned().unwrap_or_default())
+    }
+
     /// Gives a file other extended attributes.
-    pub fn set_xattrs(&mut self, ino: InodeId, xattrs: Option<Arc<Xattrs>>) {
-        self.push(ino, Edit::Xattrs(ino, xattrs));
+    pub fn set_xattrs(&mut self, ino: InodeId, xattrs: Xattrs) {
+        self.push(ino, Edit::Xattrs(ino, (!xattrs.is_empty()).then(|| Arc::new(xattrs))));
     }
 
     /// Adds a name, and the changes of its directory that come with it. The link count of `child` is the caller's.

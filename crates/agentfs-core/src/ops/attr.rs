@@ -4,6 +4,7 @@ use super::privileges;
 use crate::branch::Draft;
 use crate::error::Result;
 use crate::fs_core::FsCore;
+use crate::tree::{ACCESS, Acl};
 use crate::types::{Attr, Caller, FileKind, InodeId, SetAttr, SetTime, Timestamp, ViewId};
 
 impl FsCore {
@@ -40,6 +41,9 @@ fn plan(draft: &mut Draft<'_>, ino: InodeId, set: &SetAttr) -> Result<()> {
     if (*set == SetAttr::default() || changes_owner) && !is_directory {
         privileges::strip(draft, ino)?;
     }
+    if let Some(mode) = set.mode {
+        chmod_acl(draft, ino, mode)?;
+    }
     let meta = draft.meta(ino)?;
     meta.uid = set.uid.unwrap_or(meta.uid);
     meta.gid = set.gid.unwrap_or(meta.gid);
@@ -47,5 +51,17 @@ fn plan(draft: &mut Draft<'_>, ino: InodeId, set: &SetAttr) -> Result<()> {
     meta.times.atime = set.atime.map_or(meta.times.atime, chosen);
     meta.times.mtime = set.mtime.map_or(meta.times.mtime, chosen);
     meta.times.ctime = set.ctime.unwrap_or(now);
+    Ok(())
+}
+
+/// What the permission bits say, the ACL says too.
+fn chmod_acl(draft: &mut Draft<'_>, ino: InodeId, mode: u16) -> Result<()> {
+    let mut xattrs = draft.xattrs(ino)?;
+    if let Some(value) = xattrs.get_mut(ACCESS) {
+        let mut acl = Acl::parse(value)?;
+        acl.chmod(mode);
+        *value = acl.encode();
+        draft.set_xattrs(ino, xattrs);
+    }
     Ok(())
 }

@@ -1,21 +1,54 @@
 //! `mknod`, `mkdir` and the first half of `create`: a new inode under a new name.
 
+use std::sync::Arc;
+
 use crate::branch::Draft;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::store::Content;
-use crate::tree::{Body, Directory, Entry, Inode, Meta, Times};
+use crate::tree::{ACCESS, Acl, Body, DEFAULT, Directory, Entry, Inode, Meta, Times, Xattrs};
 use crate::types::{Attr, Caller, FileKind, InodeId, Name, Timestamp, ViewId};
 
-const SGID: u16 = 0o2000;
+pub(super) const SGID: u16 = 0o2000;
+
+/// The permission bits that are asked for a new file.
+#[derive(Clone, Copy)]
+pub(super) struct Permissions {
+    pub(super) mode: u16,
+    pub(super) umask: u16,
+}
+
+impl Permissions {
+    /// All bits, whatever the umask and the directory: a symlink's.
+    pub(super) const ALL: Permissions = Permissions { mode: 0o777, umask: 0 };
+
+    /// Those that a file gets in a directory, and the ACLs that it gets with them.
+    fn beneath(self, directory: &Inode, body: &Body) -> Result<(u16, Option<Arc<Xattrs>>)> {
+        let default = directory.xattrs.as_ref().and_then(|xattrs| xattrs.get(DEFAULT));
+        let Some(default) = default.filter(|_| !matches!(body, Body::Symlink(_))) else {
+            return Ok((self.mode & !self.umask, None));
+        };
+        let mut acl = Acl::parse(default)?;
+        let (mode, mut xattrs) = (acl.inherit(self.mode), Xattrs::new());
+        if !acl.is_minimal() {
+            xattrs.insert(ACCESS.into(), acl.encode());
+        }
+        if matches!(body, Body::Directory(_)) {
+            xattrs.insert(DEFAULT.into(), default.clone());
+        }
+        Ok((mode, (!xattrs.is_empty()).then(|| Arc::new(xattrs))))
+    }
+}
 
 /// What to make.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CreateMode {
     /// A directory, a regular file, or a special file; not a symlink.
     pub kind: FileKind,
-    /// Permission bits, the umask already taken off.
+    /// Permission bits as asked for.
     pub mode: u16,
+    /// Bits to take off, but where the directory has a default ACL: that does it instead.
+    pub umask: u16,
     /// Device number, of a device file.
     pub rdev: u32,
 }
@@ -40,7 +73,8 @@ impl FsCore {
             FileKind::Symlink => return Err(FsError::InvalidArgument("a symlink needs a target")),
             special => Body::Special(special, what.rdev),
         };
-        self.add_inode(view, (dir, name), self.fresh_inode()?, what.mode, body, who)
+        let mode = Permissions { mode: what.mode, umask: what.umask };
+        self.add_inode(view, (dir, name), self.fresh_inode()?, mode, body, who)
     }
 
     /// Gives the new inode `ino` the name `place`.
@@ -49,7 +83,7 @@ impl FsCore {
         view: ViewId,
         place: (InodeId, &Name),
         ino: InodeId,
-        mode: u16,
+        mode: Permissions,
         body: Body,
         caller: Caller,
     ) -> Result<Attr> {
@@ -61,7 +95,7 @@ fn plan(
     draft: &mut Draft<'_>,
     (dir, name): (InodeId, &Name),
     ino: InodeId,
-    mode: u16,
+    mode: Permissions,
     body: Body,
     caller: Caller,
 ) -> Result<Attr> {
@@ -69,9 +103,11 @@ fn plan(
         return Err(FsError::Exists);
     }
     let now = Timestamp::now();
-    let parent = draft.inode(dir)?.meta;
+    let directory = draft.inode(dir)?;
+    let parent = directory.meta;
     let inherits = parent.mode & SGID != 0;
     let is_directory = matches!(body, Body::Directory(_));
+    let (mode, xattrs) = mode.beneath(directory, &body)?;
     let meta = Meta {
         mode: if inherits && is_directory { mode | SGID } else { mode },
         uid: caller.uid,
@@ -81,7 +117,7 @@ fn plan(
         size: 0,
         blocks: 0,
     };
-    let inode = Inode { meta, body, xattrs: None };
+    let inode = Inode { meta, body, xattrs };
     let attr = inode.attr(ino);
     draft.link(dir, name, Entry::new(ino, attr.kind), now)?;
     draft.put(ino, inode);

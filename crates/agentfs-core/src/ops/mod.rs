@@ -40,4 +40,4 @@ pub use rename::RenameMode;
 pub use repair::{Repaired, repair_store};
 pub use status::Status;
 pub use view::Shown;
-pub use xattr::XattrMode;
+pub use xattr::{XattrMode, is_acl};

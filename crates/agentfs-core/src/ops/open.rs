@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::create::Permissions;
 use crate::branch::Tree;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
@@ -47,7 +48,9 @@ impl FsCore {
         Ok(self.handles.insert(Handle { file, writable }))
     }
 
-    /// Makes a regular file with the permissions `mode.0` and opens it.
+    /// Makes a regular file, with the permission bits `mode.0` but for the umask `mode.1` (see [`CreateMode`]), and opens it.
+    ///
+    /// [`CreateMode`]: crate::CreateMode
     ///
     /// # Errors
     /// Those of `create`, and `TooManyHandles`; no file was made then.
@@ -56,16 +59,17 @@ impl FsCore {
         view: ViewId,
         dir: InodeId,
         name: &Name,
-        mode: (u16, OpenMode),
+        (mode, umask): (u16, u16),
+        open: OpenMode,
         caller: Caller,
     ) -> Result<(Attr, HandleId)> {
         self.handles.reserve()?;
-        let writable = mode.1 != OpenMode::Read;
+        let writable = open != OpenMode::Read;
         let made = self.views.get(view).and_then(|tree| Ok((tree, self.fresh_inode()?)));
         let (tree, ino) = made.inspect_err(|_| self.handles.unreserve())?;
         let file = self.hold(&tree, view, ino, writable);
         let body = Body::File(Content::Hole);
-        let attr = self.add_inode(view, (dir, name), ino, mode.0, body, caller);
+        let attr = self.add_inode(view, (dir, name), ino, Permissions { mode, umask }, body, caller);
         let attr = attr.inspect_err(|_| self.give_up(&file, writable))?;
         *file.source.write() = Source::Hole;
         Ok((attr, self.handles.insert(Handle { file, writable })))

@@ -1,7 +1,5 @@
 //! What a change of content or owner takes from a file: suid, sgid, file capabilities.
 
-use std::sync::Arc;
-
 use crate::branch::Draft;
 use crate::error::Result;
 use crate::tree::Inode;
@@ -41,9 +39,9 @@ pub(super) fn strip(draft: &mut Draft<'_>, ino: InodeId) -> Result<()> {
 pub(super) fn strip_capabilities(draft: &mut Draft<'_>, ino: InodeId) -> Result<()> {
     let inode = draft.inode(ino)?;
     if has_capabilities(inode) {
-        let mut xattrs = inode.xattrs.as_deref().cloned().unwrap_or_default();
+        let mut xattrs = draft.xattrs(ino)?;
         xattrs.remove(CAPABILITIES);
-        draft.set_xattrs(ino, (!xattrs.is_empty()).then(|| Arc::new(xattrs)));
+        draft.set_xattrs(ino, xattrs);
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::create::Permissions;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::tree::Body;
@@ -27,7 +28,7 @@ impl FsCore {
             0 => Err(FsError::NotFound),
             1..=MAX_TARGET => {
                 let body = Body::Symlink(target.into());
-                self.add_inode(view, (dir, name), self.fresh_inode()?, 0o777, body, who)
+                self.add_inode(view, (dir, name), self.fresh_inode()?, Permissions::ALL, body, who)
             }
             _ => Err(FsError::NameTooLong),
         }

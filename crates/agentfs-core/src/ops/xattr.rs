@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use super::create::SGID;
+use crate::branch::Draft;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
-use crate::tree::Xattrs;
+use crate::tree::{ACCESS, Acl, DEFAULT, Xattrs};
 use crate::types::{InodeId, Timestamp, ViewId};
 
 /// Largest value in bytes (`XATTR_SIZE_MAX`).
@@ -21,13 +23,17 @@ pub enum XattrMode {
     Replace,
 }
 
-/// ACLs need the daemon to check them; until it does they are refused rather than kept without effect.
 fn check_namespace(name: &[u8]) -> Result<()> {
     let known = [&b"user."[..], b"trusted.", b"security."];
-    if known.iter().any(|prefix| name.len() > prefix.len() && name.starts_with(prefix)) {
+    if is_acl(name) || known.iter().any(|prefix| name.len() > prefix.len() && name.starts_with(prefix)) {
         return Ok(());
     }
-    Err(FsError::Unsupported("extended attributes are kept in user, trusted and security"))
+    Err(FsError::Unsupported("extended attributes are kept in user, trusted and security, and POSIX ACLs"))
+}
+
+/// Is it the name under which an ACL is kept?
+pub fn is_acl(name: &[u8]) -> bool {
+    name == ACCESS || name == DEFAULT
 }
 
 /// Most bytes of all names of a file (`XATTR_LIST_MAX`): more could be set and never listed.
@@ -39,6 +45,14 @@ fn check_room(xattrs: &Xattrs) -> Result<()> {
     let names: usize = xattrs.keys().map(|name| name.len() + 1).sum();
     let values: usize = xattrs.values().map(|value| value.len()).sum();
     if names > MAX_NAMES || names + values > MAX_TOTAL { Err(FsError::no_space()) } else { Ok(()) }
+}
+
+/// These are all extended attributes of a file from now on.
+fn keep(draft: &mut Draft<'_>, ino: InodeId, xattrs: Xattrs) -> Result<()> {
+    check_room(&xattrs)?;
+    draft.set_xattrs(ino, xattrs);
+    draft.meta(ino)?.times.ctime = Timestamp::now();
+    Ok(())
 }
 
 impl FsCore {
@@ -56,6 +70,9 @@ impl FsCore {
         mode: XattrMode,
     ) -> Result<()> {
         check_namespace(name)?;
+        if is_acl(name) {
+            return self.set_acl(view, ino, name, value, |_| true);
+        }
         if value.len() > MAX_VALUE {
             return Err(FsError::AttributeTooLarge);
         }
@@ -70,13 +87,49 @@ impl FsCore {
         })
     }
 
+    /// Sets the ACL that is checked, with the permission bits that it means, or the default one of a directory.
+    /// `is_member`: may the caller keep sgid for files of this group? Asked where it matters.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when it is none, `NotPermitted` for a default ACL of a file, `ReadOnly`, `Stale`.
+    pub fn set_acl(
+        &self,
+        view: ViewId,
+        ino: InodeId,
+        name: &[u8],
+        value: &[u8],
+        is_member: impl FnOnce(u32) -> bool,
+    ) -> Result<()> {
+        let mut acl = Acl::parse(value)?;
+        self.change(view, |draft| {
+            let inode = draft.inode(ino)?;
+            let mut xattrs = draft.xattrs(ino)?;
+            xattrs.insert(name.into(), value.into());
+            if name == ACCESS {
+                let meta = draft.meta(ino)?;
+                let keeps_sgid = meta.mode & SGID == 0 || is_member(meta.gid);
+                meta.mode = meta.mode & if keeps_sgid { !0o777 } else { !(0o777 | SGID) } | acl.mode();
+                if acl.is_minimal() {
+                    xattrs.remove(name);
+                }
+            } else if inode.directory().is_none() {
+                return Err(FsError::NotPermitted);
+            }
+            keep(draft, ino, xattrs)
+        })
+    }
+
     /// Removes an extended attribute.
     ///
     /// # Errors
     /// `NoAttribute`, `Unsupported`, `ReadOnly`, `Stale`.
     pub fn removexattr(&self, view: ViewId, ino: InodeId, name: &[u8]) -> Result<()> {
         check_namespace(name)?;
-        self.change_xattrs(view, ino, |xattrs| xattrs.remove(name).map(|_| ()).ok_or(FsError::NoAttribute))
+        self.change_xattrs(view, ino, |xattrs| match xattrs.remove(name) {
+            // A file always has an ACL: what its permission bits say.
+            None if !is_acl(name) => Err(FsError::NoAttribute),
+            _ => Ok(()),
+        })
     }
 
     fn change_xattrs(
@@ -86,12 +139,9 @@ impl FsCore {
         change: impl FnOnce(&mut Xattrs) -> Result<()>,
     ) -> Result<()> {
         self.change(view, |draft| {
-            let mut xattrs = draft.inode(ino)?.xattrs.as_deref().cloned().unwrap_or_default();
+            let mut xattrs = draft.xattrs(ino)?;
             change(&mut xattrs)?;
-            check_room(&xattrs)?;
-            draft.set_xattrs(ino, (!xattrs.is_empty()).then(|| Arc::new(xattrs)));
-            draft.meta(ino)?.times.ctime = Timestamp::now();
-            Ok(())
+            keep(draft, ino, xattrs)
         })
     }
 

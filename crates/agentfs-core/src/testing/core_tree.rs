@@ -112,7 +112,7 @@ impl At<'_> {
     }
 
     fn create(&self, path: &Path, kind: FileKind, mode: u16) -> Outcome {
-        let what = CreateMode { kind, mode, rdev: 0 };
+        let what = CreateMode { kind, mode, umask: 0, rdev: 0 };
         done(self.core.create(self.view, self.dir(path)?, &name(path.last())?, what, Caller::ROOT))
     }
 

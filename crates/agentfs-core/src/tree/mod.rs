@@ -1,6 +1,7 @@
 //! Versions in memory: persistent maps that a snapshot shares by cloning a root pointer.
 //! No I/O, no locks, no clocks.
 
+mod acl;
 mod check;
 mod diff;
 mod directory;
@@ -8,6 +9,7 @@ mod edit;
 mod inode;
 mod version;
 
+pub use acl::{ACCESS, Acl, DEFAULT};
 pub use check::{Fault, check};
 pub use diff::{diff, visit_new};
 pub use directory::{Directory, Entry};

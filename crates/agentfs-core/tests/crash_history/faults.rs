@@ -70,7 +70,7 @@ impl History {
         // The same mount works on.
         let _ = core.tend();
         core.tend().map_err(|e| format!("the volume does not recover: {e}"))?;
-        let what = CreateMode { kind: FileKind::File, mode: 0o600, rdev: 0 };
+        let what = CreateMode { kind: FileKind::File, mode: 0o600, umask: 0, rdev: 0 };
         let name = Name::new(b"what comes next").unwrap();
         core.create(ViewId::MAIN, InodeId::ROOT, &name, what, Caller::ROOT)
             .map_err(|e| format!("next: {e}"))?;

@@ -31,7 +31,7 @@ impl Found {
         core.sweep().and_then(|_| core.sync()).and_then(|()| core.tend()).map_err(|e| e.to_string())?;
         let found = Found::in_core(&core, cut)?;
         // And it takes what comes next.
-        let what = CreateMode { kind: FileKind::File, mode: 0o600, rdev: 0 };
+        let what = CreateMode { kind: FileKind::File, mode: 0o600, umask: 0, rdev: 0 };
         let name = Name::new(b"what comes next").unwrap();
         core.create(ViewId::MAIN, InodeId::ROOT, &name, what, Caller::ROOT).map_err(|e| e.to_string())?;
         core.create_snapshot("main", None).map(drop).or_else(|e| {

@@ -3,6 +3,7 @@
 //! handles. A reply that is dropped, as by a panic, is answered EIO by fuser: nobody waits for ever.
 
 mod attr;
+mod caller;
 mod errno;
 mod reply;
 mod route;
@@ -15,7 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
-use agentfs_core::{Caller, CreateMode, FallocateFlags, FileKind, FsCore, FsError, HandleId, Seek, SetAttr};
+use agentfs_core::{CreateMode, FallocateFlags, FileKind, FsCore, FsError, HandleId, Seek, SetAttr, is_acl};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
@@ -23,6 +24,7 @@ use fuser::{
     ReplyXattr, TimeOrNow, WriteFlags,
 };
 
+use self::caller::{caller, keeps_sgid};
 pub(crate) use self::errno::errno;
 pub(crate) use self::reply::Ttl;
 use crate::control::Control;
@@ -44,10 +46,6 @@ pub(crate) struct Adapter {
 
 /// A private write up to this many bytes is done by the thread that received it: handing it over costs more.
 const INLINE_WRITE: usize = 128 * 1024;
-
-fn caller(req: &fuser::Request) -> Caller {
-    Caller { uid: req.uid(), gid: req.gid() }
-}
 
 fn handle(fh: FileHandle) -> HandleId {
     HandleId(fh.0)
@@ -141,7 +139,7 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
@@ -149,7 +147,12 @@ impl Filesystem for Adapter {
             let kind =
                 attr::kind_of_mode(mode).ok_or(FsError::InvalidArgument("mknod of an unknown kind of file"));
             let made = kind.and_then(|kind| {
-                self.make(parent, name, CreateMode { kind, mode: attr::permissions(mode), rdev }, caller(req))
+                self.make(
+                    parent,
+                    name,
+                    CreateMode { kind, mode: attr::permissions(mode), umask: attr::permissions(umask), rdev },
+                    caller(req),
+                )
             });
             reply::entry(reply, &self.ttl, made);
         });
@@ -161,11 +164,16 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
         self.serve(Request::Mkdir, || {
-            let what = CreateMode { kind: FileKind::Directory, mode: attr::permissions(mode), rdev: 0 };
+            let what = CreateMode {
+                kind: FileKind::Directory,
+                mode: attr::permissions(mode),
+                umask: attr::permissions(umask),
+                rdev: 0,
+            };
             reply::entry(reply, &self.ttl, self.make(parent, name, what, caller(req)));
         });
     }
@@ -237,14 +245,15 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
         self.serve(Request::Create, || {
-            let mode = (attr::permissions(mode), route::open_mode(flags));
+            let mode = (attr::permissions(mode), attr::permissions(umask));
             let made = self.place(parent, name).and_then(|(view, dir, name)| {
-                let (attr, handle) = self.core.create_open(view, dir, &name, mode, caller(req))?;
+                let (attr, handle) =
+                    self.core.create_open(view, dir, &name, mode, route::open_mode(flags), caller(req))?;
                 self.core.remember(view, attr.ino);
                 Ok((view, attr, handle))
             });
@@ -397,7 +406,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _req: &fuser::Request,
+        req: &fuser::Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -406,8 +415,9 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.serve(Request::Setxattr, || {
-            let result = self.tree(ino).and_then(|(view, ino)| {
-                self.core.setxattr(view, ino, name.as_bytes(), value, route::xattr_mode(flags)?)
+            let result = self.tree(ino).and_then(|(view, ino)| match name.as_bytes() {
+                acl if is_acl(acl) => self.core.set_acl(view, ino, acl, value, |gid| keeps_sgid(req, gid)),
+                name => self.core.setxattr(view, ino, name, value, route::xattr_mode(flags)?),
             });
             reply::empty(reply, result);
         });
