@@ -17,6 +17,7 @@ macro_rules! requests {
 
 requests! {
     Access "access",
+    CopyFileRange "copy_file_range",
     Create "create",
     Fallocate "fallocate",
     Flush "flush",

@@ -103,7 +103,21 @@ fn plan(
         return Err(FsError::Exists);
     }
     let now = Timestamp::now();
-    let directory = draft.inode(dir)?;
+    let inode = new_inode(draft.inode(dir)?, mode, body, caller, now)?;
+    let attr = inode.attr(ino);
+    draft.link(dir, name, Entry::new(ino, attr.kind), now)?;
+    draft.put(ino, inode);
+    Ok(attr)
+}
+
+/// A file that is made in `directory`.
+pub(super) fn new_inode(
+    directory: &Inode,
+    mode: Permissions,
+    body: Body,
+    caller: Caller,
+    now: Timestamp,
+) -> Result<Inode> {
     let parent = directory.meta;
     let inherits = parent.mode & SGID != 0;
     let is_directory = matches!(body, Body::Directory(_));
@@ -117,9 +131,5 @@ fn plan(
         size: 0,
         blocks: 0,
     };
-    let inode = Inode { meta, body, xattrs };
-    let attr = inode.attr(ino);
-    draft.link(dir, name, Entry::new(ino, attr.kind), now)?;
-    draft.put(ino, inode);
-    Ok(attr)
+    Ok(Inode { meta, body, xattrs })
 }

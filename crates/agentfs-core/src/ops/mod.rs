@@ -6,6 +6,7 @@ mod branch;
 mod check;
 mod checkpoint;
 mod content;
+mod copy_range;
 mod create;
 mod fsync;
 mod history;

@@ -1,11 +1,12 @@
 //! `rename`, replacing or not, and exchanging two names.
 
+use super::create::{Permissions, new_inode};
 use super::remove::check_empty;
 use crate::branch::Draft;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
-use crate::tree::{Entry, Version};
-use crate::types::{FileKind, InodeId, Name, Timestamp, ViewId};
+use crate::tree::{Body, Entry, Version};
+use crate::types::{Caller, FileKind, InodeId, Name, Timestamp, ViewId};
 
 /// What to do with what the new name leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +17,13 @@ pub enum RenameMode {
     NoReplace,
     /// Give it the old name (`RENAME_EXCHANGE`).
     Exchange,
+    /// Leave a whiteout, a character device with the number 0, at the old name (`RENAME_WHITEOUT`).
+    Whiteout {
+        /// Whose it is.
+        owner: Caller,
+        /// Replace what the new name leads to, or fail.
+        replace: bool,
+    },
 }
 
 /// A name in a directory.
@@ -33,12 +41,22 @@ impl FsCore {
             let target = draft.entry(to.0, to.1)?;
             check_not_into_itself(draft.version(), moved, to.0)?;
             match (mode, target) {
-                (RenameMode::NoReplace, Some(_)) => Err(FsError::Exists),
-                (RenameMode::Exchange, None) => Err(FsError::NotFound),
-                (RenameMode::Exchange, Some(target)) => exchange(draft, (from, moved), (to, target)),
-                (RenameMode::Replace, Some(target)) => replace(draft, (from, moved), (to, target)),
-                (_, None) => relocate(draft, (from, moved), to),
+                (RenameMode::NoReplace | RenameMode::Whiteout { replace: false, .. }, Some(_)) => {
+                    return Err(FsError::Exists);
+                }
+                (RenameMode::Exchange, None) => return Err(FsError::NotFound),
+                (RenameMode::Exchange, Some(target)) => {
+                    return exchange(draft, (from, moved), (to, target));
+                }
+                // Two names of one file: POSIX leaves both.
+                (_, Some(target)) if moved.ino() == target.ino() => return Ok(()),
+                (_, Some(target)) => replace(draft, (from, moved), (to, target))?,
+                (_, None) => relocate(draft, (from, moved), to)?,
             }
+            if let RenameMode::Whiteout { owner, .. } = mode {
+                put_whiteout(draft, from, self.fresh_inode()?, owner)?;
+            }
+            Ok(())
         })
     }
 }
@@ -80,9 +98,6 @@ fn replace(
     (to, target): (Place<'_>, Entry),
 ) -> Result<()> {
     let moved = source.1;
-    if moved.ino() == target.ino() {
-        return Ok(()); // two names of one file: POSIX leaves both
-    }
     match (moved.kind(), target.kind()) {
         (FileKind::Directory, FileKind::Directory) => check_empty(draft, target)?,
         (FileKind::Directory, _) => return Err(FsError::NotDirectory),
@@ -94,6 +109,17 @@ fn replace(
     draft.release(target, now)?;
     draft.replaces(moved.ino());
     relocate(draft, source, to)
+}
+
+/// Puts a whiteout where a name was taken away.
+fn put_whiteout(draft: &mut Draft<'_>, (dir, name): Place<'_>, ino: InodeId, owner: Caller) -> Result<()> {
+    let now = Timestamp::now();
+    let body = Body::Special(FileKind::CharDevice, 0);
+    let what = Permissions { mode: 0, umask: 0 };
+    let inode = new_inode(draft.inode(dir)?, what, body, owner, now)?;
+    draft.link(dir, name, Entry::new(ino, FileKind::CharDevice), now)?;
+    draft.put(ino, inode);
+    Ok(())
 }
 
 fn exchange(draft: &mut Draft<'_>, a: (Place<'_>, Entry), b: (Place<'_>, Entry)) -> Result<()> {

@@ -2,6 +2,7 @@
 //! A memory, a host directory and (in tests) a failing device implement it.
 
 use std::io;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 pub use rustix::fs::FallocateFlags;
@@ -118,6 +119,10 @@ pub trait ObjectFile: Send + Sync {
     fn sync(&self, data_only: bool) -> io::Result<()>;
     /// Its length, space and time.
     fn stat(&self) -> io::Result<FileStat>;
+    /// By what the host knows it, when it does: it can then copy between two by itself.
+    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
 }
 
 /// The host is full.

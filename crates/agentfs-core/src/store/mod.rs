@@ -1,6 +1,7 @@
 //! Bytes: objects and packs in a backstore, reached through one narrow device. Knows no names and no inodes.
 
 mod content;
+mod copy;
 mod device;
 mod host_fs;
 mod memory;
@@ -10,6 +11,7 @@ mod packs;
 mod reaper;
 
 pub use content::Content;
+pub use copy::copy_range;
 pub use device::{Device, FallocateFlags, FileId, FileStat, Folder, ObjectFile, Seek, Space};
 pub(crate) use device::{is_no_space, no_space};
 pub use host_fs::{HostFs, StoreError};

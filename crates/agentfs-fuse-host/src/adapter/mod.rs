@@ -204,7 +204,7 @@ impl Filesystem for Adapter {
 
     fn rename(
         &self,
-        _req: &fuser::Request,
+        req: &fuser::Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -213,7 +213,9 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.serve(Request::Rename, || {
-            reply::empty(reply, self.move_name((parent, name), (newparent, newname), flags));
+            let mode = route::rename_mode(flags, caller(req));
+            let (from, to) = ((parent, name), (newparent, newname));
+            reply::empty(reply, mode.and_then(|mode| self.move_name(from, to, mode)));
         });
     }
 
@@ -501,18 +503,24 @@ impl Filesystem for Adapter {
 
     fn copy_file_range(
         &self,
-        _req: &fuser::Request,
+        req: &fuser::Request,
         _ino_in: INodeNo,
-        _fh_in: FileHandle,
-        _offset_in: u64,
+        fh_in: FileHandle,
+        offset_in: u64,
         _ino_out: INodeNo,
-        _fh_out: FileHandle,
-        _offset_out: u64,
-        _len: u64,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        // Not served yet: the kernel then copies by reading and writing, and does not ask again.
-        reply.error(Errno::ENOSYS);
+        let (core, caller) = (self.core.clone(), caller(req));
+        let (from, to) = ((handle(fh_in), offset_in), (handle(fh_out), offset_out));
+        self.serve(Request::CopyFileRange, || {
+            self.pool.submit(0, move || {
+                let copied = core.copy_range(from, to, len, caller);
+                reply::written(reply, copied.map(|bytes| bytes as usize));
+            });
+        });
     }
 }

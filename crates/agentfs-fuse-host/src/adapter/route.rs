@@ -104,14 +104,8 @@ impl Adapter {
         &self,
         from: (INodeNo, &OsStr),
         to: (INodeNo, &OsStr),
-        flags: RenameFlags,
+        mode: RenameMode,
     ) -> Result<()> {
-        let mode = match flags {
-            none if none.is_empty() => RenameMode::Replace,
-            RenameFlags::RENAME_NOREPLACE => RenameMode::NoReplace,
-            RenameFlags::RENAME_EXCHANGE => RenameMode::Exchange,
-            _ => return Err(FsError::InvalidArgument("these flags of rename are not supported")),
-        };
         let (from, to) = (self.place(from.0, from.1)?, self.place(to.0, to.1)?);
         if from.0 != to.0 {
             return Err(FsError::CrossBranch);
@@ -186,6 +180,20 @@ pub(super) fn open_mode(flags: i32) -> OpenMode {
         flags if flags & libc::O_TRUNC != 0 => OpenMode::Truncate,
         flags if flags & libc::O_ACCMODE == libc::O_RDONLY => OpenMode::Read,
         _ => OpenMode::Write,
+    }
+}
+
+pub(super) fn rename_mode(flags: RenameFlags, owner: Caller) -> Result<RenameMode> {
+    let whiteout = RenameFlags::RENAME_WHITEOUT;
+    match flags {
+        none if none.is_empty() => Ok(RenameMode::Replace),
+        RenameFlags::RENAME_NOREPLACE => Ok(RenameMode::NoReplace),
+        RenameFlags::RENAME_EXCHANGE => Ok(RenameMode::Exchange),
+        one if one == whiteout => Ok(RenameMode::Whiteout { owner, replace: true }),
+        both if both == whiteout | RenameFlags::RENAME_NOREPLACE => {
+            Ok(RenameMode::Whiteout { owner, replace: false })
+        }
+        _ => Err(FsError::InvalidArgument("these flags of rename are not known")),
     }
 }
 

@@ -150,6 +150,8 @@ fn file_op(root: &std::path::Path, op: &FileOp) -> Outcome {
                 RenameMode::Replace => RenameFlags::empty(),
                 RenameMode::NoReplace => RenameFlags::NOREPLACE,
                 RenameMode::Exchange => RenameFlags::EXCHANGE,
+                RenameMode::Whiteout { replace: true, .. } => RenameFlags::WHITEOUT,
+                RenameMode::Whiteout { replace: false, .. } => RenameFlags::WHITEOUT | RenameFlags::NOREPLACE,
             };
             fs::renameat_with(&old.dir, old.name, &new.dir, new.name, flags).map(done)
         }

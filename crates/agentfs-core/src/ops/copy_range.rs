@@ -1,0 +1,127 @@
+//! `copy_file_range`, within a branch and between branches: a whole file that is copied to an empty one shares its content
+//! where that does not change any more; all else is copied, inside the host where it can.
+
+use std::sync::Arc;
+
+use super::write::{check_end, note_change};
+use crate::error::{FsError, Result};
+use crate::fs_core::FsCore;
+use crate::handle::{Handle, OpenFile, Source};
+use crate::store::{Content, ObjectFile, copy_range};
+use crate::types::{Caller, HandleId};
+
+/// Most bytes of one call (`MAX_RW_COUNT` of the kernel): the answer is a 32-bit number.
+const MOST: u64 = 0x7fff_f000;
+/// Bytes that go through a buffer at once where contents are small.
+const CHUNK: u64 = 128 << 10;
+
+/// An open file, and an offset in it.
+type Place = (HandleId, u64);
+
+impl FsCore {
+    /// Copies up to `len` bytes from one file to another; returns how many: 0 at the end of the first. The kernel has
+    /// checked that they do not overlap.
+    ///
+    /// # Errors
+    /// `BadHandle`, `FileTooLarge`, and those of `read` and `write`; nothing was copied then.
+    pub fn copy_range(&self, from: Place, to: Place, len: u64, caller: Caller) -> Result<u64> {
+        let (source, target) = (self.handles.get(from.0)?, self.handles.get(to.0)?);
+        if !target.writable {
+            return Err(FsError::BadHandle);
+        }
+        let size = source.file.tree.with_inode(source.file.ino, |inode| inode.meta.size)?;
+        let len = len.min(size.saturating_sub(from.1)).min(MOST);
+        check_end(to.1, len)?;
+        let strip = Self::strips_for(caller);
+        if len == 0
+            || (from.1 == 0 && to.1 == 0 && len == size && self.share(&source.file, &target.file, strip)?)
+        {
+            return Ok(len);
+        }
+        match self.object_of(&source.file)? {
+            Some(object) if len > CHUNK => self.copy_object(&*object, from.1, &target, to.1, len, strip),
+            _ => self.copy_through(from, to, len, strip),
+        }
+    }
+
+    /// Gives an empty file the content of another, if that is one that nobody writes in place.
+    fn share(&self, from: &OpenFile, to: &OpenFile, strip: bool) -> Result<bool> {
+        let branch = to.tree.branch()?;
+        let mut source = to.source.write();
+        let permit = branch.permit_write();
+        let (content, size, blocks) = from
+            .tree
+            .with_inode(from.ino, |inode| (inode.content().cloned(), inode.meta.size, inode.meta.blocks))?;
+        let is_written = match &content {
+            Some(Content::Packed(_)) => false,
+            Some(Content::Whole(object)) => {
+                object.epoch == permit.epoch
+                    || from.tree.branch().is_ok_and(|from| from.epoch() == object.epoch)
+            }
+            Some(Content::Hole) | None => true,
+        };
+        let shared = self.change_branch(branch, |draft| {
+            let empty = draft.inode(to.ino)?;
+            let is_empty = empty.meta.size == 0 && matches!(empty.content(), Some(Content::Hole));
+            let Some(content) = content.filter(|_| is_empty && !is_written) else { return Ok(false) };
+            draft.set_content(to.ino, content);
+            note_change(draft, to.ino, |_| size, strip)?;
+            draft.meta(to.ino)?.blocks = blocks;
+            Ok(true)
+        })?;
+        if shared {
+            *source = Source::Unknown;
+        }
+        Ok(shared)
+    }
+
+    /// The object that a file's bytes are in, open.
+    fn object_of(&self, file: &OpenFile) -> Result<Option<Arc<dyn ObjectFile>>> {
+        // Taken out of the lock: the other file has one of its own, and both could be asked for the other way round.
+        match &*self.source_to_read(file)? {
+            Source::Object(_, object) => Ok(Some(object.clone())),
+            Source::Hole | Source::Small(_) | Source::Unknown => Ok(None),
+        }
+    }
+
+    fn copy_object(
+        &self,
+        from: &dyn ObjectFile,
+        at: u64,
+        to: &Handle,
+        to_at: u64,
+        len: u64,
+        strip: bool,
+    ) -> Result<u64> {
+        let file = &to.file;
+        let mut source = file.source.write();
+        self.write_private(file, &mut source, u64::MAX, |branch, object| {
+            let copied = self.with_room(|| copy_range(from, at, object, to_at, len))?;
+            let (end, blocks) = (to_at + copied, object.stat()?.blocks);
+            self.change_branch(branch, |draft| {
+                note_change(draft, file.ino, |size| size.max(end), strip)?;
+                draft.touch(file.ino)?.blocks = blocks;
+                Ok(())
+            })?;
+            Ok(copied)
+        })
+    }
+
+    fn copy_through(&self, from: Place, to: Place, len: u64, strip: bool) -> Result<u64> {
+        let (mut done, mut buffer) = (0, vec![0; len.min(CHUNK) as usize]);
+        while done < len {
+            let want = (len - done).min(CHUNK) as usize;
+            let copied = self.read(from.0, from.1 + done, buffer.get_mut(..want).unwrap_or_default());
+            let copied = copied.and_then(|read| {
+                self.write(to.0, to.1 + done, buffer.get(..read).unwrap_or_default(), strip)
+            });
+            match copied {
+                Ok(0) => break,
+                Ok(copied) => done += copied as u64,
+                Err(error) if done == 0 => return Err(error),
+                Err(_) => break,
+            }
+        }
+        Ok(done)
+    }
+}

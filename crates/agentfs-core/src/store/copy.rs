@@ -1,0 +1,76 @@
+//! Copying a stretch of one file of the store into another: inside the host where it can, holes staying holes.
+
+use std::io;
+
+use rustix::fs;
+
+use super::{FallocateFlags, ObjectFile, Seek, no_space};
+
+/// Bytes copied at once where the host cannot do it by itself.
+const CHUNK: usize = 1 << 20;
+
+/// Copies `len` bytes at `at` of `from` to `to_at` of `to`, or less when an error comes after some. `from` has them all;
+/// `to` becomes as long as need be.
+///
+/// # Errors
+/// What the host answers before anything was copied.
+pub fn copy_range(
+    from: &dyn ObjectFile,
+    at: u64,
+    to: &dyn ObjectFile,
+    to_at: u64,
+    len: u64,
+) -> io::Result<u64> {
+    let mut done = 0;
+    while done < len {
+        match copy_next(from, at + done, to, to_at + done, len - done) {
+            Ok(0) => break,
+            Ok(copied) => done += copied,
+            Err(error) if done == 0 => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(done)
+}
+
+/// Copies what comes next, data or a hole, not past its end.
+fn copy_next(from: &dyn ObjectFile, at: u64, to: &dyn ObjectFile, to_at: u64, len: u64) -> io::Result<u64> {
+    let data = from.seek(Seek::Data, at)?.map_or(len, |data| (data - at).min(len));
+    if data > 0 {
+        return make_hole(to, to_at, data).map(|()| data);
+    }
+    let hole = from.seek(Seek::Hole, at)?.map_or(len, |hole| (hole - at).min(len));
+    match (from.descriptor(), to.descriptor()) {
+        (Some(source), Some(target)) => {
+            let (mut source_at, mut target_at) = (at, to_at);
+            let want = usize::try_from(hole).unwrap_or(usize::MAX);
+            let copied =
+                fs::copy_file_range(source, Some(&mut source_at), target, Some(&mut target_at), want)?;
+            Ok(copied as u64)
+        }
+        _ => copy_bytes(from, at, to, to_at, hole.min(CHUNK as u64) as usize),
+    }
+}
+
+/// Makes `[at, at + len)` zeros that take no space.
+fn make_hole(to: &dyn ObjectFile, at: u64, len: u64) -> io::Result<()> {
+    let has = to.stat()?.len;
+    if at < has {
+        let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        to.allocate(mode, at, len.min(has - at))?;
+    }
+    if at + len > has { to.set_len(at + len) } else { Ok(()) }
+}
+
+fn copy_bytes(
+    from: &dyn ObjectFile,
+    at: u64,
+    to: &dyn ObjectFile,
+    to_at: u64,
+    len: usize,
+) -> io::Result<u64> {
+    let mut bytes = vec![0; len];
+    let read = from.read_at(&mut bytes, at)?;
+    let written = to.write_at(bytes.get(..read).unwrap_or_default(), to_at)?;
+    if written == 0 && read > 0 { Err(no_space()) } else { Ok(written as u64) }
+}
