@@ -41,8 +41,10 @@ pub struct FsCore {
     pub(crate) room_made: Mutex<u64>,
     /// What was left for the log when room was last made on a full host, in some unit.
     pub(crate) relieved: AtomicU64,
-    /// With what `tend` tries again.
-    pub(crate) patience: Patience,
+    /// With what `tend` tries again what failed: writing the log anew, shortening it, content that was given up.
+    pub(crate) healing: Patience,
+    pub(crate) shortening: Patience,
+    pub(crate) retrying: Patience,
     next_inode: AtomicU64,
     next_epoch: AtomicU64,
 }
@@ -75,7 +77,9 @@ impl FsCore {
             named_at_open: Mutex::new(None),
             room_made: Mutex::new(0),
             relieved: AtomicU64::new(u64::MAX),
-            patience: Patience::default(),
+            healing: Patience::new(30),
+            shortening: Patience::new(300),
+            retrying: Patience::new(300),
             next_inode: AtomicU64::new(InodeId::FIRST_FREE.0),
             next_epoch: AtomicU64::new(1),
             config,
@@ -195,6 +199,9 @@ impl FsCore {
     /// # Errors
     /// What the store answers.
     pub fn close(&self) -> Result<()> {
+        if self.journal.is_poisoned() {
+            self.heal()?;
+        }
         let synced = self.store.device().sync_all().map_err(FsError::Io).and_then(|()| self.journal.sync());
         self.store.reap();
         self.store.close();

@@ -5,19 +5,24 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::error::Result;
 
 /// Tries less and less often what fails.
-#[derive(Default)]
 pub(crate) struct Patience {
+    /// Calls that pass at most before the next try.
+    most: u32,
     failures: AtomicU32,
     /// Calls to let pass before the next try.
     wait: AtomicU32,
 }
 
 impl Patience {
+    pub(crate) fn new(most: u32) -> Patience {
+        Patience { most, failures: AtomicU32::new(0), wait: AtomicU32::new(0) }
+    }
+
     /// Calls `work`, unless it failed lately: twice in a row, and it waits for one call, then for 3, 7 …, `most` in the end.
-    pub(crate) fn attempt(&self, most: u32, work: impl FnOnce() -> Result<()>) -> Result<()> {
-        let wait = self.wait.load(Ordering::Relaxed);
+    pub(crate) fn attempt(&self, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        let (most, wait) = (self.most, self.wait.load(Ordering::Relaxed));
         if wait > 0 {
-            self.wait.store(wait.min(most) - 1, Ordering::Relaxed);
+            self.wait.store(wait - 1, Ordering::Relaxed);
             return Ok(());
         }
         let done = work();

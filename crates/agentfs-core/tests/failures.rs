@@ -9,13 +9,14 @@
     clippy::print_stdout
 )]
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::time::{Duration, Instant};
 
 use agentfs_core::testing::{CrashDevice, Cut, Disk, Errno, Io, config, errno};
 use agentfs_core::{
     Caller, Config, CreateMode, Device, FileId, FileKind, Folder, FsCore, FsError, HandleId, InodeId, Memory,
-    Name, OpenMode, ViewId,
+    Name, OpenMode, ViewId, check_store,
 };
 
 const MAIN: ViewId = ViewId::MAIN;
@@ -254,4 +255,150 @@ fn content_that_cannot_be_read_in_passing_is_not_taken_for_durable() {
     let core = after_a_power_cut(&device);
     assert_eq!(read(&core, MAIN, "small").unwrap(), [7; 300]);
     assert_eq!(read(&core, MAIN, "goes on").unwrap(), []);
+}
+
+#[test]
+fn a_write_under_way_when_a_sync_fails_is_not_undone_by_healing() {
+    let device = device();
+    let (core, handle) = with_an_object_to_sync(&device);
+    // 1: the writer is in the middle; 2: it may go on; 3: it is done.
+    let stage = Arc::new(AtomicU32::new(0));
+    let (writes, syncs, shared) = (AtomicU32::new(0), AtomicU32::new(0), stage.clone());
+    let wait_for = |stage: &AtomicU32, wanted: u32, most_ms: u64| {
+        let begun = Instant::now();
+        while stage.load(Ordering::SeqCst) < wanted && begun.elapsed() < Duration::from_millis(most_ms) {
+            std::thread::yield_now();
+        }
+    };
+    device.set_rule(move |io| match io {
+        Io::Write(FileId::Object(_), ..) => {
+            if writes.fetch_add(1, Ordering::SeqCst) == 0 {
+                shared.store(1, Ordering::SeqCst);
+                wait_for(&shared, 2, 300);
+            } else if shared.load(Ordering::SeqCst) == 1 {
+                // What is written anew was read before.
+                shared.store(2, Ordering::SeqCst);
+                wait_for(&shared, 3, 300);
+            }
+            None
+        }
+        Io::Sync(FileId::Object(_)) => (syncs.fetch_add(1, Ordering::SeqCst) == 0).then_some(Errno::IO),
+        _ => None,
+    });
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let written = core.write(handle, 1000, &[9; 100], false);
+            stage.store(3, Ordering::SeqCst);
+            written
+        });
+        wait_for(&stage, 1, 10_000);
+        assert!(core.sync().is_err());
+        core.tend().unwrap();
+        assert_eq!(writer.join().unwrap().unwrap(), 100);
+    });
+    core.fsync(handle, false).unwrap();
+    assert_eq!(read(&core, MAIN, "large").unwrap()[1000..1100], [9; 100]);
+    device.clear_rule();
+    assert_eq!(read(&after_a_power_cut(&device), MAIN, "large").unwrap()[1000..1100], [9; 100]);
+}
+
+/// A volume of which a sync failed, with content in a pack and in an object; then `end` it, and open it again.
+fn opened_again_after_a_failed_sync(end: fn(&CrashDevice, Arc<FsCore>)) {
+    let device = device();
+    let (core, _) = with_an_object_to_sync(&device);
+    write(&core, "small", 300);
+    device.set_rule(|io| matches!(io, Io::Sync(_)).then_some(Errno::IO));
+    assert!(core.sync().is_err());
+    end(&device, core);
+    device.clear_rule();
+    // The host is well again, and says of what it forgot that it is durable.
+    let core = open(&device);
+    assert_eq!(read(&core, MAIN, "small").unwrap(), [7; 300]);
+    let later = write(&core, "later", 300);
+    core.fsync(later, false).unwrap();
+    core.sync_content().unwrap();
+    let core = after_a_power_cut(&device);
+    assert_eq!(read(&core, MAIN, "small").unwrap(), [7; 300]);
+    assert_eq!(read(&core, MAIN, "later").unwrap(), [7; 300]);
+    let large = read(&core, MAIN, "large").unwrap();
+    assert_eq!((large.len(), large[0], large[LARGE - 1]), (LARGE, 8, 7));
+}
+
+#[test]
+fn a_failed_sync_is_remembered_by_the_mount_after_a_kill() {
+    opened_again_after_a_failed_sync(|_, core| drop(core));
+}
+
+#[test]
+fn a_failed_sync_is_remembered_by_the_mount_after_a_volume_that_could_not_be_closed() {
+    opened_again_after_a_failed_sync(|_, core| assert!(core.close().is_err()));
+}
+
+#[test]
+fn closing_makes_durable_what_a_failed_sync_left() {
+    opened_again_after_a_failed_sync(|device, core| {
+        device.clear_rule();
+        core.close().unwrap();
+    });
+}
+
+#[test]
+fn a_synced_snapshot_has_what_was_given_up_too() {
+    let device = device();
+    let (core, _) = with_an_object_to_sync(&device);
+    device.set_rule(|io| matches!(io, Io::Sync(FileId::Object(_))).then_some(Errno::IO));
+    assert!(core.sync().is_err());
+    core.tend().unwrap();
+    core.create_snapshot("main", None).unwrap();
+    assert!(core.sync_content().is_err(), "it cannot be made durable");
+    device.clear_rule();
+    core.sync_content().unwrap();
+    assert_eq!(read(&after_a_power_cut(&device), MAIN, "large").unwrap()[..100], [8; 100]);
+}
+
+#[test]
+fn a_log_that_is_gone_is_no_new_volume() {
+    let device = device();
+    let core = open(&device);
+    write(&core, "large", LARGE);
+    core.close().unwrap();
+    drop(core);
+    for id in device.list(Folder::Log).unwrap() {
+        device.remove(id).unwrap();
+    }
+    let found = check_store(device.clone(), settings()).unwrap();
+    assert!(found.findings.iter().any(|found| found.to_string().contains("log is missing")), "{found:?}");
+    assert!(FsCore::open_volume(device.clone(), settings()).is_err());
+    assert!(!device.list(Folder::Objects).unwrap().is_empty());
+}
+
+#[test]
+fn a_checkpoint_that_fails_leaves_no_more_pieces_while_the_log_is_only_synced() {
+    let device = device();
+    let settings = Config { log_factor: 0, log_slack: 0, ..settings() };
+    let core = FsCore::open_volume(device.clone(), settings).unwrap().0;
+    write(&core, "file", 100);
+    device.set_rule(|io| matches!(io, Io::Write(FileId::Draft(_), ..)).then_some(Errno::IO));
+    for n in 0..6000 {
+        let _ = core.tend();
+        if n % 25 == 0 {
+            core.sync().unwrap();
+        }
+    }
+    assert!(device.list(Folder::Log).unwrap().len() <= 4, "{:?}", device.list(Folder::Log));
+}
+
+#[test]
+fn several_objects_that_cannot_be_written_are_given_up_at_once() {
+    let device = device();
+    let core = open(&device);
+    let handles: Vec<_> = (0..10).map(|n| write(&core, &n.to_string(), LARGE)).collect();
+    core.create_snapshot("main", None).unwrap();
+    for handle in handles {
+        core.write(handle, 0, &[8; 100], false).unwrap();
+    }
+    device.set_rule(|io| matches!(io, Io::Sync(FileId::Object(_))).then_some(Errno::IO));
+    assert!(core.sync().is_err());
+    core.tend().unwrap();
+    make(&core, "goes on").unwrap();
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use parking_lot::{RwLock, RwLockReadGuard};
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::Draft;
 use crate::error::{FsError, Result};
@@ -115,6 +115,12 @@ impl Branch {
         let gate = self.gate.read();
         let epoch = self.state.read().epoch;
         WritePermit { epoch, _gate: gate }
+    }
+
+    /// Waits for the data writes under way, and keeps others out while the guard lives. Who keeps them out of several
+    /// branches asks in the order of their ids.
+    pub fn keep_writers_out(&self) -> RwLockWriteGuard<'_, ()> {
+        self.gate.write()
     }
 
     /// The present epoch. It may end at any time but while a permit is held.

@@ -41,8 +41,8 @@ pub trait Journal: Send + Sync {
         Ok(())
     }
 
-    /// Could an object not be made durable that was to be before a record?
-    fn is_given_up(&self, _object: ObjectId) -> bool {
+    /// Could this object, or any, not be made durable that was to be before a record?
+    fn has_given_up(&self, _object: Option<ObjectId>) -> bool {
         false
     }
 
@@ -50,9 +50,12 @@ pub trait Journal: Send + Sync {
     ///
     /// # Errors
     /// When the store still cannot.
-    fn sync_given_up(&self, _object: ObjectId) -> Result<()> {
+    fn try_given_up(&self, _object: Option<ObjectId>) -> Result<()> {
         Ok(())
     }
+
+    /// Of nothing until now, and of none of these objects, is it known whether it is durable: as after a failed sync.
+    fn doubt(&self, _objects: Vec<ObjectId>) {}
 
     /// The position behind the last record.
     fn position(&self) -> u64 {

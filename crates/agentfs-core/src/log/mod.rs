@@ -4,7 +4,9 @@
 mod codec;
 mod frame;
 mod frame_writer;
+mod head;
 mod journal;
+mod objects;
 mod reader;
 mod record;
 mod writer;
@@ -14,4 +16,4 @@ pub use frame_writer::FrameWriter;
 pub use journal::{Journal, Recorder, Unrecorded};
 pub use reader::{Damage, Log, NO_PIECE, has_lost, superseded};
 pub use record::{Marks, NewBranch, NewSnapshot, Record, RootAttributes};
-pub use writer::{LogWriter, Start};
+pub use writer::{LogWriter, Start, forget_doubt};

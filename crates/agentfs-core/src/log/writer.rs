@@ -1,19 +1,19 @@
 //! The log, appended to. A record is written with one `write` before its change is answered, so it outlives a killed
 //! daemon; it outlives a power cut when it was synced. Syncs are grouped: who waits for one finds the work of another done.
 
-use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
-
 use tracing::warn;
 
 use super::frame_writer::framed;
+use super::head::{Head, RESERVE};
+use super::objects::{Objects, Unsynced};
 use super::{Journal, Record};
 use crate::error::{FsError, Result};
-use crate::store::{Device, FallocateFlags, FileId, ObjectFile, Packs, Seek, is_no_space, no_space};
+use crate::store::{Device, FileId, ObjectFile, Packs};
 use crate::tree::Edit;
 use crate::types::{InodeId, ObjectId};
 
@@ -28,8 +28,7 @@ pub struct LogWriter {
     head: Mutex<Head>,
     /// Rank: before `head`. Held over a sync; appends go on meanwhile.
     syncing: Mutex<()>,
-    /// Objects whose sync failed: were they given up? Leaf lock.
-    failed: Mutex<HashMap<ObjectId, bool>>,
+    objects: Objects,
     durable: AtomicU64,
     poisoned: AtomicBool,
     /// How often it was poisoned, and how often when the checkpoint began that is being made.
@@ -43,114 +42,6 @@ pub struct LogWriter {
     since: AtomicU64,
     checkpoint: AtomicU64,
 }
-
-struct Head {
-    file: Arc<dyn ObjectFile>,
-    /// The number of the piece.
-    piece: u64,
-    /// Bytes in it.
-    len: u64,
-    /// Bytes of it that are durable.
-    synced: u64,
-    /// Bytes that the host has set aside for it.
-    reserved: u64,
-    position: u64,
-    /// Pieces before it that may not be durable.
-    before: Vec<Arc<dyn ObjectFile>>,
-    /// Objects to be synced before the records that name them.
-    first: HashSet<ObjectId>,
-    /// The inodes of which records speak that came after the last sync began.
-    touched: HashSet<InodeId>,
-    /// Those of records before, while that sync is not done.
-    in_sync: HashSet<InodeId>,
-    /// Its bytes when it was begun, for a checkpoint that is not there yet.
-    begun: Option<u64>,
-}
-
-impl Head {
-    /// A piece that has these bytes, all durable.
-    fn of(file: Arc<dyn ObjectFile>, piece: u64, len: u64) -> Head {
-        Head {
-            file,
-            piece,
-            len,
-            synced: len,
-            reserved: len,
-            position: 1,
-            before: Vec::new(),
-            first: HashSet::new(),
-            touched: HashSet::new(),
-            in_sync: HashSet::new(),
-            begun: None,
-        }
-    }
-
-    /// Passes on what is not durable yet, whichever the piece.
-    fn hand_over(&mut self, next: &mut Head) {
-        next.position = self.position;
-        next.before = std::mem::take(&mut self.before);
-        next.first = std::mem::take(&mut self.first);
-        next.touched = std::mem::take(&mut self.touched);
-        next.in_sync = std::mem::take(&mut self.in_sync);
-    }
-
-    /// Bytes that are set aside behind its end.
-    fn spare(&self) -> u64 {
-        self.reserved.saturating_sub(self.len)
-    }
-
-    /// Sees to it that the host has set some space aside, so that what gives space back can be recorded when there is
-    /// none left. False when it could not.
-    fn reserve(&mut self, more: u64) -> bool {
-        self.len + more + RESERVE <= self.reserved
-            || self.set_aside(self.reserved.max(self.len), 2 * RESERVE + more)
-    }
-
-    /// Finds what an earlier mount left set aside, when the host has no more.
-    fn find_reserve(&mut self) {
-        let sizes = std::iter::successors(Some(2 * RESERVE), |size| Some(size / 2));
-        for size in sizes.take_while(|size| *size >= BLOCK) {
-            if self.set_aside(self.len, size) {
-                break;
-            }
-        }
-    }
-
-    /// Has the host set aside so many bytes from there on. False when it has not so many.
-    fn set_aside(&mut self, from: u64, len: u64) -> bool {
-        match self.file.allocate(FallocateFlags::KEEP_SIZE, from, len) {
-            Ok(()) => self.reserved = from + len,
-            Err(e) if is_no_space(&e) => return false,
-            // A host that cannot set space aside.
-            Err(_) => self.reserved = u64::MAX,
-        }
-        true
-    }
-}
-
-/// After a sync failed, what the host has not written of a file is like written to it, and no later sync would write it.
-/// Nobody else writes to files meanwhile: the log is poisoned.
-fn write_anew(object: &dyn ObjectFile) -> io::Result<()> {
-    let (mut at, len) = (0, object.stat()?.len);
-    let mut chunk = vec![0; 1 << 20];
-    while let Some(data) = object.seek(Seek::Data, at)?.filter(|data| *data < len) {
-        let end = object.seek(Seek::Hole, data)?.unwrap_or(len).min(len);
-        let want = ((end - data) as usize).min(chunk.len());
-        let read = object.read_at(chunk.get_mut(..want).unwrap_or_default(), data)?;
-        let bytes = chunk.get(..read).unwrap_or_default();
-        if read == 0 || object.write_at(bytes, data)? < read {
-            return Err(no_space());
-        }
-        at = data + read as u64;
-    }
-    object.sync(true)
-}
-
-/// Bytes kept for when the host is full: half of it for any record that needs no space elsewhere, half for those that give
-/// space back.
-const RESERVE: u64 = 256 << 10;
-/// The host sets space aside in blocks of so many bytes.
-const BLOCK: u64 = 4096;
 
 /// A mark that was written.
 struct Marked {
@@ -193,12 +84,12 @@ impl LogWriter {
         }
         let head = Head::of(file, start.piece, start.len);
         let writer = LogWriter {
+            objects: Objects::new(device.clone()),
             device,
             packs: Arc::downgrade(packs),
             boot: start.boot,
             head: Mutex::new(head),
             syncing: Mutex::new(()),
-            failed: Mutex::default(),
             durable: AtomicU64::new(1),
             poisoned: AtomicBool::new(false),
             poisonings: AtomicU64::new(0),
@@ -254,17 +145,40 @@ impl LogWriter {
         Err(written.map_or_else(FsError::Io, |_| FsError::no_space()))
     }
 
-    /// The kernel may have dropped what it could not write, and no later sync would notice.
+    /// The kernel may have dropped what it could not write, and no later sync would notice. The next mount is to know, too.
     fn poison(&self) {
         self.poisonings.fetch_add(1, Ordering::AcqRel);
-        self.poisoned.store(true, Ordering::Release);
+        if !self.poisoned.swap(true, Ordering::AcqRel) {
+            let noted = self.device.create(FileId::Doubt).and_then(|_| self.device.sync_names());
+            if let Err(error) =
+                noted.or_else(|e| if e.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(e) })
+            {
+                warn!(%error, "the next mount will not know that a sync failed");
+            }
+        }
+    }
+
+    /// What was in doubt is durable: the next mount need not see to it.
+    fn end_doubt(&self) {
+        if !self.poisoned.load(Ordering::Acquire)
+            && self.objects.are_sound()
+            && let Err(error) = forget_doubt(&*self.device)
+        {
+            warn!(%error, "the next mount will make everything durable once more");
+        }
     }
 
     /// Makes content durable that must be before the records that name it.
     fn sync_content(&self) -> Result<()> {
         let first = std::mem::take(&mut self.head.lock().first);
-        let synced =
-            self.sync_objects(&first).and_then(|()| self.sync_packs().inspect_err(|_| self.poison()));
+        let synced = match self.objects.sync(&first) {
+            Ok(()) => self.sync_packs().inspect_err(|_| self.poison()),
+            Err(Unsynced::NotTried(error)) => Err(error.into()),
+            Err(Unsynced::Failed(error)) => {
+                self.poison();
+                Err(error.into())
+            }
+        };
         if synced.is_err() {
             self.head.lock().first.extend(first);
         }
@@ -299,60 +213,15 @@ impl LogWriter {
         Ok(())
     }
 
-    /// A sync that fails poisons the log. One that fails again is given up: what else was written is not to wait for it.
-    fn sync_objects(&self, objects: &HashSet<ObjectId>) -> Result<()> {
-        let mut failed = self.failed.lock();
-        for id in objects {
-            let has_failed = match failed.get(id) {
-                Some(true) => continue,
-                known => known.is_some(),
-            };
-            let object = match self.device.open(FileId::Object(*id)) {
-                // One that is gone by now is named by nothing.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                    failed.remove(id);
-                    continue;
-                }
-                opened => opened?,
-            };
-            let synced = if has_failed { write_anew(&*object) } else { object.sync(true) };
-            match synced {
-                Ok(()) => drop(failed.remove(id)),
-                Err(error) if has_failed => {
-                    warn!(object = id.0, %error, "the content of a file cannot be made durable: only its fsync tries again");
-                    failed.insert(*id, true);
-                }
-                Err(error) => {
-                    failed.insert(*id, false);
-                    self.poison();
-                    return Err(error.into());
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Tries again what was given up; nobody writes to these objects meanwhile.
-    fn sync_given_up(&self, wanted: impl Fn(ObjectId) -> bool) -> Result<()> {
-        let mut failed = self.failed.lock();
-        let given_up: Vec<_> =
-            failed.iter().filter(|(id, up)| **up && wanted(**id)).map(|(id, _)| *id).collect();
-        for id in given_up {
-            match self.device.open(FileId::Object(id)) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                opened => write_anew(&*opened?)?,
-            }
-            failed.remove(&id);
-        }
-        Ok(())
-    }
-
     /// Says in the log that what the records before `through` name is durable.
     fn mark(&self, through: u64) -> Result<Marked> {
         let mut head = self.head.lock();
         let at = head.len;
-        let synced = head.synced;
+        let (synced, is_begun) = (head.synced, head.begun == Some(at));
         self.write(&mut head, &framed(&Record::Ordered { at, through, synced })?)?;
+        if is_begun {
+            head.begun = Some(head.len); // it says nothing that a checkpoint does not
+        }
         let files = head.before.iter().chain([&head.file]).cloned().collect();
         Ok(Marked { files, len: head.len, behind: (at == through).then_some(head.position) })
     }
@@ -420,7 +289,7 @@ impl Journal for LogWriter {
 
     fn close(&self) -> Result<()> {
         self.sync()?;
-        self.sync_given_up(|_| true)?;
+        Journal::try_given_up(self, None)?;
         let _syncing = self.syncing.lock();
         let mut head = self.head.lock();
         let closed = framed(&Record::Closed { at: head.len })?;
@@ -437,12 +306,20 @@ impl Journal for LogWriter {
         if is_touched { self.sync() } else { self.refuse_poisoned() }
     }
 
-    fn is_given_up(&self, object: ObjectId) -> bool {
-        self.failed.lock().get(&object).is_some_and(|given_up| *given_up)
+    fn has_given_up(&self, object: Option<ObjectId>) -> bool {
+        self.objects.has_given_up(object)
     }
 
-    fn sync_given_up(&self, object: ObjectId) -> Result<()> {
-        LogWriter::sync_given_up(self, |id| id == object)
+    fn try_given_up(&self, object: Option<ObjectId>) -> Result<()> {
+        let tried = self.objects.try_given_up(object);
+        self.end_doubt();
+        Ok(tried?)
+    }
+
+    fn doubt(&self, objects: Vec<ObjectId>) {
+        self.objects.doubt(&objects);
+        self.head.lock().first.extend(objects);
+        self.poison();
     }
 
     fn position(&self) -> u64 {
@@ -496,6 +373,7 @@ impl Journal for LogWriter {
         // What failed after the checkpoint began, it does not mend.
         if self.poisonings.load(Ordering::Acquire) == self.healing.load(Ordering::Acquire) {
             self.poisoned.store(false, Ordering::Release);
+            self.end_doubt();
         }
     }
 
@@ -510,6 +388,17 @@ impl Journal for LogWriter {
 
     fn is_poisoned(&self) -> bool {
         self.poisoned.load(Ordering::Acquire)
+    }
+}
+
+/// Takes away the note that something may not be durable, if there is one.
+///
+/// # Errors
+/// What the device answers.
+pub fn forget_doubt(device: &dyn Device) -> io::Result<()> {
+    match device.remove(FileId::Doubt) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
     }
 }
 

@@ -7,7 +7,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::history::PastTree;
-use super::recover::{LateJournal, Past};
+use super::recover::{LOG_IS_MISSING, LateJournal, Past};
 use crate::config::Config;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
@@ -122,12 +122,14 @@ impl Examination<'_> {
         if log.checkpoint_damaged {
             self.found(Finding::Log("the checkpoint that the log begins with is not whole".into()));
         }
-        if self.past.is_new() {
+        if self.past.is_new {
             self.report.notes.push("the volume was never mounted: there is nothing in it".into());
+        } else if self.past.log.len() == 0 && self.past.log.damage.is_none() {
+            self.found(Finding::Log(LOG_IS_MISSING.into()));
         } else if !self.past.history.has_main() {
             self.found(Finding::Log("the log does not tell of the branch \"main\"".into()));
         }
-        if !self.past.log.is_closed() && !self.past.is_new() {
+        if !self.past.log.is_closed() && !self.past.is_new {
             self.report
                 .notes
                 .push("the volume was not closed; the next mount settles what was under way".into());
@@ -217,7 +219,10 @@ impl Examination<'_> {
                 };
                 wrong.extend(told.map(|told| (ino, told)));
             });
-            last = Some(version);
+            // What is dirty here, and may be short, may not be so in the next.
+            if !past_tree.has_dirty() {
+                last = Some(version);
+            }
             let paths = Paths::of(version);
             for (ino, told) in wrong.into_iter().filter(|told| seen.insert(told.clone())) {
                 let file = format!("{} in {tree}", paths.of_inode(ino));

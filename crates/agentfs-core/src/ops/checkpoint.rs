@@ -69,8 +69,15 @@ impl FsCore {
             (piece, self.capture())
         };
         // What was recorded since, up to what was captured, is to be durable with it: repeated in part it would be a state
-        // that never was. Poisoned, the log takes nothing meanwhile.
-        let first = || if is_poisoned { self.journal.sync_content() } else { self.journal.sync() };
+        // that never was. Poisoned, the log takes nothing meanwhile, and no object is written to once those writes are done
+        // that began before.
+        let first = || {
+            if !is_poisoned {
+                return self.journal.sync();
+            }
+            self.drain_writers();
+            self.journal.sync_content()
+        };
         let len = self.write_checkpoint(piece, &captured, first).inspect_err(|_| {
             // It has no meaning, and takes space.
             let _ = self.store.device().remove(FileId::Draft(piece));

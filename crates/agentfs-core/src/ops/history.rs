@@ -32,7 +32,7 @@ pub(super) struct PastTree<'a> {
 }
 
 impl PastTree<'_> {
-    fn has_dirty(&self) -> bool {
+    pub(super) fn has_dirty(&self) -> bool {
         self.aside.is_some_and(|aside| !aside.dirty.is_empty())
     }
 

@@ -36,7 +36,12 @@ pub(super) struct Past<'a> {
     pub(super) history: History,
     pub(super) adopted: Adopted<'a>,
     pub(super) power_cut: bool,
+    /// Was it made, and never begun?
+    pub(super) is_new: bool,
 }
+
+/// What a store lacks that has content and nothing else.
+pub(super) const LOG_IS_MISSING: &str = "the log is missing, and there is content";
 
 impl<'a> Past<'a> {
     /// Reads the log of `core`'s store.
@@ -70,7 +75,8 @@ impl<'a> Past<'a> {
         if let Some((piece, at)) = unknown {
             return Err(damaged(&format!("piece {piece} of the log has at byte {at} a record that is none")));
         }
-        Ok(Past { log, history, adopted, power_cut })
+        let is_new = log.len() == 0 && log.damage.is_none() && core.store.files()?.is_empty();
+        Ok(Past { log, history, adopted, power_cut, is_new })
     }
 
     /// After a power cut an object may be missing or short, because it was never synced. From now on it is there, and as
@@ -103,11 +109,6 @@ impl<'a> Past<'a> {
         Ok(())
     }
 
-    /// Was it made, and never begun?
-    pub(super) fn is_new(&self) -> bool {
-        self.log.len() == 0 && self.log.damage.is_none()
-    }
-
     /// Better no volume than an empty or an old one in its place.
     pub(super) fn check_beginning(&self) -> Result<()> {
         if self.log.checkpoint_damaged {
@@ -116,8 +117,10 @@ impl<'a> Past<'a> {
         if let Some(what) = self.history.contradictions().into_iter().next() {
             return Err(damaged(&format!("the log contradicts itself: {what}")));
         }
-        if self.history.has_main() || self.is_new() {
+        if self.history.has_main() || self.is_new {
             Ok(())
+        } else if self.log.len() == 0 && self.log.damage.is_none() {
+            Err(damaged(LOG_IS_MISSING))
         } else {
             Err(damaged("the log is damaged at its beginning"))
         }
@@ -154,6 +157,7 @@ impl FsCore {
             branches.map(|(id, branch)| Ok((*id, branch.settle(&*device)?))).collect::<io::Result<_>>()?;
         let Past { log, history, adopted, .. } = past;
         keep_what_ends_the_log(&*device, &log)?;
+        let is_in_doubt = log.boot == Some(core.config.boot) && device.open(FileId::Doubt).is_ok();
         if !log.is_closed() {
             // Records that an earlier mount did not sync are taken for durable from now on, with what they name.
             device.sync_all()?;
@@ -165,6 +169,14 @@ impl FsCore {
         core.restore(history);
         core.store.begin_mount();
         core.begin_log(&device, &late, &log)?;
+        if is_in_doubt {
+            warn!("a sync failed when the volume was last mounted: all of it is written anew");
+            core.store.packs.doubt();
+            core.journal.doubt(objects.keys().copied().collect());
+            core.heal()?;
+        } else {
+            log::forget_doubt(&*device)?; // of an earlier boot: what the host forgot then is gone
+        }
         for (id, edits) in settled.into_iter().filter(|(_, edits)| !edits.is_empty()) {
             core.journal.append(&Record::Edits(id, edits))?;
         }
@@ -349,11 +361,14 @@ impl Journal for LateJournal {
     fn sync_inode(&self, ino: InodeId) -> Result<()> {
         self.writer()?.sync_inode(ino)
     }
-    fn is_given_up(&self, object: ObjectId) -> bool {
-        self.writer.get().is_some_and(|writer| writer.is_given_up(object))
+    fn has_given_up(&self, object: Option<ObjectId>) -> bool {
+        self.writer.get().is_some_and(|writer| writer.has_given_up(object))
     }
-    fn sync_given_up(&self, object: ObjectId) -> Result<()> {
-        Journal::sync_given_up(self.writer()?, object)
+    fn try_given_up(&self, object: Option<ObjectId>) -> Result<()> {
+        self.writer()?.try_given_up(object)
+    }
+    fn doubt(&self, objects: Vec<ObjectId>) {
+        self.writer.get().into_iter().for_each(|writer| writer.doubt(objects.clone()));
     }
     fn position(&self) -> u64 {
         self.writer.get().map_or(u64::MAX, Journal::position)

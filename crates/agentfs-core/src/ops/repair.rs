@@ -159,7 +159,10 @@ fn shelter(version: &Version, ino: InodeId, room: InodeId) -> Vec<Edit> {
     };
     let mut edits = Vec::new();
     if version.get(room).is_none() {
-        edits.extend(lost_and_found(version, room));
+        edits = lost_and_found(version, room);
+        if edits.is_empty() {
+            return edits; // there is no root to put it in
+        }
     }
     edits.push(Edit::Link(room, name, Entry::new(ino, inode.kind())));
     if inode.directory().is_some() {

@@ -9,10 +9,6 @@ use crate::fs_core::FsCore;
 use crate::log::Record;
 use crate::store::Pack;
 
-/// Calls that pass at most before healing, and shortening the log, are tried again.
-const HEALING: u32 = 30;
-const SHORTENING: u32 = 300;
-
 impl FsCore {
     /// Does a little of what has to be done now and then: deletes what nothing names, makes objects ahead, empties a pack
     /// that holds little, shortens the log. To be called several times a second, from one thread.
@@ -22,16 +18,14 @@ impl FsCore {
     pub fn tend(&self) -> Result<()> {
         self.store.reap();
         if self.journal.is_poisoned() {
-            return self.patience.attempt(HEALING, || self.heal());
+            return self.healing.attempt(|| self.heal());
         }
         let made_ahead = self.store.fill_pool();
         let emptied = self.empty_a_pack();
-        let shortened = if self.is_worth_a_checkpoint() {
-            self.patience.attempt(SHORTENING, || self.shorten())
-        } else {
-            Ok(())
-        };
-        made_ahead.map_err(FsError::Io).and(emptied).and(shortened)
+        let shortened =
+            if self.is_worth_a_checkpoint() { self.shortening.attempt(|| self.shorten()) } else { Ok(()) };
+        let retried = self.retrying.attempt(|| self.try_all_given_up());
+        made_ahead.map_err(FsError::Io).and(emptied).and(shortened).and(retried)
     }
 
     fn shorten(&self) -> Result<()> {
@@ -51,7 +45,7 @@ impl FsCore {
 
     /// After a sync that failed the log takes nothing: what it had may be lost. A checkpoint says all of it anew, in
     /// another file.
-    fn heal(&self) -> Result<()> {
+    pub(crate) fn heal(&self) -> Result<()> {
         for pack in self.store.packs.failed() {
             let _one = self.compacting.lock();
             // Nothing is recorded before the checkpoint, which tells of the new places.

@@ -46,6 +46,8 @@ pub enum FileId {
     Log(u64),
     /// A piece of the log being written, which is none before it is published.
     Draft(u64),
+    /// There while something may not be durable that was to be: an empty file.
+    Doubt,
     /// What a damaged piece of the log lost, by its number and the first byte that was lost.
     Lost(u64, u64),
 }
@@ -67,7 +69,7 @@ impl FileId {
     pub fn number(self) -> Option<u64> {
         match self {
             FileId::Object(ObjectId(number)) | FileId::Pack(PackId(number)) => Some(number),
-            FileId::Log(_) | FileId::Draft(_) | FileId::Lost(..) => None,
+            FileId::Log(_) | FileId::Draft(_) | FileId::Doubt | FileId::Lost(..) => None,
         }
     }
 
@@ -76,7 +78,7 @@ impl FileId {
         match self {
             FileId::Object(_) => Folder::Objects,
             FileId::Pack(_) => Folder::Packs,
-            FileId::Log(_) | FileId::Draft(_) | FileId::Lost(..) => Folder::Log,
+            FileId::Log(_) | FileId::Draft(_) | FileId::Doubt | FileId::Lost(..) => Folder::Log,
         }
     }
 }

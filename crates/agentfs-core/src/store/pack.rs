@@ -93,8 +93,8 @@ pub struct Pack {
     pub(super) dirty: AtomicBool,
     /// A sync failed: the host may have forgotten what it had not written, and what is here is to be moved.
     pub(super) failed: AtomicBool,
-    /// Something in it could not be read once.
-    pub(super) unread: AtomicBool,
+    /// How often something in it could not be read.
+    pub(super) unread: AtomicUsize,
     /// It holds damaged content, which cannot be moved.
     pub(super) stuck: AtomicBool,
     /// Records that are lost may have named what is in it: it stays as it is.
@@ -124,7 +124,7 @@ impl Pack {
             writing: AtomicUsize::new(0),
             dirty: AtomicBool::new(false),
             failed: AtomicBool::new(false),
-            unread: AtomicBool::new(false),
+            unread: AtomicUsize::new(0),
             stuck: AtomicBool::new(false),
             kept: AtomicBool::new(false),
             extents: Mutex::default(),
@@ -216,7 +216,7 @@ impl Pack {
 
     /// Did a sync of it fail, and has what it holds not been moved away yet?
     pub(super) fn is_doubtful(&self) -> bool {
-        self.is(&self.failed) && !self.is(&self.stuck)
+        self.is(&self.failed) && !self.is(&self.stuck) && self.live() > 0
     }
 
     /// May its content be moved away, and its space be given back?

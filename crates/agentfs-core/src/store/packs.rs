@@ -236,6 +236,12 @@ impl Packs {
         self.all().iter().for_each(|pack| pack.kept.store(true, Ordering::Release));
     }
 
+    /// Nobody knows of any pack whether it is durable: as if a sync of each had failed.
+    pub fn doubt(&self) {
+        self.any_failed.store(true, Ordering::Release);
+        self.all().iter().for_each(|pack| pack.failed.store(true, Ordering::Release));
+    }
+
     /// Packs that a failed sync made doubtful. Nothing is appended to them any more.
     pub fn failed(&self) -> Vec<Arc<Pack>> {
         let mut failed = self.all();
@@ -318,8 +324,10 @@ impl Packs {
                         last = Some((from, extent.len, (*to).clone(), offset));
                         writing.push(to);
                     }
-                    // Once may be in passing.
-                    Err(error) if !is_damage(&error) && !pack.unread.swap(true, Ordering::Relaxed) => {
+                    // It may be in passing.
+                    Err(error)
+                        if !is_damage(&error) && pack.unread.fetch_add(1, Ordering::Relaxed) < READ_TRIES =>
+                    {
                         return Err(error.into());
                     }
                     Err(error) => {
@@ -338,6 +346,8 @@ impl Packs {
     }
 }
 
+/// What cannot be read so often, seconds apart, cannot be read.
+const READ_TRIES: usize = 8;
 /// So many small packs are too many.
 const MANY: usize = 8;
 /// Moves in one record.

@@ -1,0 +1,490 @@
+//! One method for each of the kernel's requests.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::SystemTime;
+
+use agentfs_core::{CreateMode, FallocateFlags, FileKind, FsError, HandleId, Seek, SetAttr, is_acl};
+use fuser::{
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, TimeOrNow, WriteFlags,
+};
+
+use super::caller::{caller, keeps_sgid};
+use super::{Adapter, attr, reply, route};
+use crate::metrics::Request;
+use crate::views::{Node, NodeId};
+
+/// A private write up to this many bytes is done by the thread that received it: handing it over costs more.
+const INLINE_WRITE: usize = 128 * 1024;
+
+fn handle(fh: FileHandle) -> HandleId {
+    HandleId(fh.0)
+}
+
+#[allow(clippy::too_many_arguments, reason = "fuser's signatures")]
+impl Filesystem for Adapter {
+    fn init(&mut self, _req: &fuser::Request, config: &mut KernelConfig) -> io::Result<()> {
+        self.wishes.negotiate(config)
+    }
+
+    fn lookup(&self, _req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.serve(Request::Lookup, || reply::entry(reply, &self.ttl, self.find(parent, name)));
+    }
+
+    fn forget(&self, _req: &fuser::Request, ino: INodeNo, nlookup: u64) {
+        self.serve(Request::Forget, || {
+            self.forget_node(NodeId::from(ino), nlookup);
+        });
+    }
+
+    fn getattr(&self, _req: &fuser::Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        self.serve(Request::Getattr, || {
+            let result = match NodeId::from(ino).node() {
+                Node::Tree(view, ino) => self.core.getattr(view, ino),
+                Node::Special(view, special) => Ok(self.synthetic.attr(view, special)),
+            };
+            reply::attr(reply, &self.ttl, result.map(|attr| (ino.into(), attr)));
+        });
+    }
+
+    fn setattr(
+        &self,
+        req: &fuser::Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let set = SetAttr {
+            mode: mode.map(attr::permissions),
+            uid,
+            gid,
+            size,
+            atime: atime.map(attr::set_time),
+            mtime: mtime.map(attr::set_time),
+            ctime: ctime.map(attr::exact_time),
+        };
+        self.serve(Request::Setattr, || {
+            let (core, ttl, caller, file) = (self.core.clone(), self.ttl, caller(req), self.tree(ino));
+            let work = move || {
+                let result = file.and_then(|(view, file)| core.setattr(view, file, &set, caller));
+                reply::attr(reply, &ttl, result.map(|attr| (ino.into(), attr)));
+            };
+            // Cutting shared content copies what is kept.
+            if size.is_some_and(|size| size > 0) { self.pool.submit(0, work) } else { work() }
+        });
+    }
+
+    fn readlink(&self, _req: &fuser::Request, ino: INodeNo, reply: ReplyData) {
+        self.serve(Request::Readlink, || match NodeId::from(ino).node() {
+            Node::Tree(view, ino) => reply::data(reply, self.core.readlink(view, ino)),
+            Node::Special(view, special) => reply::data(reply, self.synthetic.readlink(view, special)),
+        });
+    }
+
+    fn mknod(
+        &self,
+        req: &fuser::Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        self.serve(Request::Mknod, || {
+            let kind =
+                attr::kind_of_mode(mode).ok_or(FsError::InvalidArgument("mknod of an unknown kind of file"));
+            let made = kind.and_then(|kind| {
+                self.make(
+                    parent,
+                    name,
+                    CreateMode { kind, mode: attr::permissions(mode), umask: attr::permissions(umask), rdev },
+                    caller(req),
+                )
+            });
+            reply::entry(reply, &self.ttl, made);
+        });
+    }
+
+    fn mkdir(
+        &self,
+        req: &fuser::Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        reply: ReplyEntry,
+    ) {
+        self.serve(Request::Mkdir, || {
+            let what = CreateMode {
+                kind: FileKind::Directory,
+                mode: attr::permissions(mode),
+                umask: attr::permissions(umask),
+                rdev: 0,
+            };
+            reply::entry(reply, &self.ttl, self.make(parent, name, what, caller(req)));
+        });
+    }
+
+    fn unlink(&self, _req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.serve(Request::Unlink, || {
+            let place = self.place(parent, name);
+            reply::empty(reply, place.and_then(|(view, dir, name)| self.core.unlink(view, dir, &name)));
+        });
+    }
+
+    fn rmdir(&self, _req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.serve(Request::Rmdir, || {
+            let place = self.place(parent, name);
+            reply::empty(reply, place.and_then(|(view, dir, name)| self.core.rmdir(view, dir, &name)));
+        });
+    }
+
+    fn symlink(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        self.serve(Request::Symlink, || {
+            let made = self.place(parent, name).and_then(|(view, dir, name)| {
+                let target = target.as_os_str().as_bytes();
+                self.core.symlink(view, dir, &name, target, caller(req)).map(|attr| self.tell(view, attr))
+            });
+            reply::entry(reply, &self.ttl, made);
+        });
+    }
+
+    fn rename(
+        &self,
+        req: &fuser::Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.serve(Request::Rename, || {
+            let mode = route::rename_mode(flags, caller(req));
+            let (from, to) = ((parent, name), (newparent, newname));
+            reply::empty(reply, mode.and_then(|mode| self.move_name(from, to, mode)));
+        });
+    }
+
+    fn link(
+        &self,
+        _req: &fuser::Request,
+        ino: INodeNo,
+        newparent: INodeNo,
+        newname: &OsStr,
+        reply: ReplyEntry,
+    ) {
+        self.serve(Request::Link, || {
+            reply::entry(reply, &self.ttl, self.add_name(ino, newparent, newname));
+        });
+    }
+
+    fn open(&self, req: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        self.serve(Request::Open, || match NodeId::from(ino).node() {
+            Node::Tree(view, ino) => {
+                reply::opened(reply, self.core.open(view, ino, route::open_mode(flags.0), caller(req)));
+            }
+            Node::Special(..) => reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO),
+        });
+    }
+
+    fn create(
+        &self,
+        req: &fuser::Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        self.serve(Request::Create, || {
+            let mode = (attr::permissions(mode), attr::permissions(umask));
+            let made = self.place(parent, name).and_then(|(view, dir, name)| {
+                let (attr, handle) =
+                    self.core.create_open(view, dir, &name, mode, route::open_mode(flags), caller(req))?;
+                self.core.remember(view, attr.ino);
+                Ok((view, attr, handle))
+            });
+            reply::created(reply, &self.ttl, made);
+        });
+    }
+
+    fn read(
+        &self,
+        _req: &fuser::Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        self.serve(Request::Read, || match NodeId::from(ino).node() {
+            Node::Tree(..) => route::with_buffer(size as usize, |buf| {
+                let read = self.core.read(handle(fh), offset, buf);
+                reply::data(reply, read.map(|len| buf.get(..len).unwrap_or_default()));
+            }),
+            Node::Special(..) => reply.data(&[]),
+        });
+    }
+
+    fn write(
+        &self,
+        _req: &fuser::Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        let (handle, strip) = (handle(fh), write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID));
+        self.serve(Request::Write, || {
+            if data.len() <= INLINE_WRITE && !self.core.write_may_copy(handle) {
+                let work = || reply::written(reply, self.core.write(handle, offset, data, strip));
+                return self.pool.here(data.len(), work);
+            }
+            let (core, bytes) = (self.core.clone(), data.to_vec());
+            self.pool.submit(data.len(), move || {
+                reply::written(reply, core.write(handle, offset, &bytes, strip));
+            });
+        });
+    }
+
+    fn flush(
+        &self,
+        _req: &fuser::Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _owner: LockOwner,
+        reply: ReplyEmpty,
+    ) {
+        self.serve(Request::Flush, || reply.ok());
+    }
+
+    fn release(
+        &self,
+        _req: &fuser::Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _lock_owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        self.serve(Request::Release, || match NodeId::from(ino).node() {
+            Node::Tree(..) => reply::empty(reply, self.core.release(handle(fh))),
+            Node::Special(..) => reply.ok(),
+        });
+    }
+
+    fn fsync(&self, _req: &fuser::Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        let core = self.core.clone();
+        self.serve(Request::Fsync, || {
+            self.pool.submit(0, move || reply::empty(reply, core.fsync(handle(fh), datasync)));
+        });
+    }
+
+    fn opendir(&self, _req: &fuser::Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        self.serve(Request::Opendir, || match NodeId::from(ino).node() {
+            // All changes of a tree's directory come through its one node, so the kernel knows of them.
+            Node::Tree(..) => {
+                reply.opened(FileHandle(0), FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE);
+            }
+            Node::Special(..) => reply.opened(FileHandle(0), FopenFlags::empty()),
+        });
+    }
+
+    fn readdir(
+        &self,
+        _req: &fuser::Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        reply: ReplyDirectory,
+    ) {
+        self.serve(Request::Readdir, || self.list(ino, offset, reply));
+    }
+
+    fn readdirplus(
+        &self,
+        _req: &fuser::Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        offset: u64,
+        reply: ReplyDirectoryPlus,
+    ) {
+        self.serve(Request::Readdirplus, || self.list_plus(ino, offset, reply));
+    }
+
+    fn releasedir(
+        &self,
+        _req: &fuser::Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.serve(Request::Releasedir, || reply.ok());
+    }
+
+    fn fsyncdir(
+        &self,
+        _req: &fuser::Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        let (core, dir) = (self.core.clone(), self.tree(ino));
+        self.serve(Request::Fsyncdir, || {
+            self.pool.submit(0, move || match dir {
+                Ok((_, dir)) => reply::empty(reply, core.fsync_directory(dir)),
+                Err(_) => reply.ok(), // the volume's own directories are made of what the log says
+            });
+        });
+    }
+
+    fn statfs(&self, _req: &fuser::Request, _ino: INodeNo, reply: ReplyStatfs) {
+        self.serve(Request::Statfs, || reply::statfs(reply, self.core.statfs()));
+    }
+
+    fn setxattr(
+        &self,
+        req: &fuser::Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        self.serve(Request::Setxattr, || {
+            let result = self.tree(ino).and_then(|(view, ino)| match name.as_bytes() {
+                acl if is_acl(acl) => self.core.set_acl(view, ino, acl, value, |gid| keeps_sgid(req, gid)),
+                name => self.core.setxattr(view, ino, name, value, route::xattr_mode(flags)?),
+            });
+            reply::empty(reply, result);
+        });
+    }
+
+    fn getxattr(&self, _req: &fuser::Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        self.serve(Request::Getxattr, || {
+            reply::xattr(reply, size, self.xattr(ino, name));
+        });
+    }
+
+    fn listxattr(&self, req: &fuser::Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        self.serve(Request::Listxattr, || {
+            reply::xattr(reply, size, self.xattr_names(ino, caller(req)));
+        });
+    }
+
+    fn removexattr(&self, _req: &fuser::Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.serve(Request::Removexattr, || {
+            let result =
+                self.tree(ino).and_then(|(view, ino)| self.core.removexattr(view, ino, name.as_bytes()));
+            reply::empty(reply, result);
+        });
+    }
+
+    fn access(&self, _req: &fuser::Request, _ino: INodeNo, _mask: fuser::AccessFlags, reply: ReplyEmpty) {
+        // The kernel checks by itself; so answered, it asks once.
+        self.serve(Request::Access, || reply.error(Errno::ENOSYS));
+    }
+
+    fn ioctl(
+        &self,
+        req: &fuser::Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        _flags: IoctlFlags,
+        cmd: u32,
+        in_data: &[u8],
+        _out_size: u32,
+        reply: ReplyIoctl,
+    ) {
+        self.serve(Request::Ioctl, || {
+            self.control.ioctl(NodeId::from(ino), caller(req), cmd, in_data, reply)
+        });
+    }
+
+    fn fallocate(
+        &self,
+        req: &fuser::Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let (core, caller) = (self.core.clone(), caller(req));
+        self.serve(Request::Fallocate, || {
+            self.pool.submit(0, move || {
+                let mode = FallocateFlags::from_bits_retain(mode as u32);
+                reply::empty(reply, core.allocate(handle(fh), mode, offset, length, caller));
+            });
+        });
+    }
+
+    fn lseek(
+        &self,
+        _req: &fuser::Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        self.serve(Request::Lseek, || {
+            let what = if whence == libc::SEEK_DATA { Seek::Data } else { Seek::Hole };
+            let offset = u64::try_from(offset).map_err(|_| FsError::NoData);
+            reply::offset(reply, offset.and_then(|offset| self.core.seek(handle(fh), what, offset)));
+        });
+    }
+
+    fn copy_file_range(
+        &self,
+        req: &fuser::Request,
+        _ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        _ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        _flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        let (core, caller) = (self.core.clone(), caller(req));
+        let (from, to) = ((handle(fh_in), offset_in), (handle(fh_out), offset_out));
+        self.serve(Request::CopyFileRange, || {
+            self.pool.submit(0, move || {
+                let copied = core.copy_range(from, to, len, caller);
+                reply::written(reply, copied.map(|bytes| bytes as usize));
+            });
+        });
+    }
+}
