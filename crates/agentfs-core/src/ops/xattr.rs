@@ -25,7 +25,10 @@ pub enum XattrMode {
 
 fn check_namespace(name: &[u8]) -> Result<()> {
     let known = [&b"user."[..], b"trusted.", b"security."];
-    if is_acl(name) || known.iter().any(|prefix| name.len() > prefix.len() && name.starts_with(prefix)) {
+    if known.contains(&name) {
+        return Err(FsError::InvalidArgument("an extended attribute needs a name in its namespace"));
+    }
+    if is_acl(name) || known.iter().any(|prefix| name.starts_with(prefix)) {
         return Ok(());
     }
     Err(FsError::Unsupported("extended attributes are kept in user, trusted and security, and POSIX ACLs"))

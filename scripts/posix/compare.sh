@@ -1,0 +1,99 @@
+# shellcheck shell=bash
+# Runs a file of cases (see engine.py) on ext4 and on a volume, and compares what they print: in main, in a branch, with a
+# snapshot taken wherever a case allows it, and with a remount there. To be sourced after lib.sh.
+
+# The branch comes last: bound elsewhere, it keeps the volume from being unmounted.
+MODES=(main snapshot remount branch)
+RUN_SECONDS=${RUN_SECONDS:-300}
+
+# make_reference DIR: an ext4 to compare with, where one can be mounted; else what the scratch directory is on.
+make_reference() {
+  mkdir -p "$1"
+  REFERENCE="the host's $(stat -f -c %T "$1")"
+  is_root && have mkfs.ext4 || return 0
+  truncate -s 512M "$SCRATCH/ext4.img"
+  mkfs.ext4 -q -F "$SCRATCH/ext4.img" && mount -o loop "$SCRATCH/ext4.img" "$1" 2>/dev/null || return 0
+  on_exit umount "$1"
+  REFERENCE=ext4
+}
+
+# daemon_args: how the volume is mounted: open to other users where cases act as such.
+daemon_args() {
+  printf '%s\n' --store "$SCRATCH/store"
+  ! is_root || printf '%s\n' --allow-other
+}
+
+# The place of a mode in the volume; a branch's is bound elsewhere for root, since others may not pass .agentfs.
+place_of() {
+  case $1 in
+    branch)
+      cli "$mount" branch-create --from main --name work >/dev/null
+      if is_root; then
+        mkdir -p "$SCRATCH/work"
+        mount --bind "$mount/.agentfs/branches/work" "$SCRATCH/work"
+        on_exit umount "$SCRATCH/work"
+        printf '%s\n' "$SCRATCH/work/cases"
+      else
+        printf '%s\n' "$mount/.agentfs/branches/work/cases"
+      fi
+      ;;
+    *) printf '%s\n' "$mount/$1" ;;
+  esac
+}
+
+# hook_of MODE: what happens between the steps of a case.
+hook_of() {
+  local args
+  case $1 in
+    snapshot) printf 'timeout 60 %q --mount %q snapshot-create' "$CLI_BIN" "$mount" ;;
+    remount)
+      args=$(daemon_args | while read -r arg; do printf ' %q' "$arg"; done)
+      printf '[ "$1" = open ] || exec %q %q %q%s' "$ROOT/scripts/posix/remount" "$HOST_BIN" "$mount" "$args"
+      ;;
+  esac
+}
+
+# run_cases CASES DIR NAME HOOK: the facts go to LOG_DIR/NAME.facts.
+run_cases() {
+  mkdir -p "$2"
+  timeout --kill-after=10 "$RUN_SECONDS" python3 "$ROOT/scripts/posix/engine.py" "$1" "$2" "$4" \
+    >"$LOG_DIR/$3.facts" 2>"$LOG_DIR/$3.log"
+}
+
+# compare_cases NAME CASES: the whole harness.
+compare_cases() {
+  local cases=$ROOT/scripts/posix/$2 mode failed=0 skipped results=() facts differences outcome begun
+  need_tools python3 timeout diff
+  build_host
+  build_cli
+  make_scratch
+  chmod 755 "$SCRATCH"
+  log_dir "$1"
+  make_reference "$SCRATCH/reference"
+  run_cases "$cases" "$SCRATCH/reference/cases" reference "" ||
+    fail "the cases do not run on $REFERENCE: see ${LOG_DIR#"$ROOT"/}/reference.log"
+  skipped=$(grep -c ': skipped, ' "$LOG_DIR/reference.facts" || :)
+  ! grep ': skipped, ' "$LOG_DIR/reference.facts"
+  mount=$SCRATCH/mount
+  mapfile -t ARGS < <(daemon_args)
+  mount_volume "$mount" "${ARGS[@]}"
+  for mode in "${MODES[@]}"; do
+    begun=$EPOCHREALTIME
+    outcome=passed
+    # Not in a subshell: what it mounts is to be unmounted at the end.
+    place_of "$mode" >"$SCRATCH/place"
+    run_cases "$cases" "$(cat "$SCRATCH/place")" "$mode" "$(hook_of "$mode")" || outcome="broke off"
+    facts=$(wc -l <"$LOG_DIR/$mode.facts")
+    differences=$(diff "$LOG_DIR/reference.facts" "$LOG_DIR/$mode.facts" | tee "$LOG_DIR/$mode.diff" | grep -c '^[<>]' || :)
+    [ "$differences" = 0 ] || outcome="$differences lines differ, see ${LOG_DIR#"$ROOT"/}/$mode.diff"
+    [ "$outcome" = passed ] || failed=$((failed + 1))
+    printf '  %-9s %5s facts  %6s s  %s\n' "$mode" "$facts" "$(seconds_since "$begun")" "$outcome"
+    results+=("{\"mode\": \"$mode\", \"facts\": $facts, \"differences\": $differences}")
+  done
+  [ "$failed" = 0 ] || cp "$SCRATCH"/state/agentfs/*.log "$LOG_DIR/" 2>/dev/null || :
+  local IFS=,
+  summary_json "passed=$((${#MODES[@]} - failed))" "failed=$failed" "skipped=$skipped" "reference=\"$REFERENCE\"" \
+    "results=[${results[*]}]"
+  say "$1: $((${#MODES[@]} - failed)) of ${#MODES[@]} places answer as $REFERENCE does; logs in ${LOG_DIR#"$ROOT"/}"
+  [ "$failed" = 0 ]
+}
