@@ -16,10 +16,9 @@ pub(crate) struct Wishes {
     pub(crate) granted: Arc<OnceLock<Vec<(&'static str, String)>>>,
 }
 
-/// Asked for where the kernel has them. Those that fuser 0.18.0 breaks are not among them.
-const WANTED: [(&str, InitFlags); 13] = [
-    // Open with O_TRUNC is one request.
-    ("atomic_o_trunc", InitFlags::FUSE_ATOMIC_O_TRUNC),
+/// Asked for where the kernel has them. Those that fuser 0.18.0 breaks are not among them, nor is `FUSE_ATOMIC_O_TRUNC`:
+/// with it `open` cuts a file that is being executed before the kernel finds that it is (ETXTBSY).
+const WANTED: [(&str, InitFlags); 12] = [
     // Without it the kernel asks for file capabilities before every write.
     ("handle_killpriv_v2", InitFlags::FUSE_HANDLE_KILLPRIV_V2),
     // All changes of a file come through its one node: its pages need no guessing by times.
