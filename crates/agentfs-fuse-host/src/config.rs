@@ -2,6 +2,7 @@
 //! What is accepted works; what would not work is refused by name.
 
 use std::env::VarError;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -164,7 +165,37 @@ pub(crate) fn boot_id() -> u128 {
 fn read(path: &Path) -> Result<File> {
     let text = std::fs::read_to_string(path)
         .with_context(|| format!("the configuration {} cannot be read", path.display()))?;
-    serde_json::from_str(&text).with_context(|| format!("the configuration {} is wrong", path.display()))
+    let mut json = serde_json::Deserializer::from_str(&text);
+    // Says which key is wrong, too.
+    let file = serde_path_to_error::deserialize(&mut json)
+        .with_context(|| format!("the configuration {} is wrong", path.display()))?;
+    json.end()
+        .with_context(|| format!("the configuration {} does not end where it should", path.display()))?;
+    Ok(file)
+}
+
+/// The variables of the environment that mean something to the daemon.
+const VARIABLES: [&str; 6] = [
+    "AGENTFS_FUSE_ALLOW_OTHER",
+    "AGENTFS_FUSE_MAX_BACKGROUND",
+    "AGENTFS_FUSE_MAX_WRITE",
+    "AGENTFS_FUSE_PASSTHROUGH",
+    "AGENTFS_FUSE_TRACE_WRITES",
+    "AGENTFS_FUSE_WRITE_THREADS",
+];
+
+/// Refuses, by name, variables that look like the daemon's and mean nothing.
+///
+/// # Errors
+/// One sentence that names the variable and those there are.
+pub(crate) fn refuse_unknown_variables(names: impl Iterator<Item = OsString>) -> Result<()> {
+    for name in names {
+        let name = name.to_string_lossy();
+        if name.starts_with("AGENTFS_FUSE_") && !VARIABLES.contains(&&*name) {
+            bail!("there is no variable {name}; there are {}", VARIABLES.join(", "));
+        }
+    }
+    Ok(())
 }
 
 fn refuse_unsupported(file: &File) -> Result<()> {

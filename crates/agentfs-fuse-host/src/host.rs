@@ -143,7 +143,12 @@ fn adapter(settings: &Settings, core: Arc<FsCore>, notifier: Arc<OnceLock<Notifi
         pool: WritePool::start(settings.write_threads, settings.trace_writes)?,
         metrics,
         ttl: settings.ttl,
-        wishes: Wishes { max_write: settings.max_write, max_background: settings.max_background, granted },
+        wishes: Wishes {
+            max_write: settings.max_write,
+            max_background: settings.max_background,
+            permissions: settings.default_permissions,
+            granted,
+        },
         core,
     })
 }

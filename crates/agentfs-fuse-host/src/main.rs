@@ -51,6 +51,7 @@ fn run(args: &Args) -> Result<ExitCode> {
 
 fn mount_and_serve(args: &Args, mount: &Path) -> Result<()> {
     let env = |name: &str| std::env::var(name);
+    config::refuse_unknown_variables(std::env::vars_os().map(|(name, _)| name))?;
     let mount = mount::check_mount_point(mount)?;
     let settings = Settings::gather(args, &mount, &env)?;
     if args.background {

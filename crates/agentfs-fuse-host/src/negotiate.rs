@@ -12,6 +12,8 @@ pub(crate) struct Wishes {
     pub(crate) max_write: u32,
     /// Requests the kernel may have under way in the background.
     pub(crate) max_background: u16,
+    /// Is the kernel to check permissions, ACLs too? Asked for these, it checks all.
+    pub(crate) permissions: bool,
     /// Filled with what was granted.
     pub(crate) granted: Arc<OnceLock<Vec<(&'static str, String)>>>,
 }
@@ -40,7 +42,8 @@ impl Wishes {
     /// Answers the kernel's greeting.
     pub(crate) fn negotiate(&self, config: &mut KernelConfig) -> io::Result<()> {
         let mut granted = Vec::new();
-        for (name, flag) in WANTED {
+        let is_wanted = |flag: InitFlags| self.permissions || flag != InitFlags::FUSE_POSIX_ACL;
+        for (name, flag) in WANTED.into_iter().filter(|(_, flag)| is_wanted(*flag)) {
             granted.push((name, config.add_capabilities(flag).is_ok().to_string()));
         }
         let refused = |nearest: u32| io::Error::other(format!("the kernel takes at most {nearest}"));

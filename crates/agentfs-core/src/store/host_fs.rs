@@ -70,6 +70,10 @@ impl HostFs {
         let io_error = |e: io::Error| StoreError::Io(root.to_owned(), e);
         make_directories(root).map_err(io_error)?;
         refuse_strangers(root)?;
+        // A store of another kind is not even locked.
+        if let Err(error @ StoreError::UnknownFormat(..)) = known_format(root) {
+            return Err(error);
+        }
         let lock = lock(root)?;
         check_format(root)?;
         make_folders(root).map_err(io_error)?;
