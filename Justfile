@@ -35,3 +35,63 @@ test-real-programs:
 # Rates of small files and fsyncs, mount time and size of large stores, growth under overwriting
 bench-store:
     scripts/bench-store
+
+# The command line over a mounted volume, message by message
+test-fuse-control-plane:
+    scripts/test-fuse-control-plane
+
+# What every program does, on ext4 and on a volume, compared fact by fact
+test-fuse-basic-ops:
+    scripts/test-fuse-basic-ops
+
+# What must fail, and how
+test-fuse-negative-ops:
+    scripts/test-fuse-negative-ops
+
+# Extended attributes and ACLs
+test-fuse-xattrs:
+    scripts/test-fuse-xattrs
+
+# Special files, and renames with flags
+test-fuse-mknod:
+    scripts/test-fuse-mknod
+
+# Every option, key and variable
+test-fuse-mount-options:
+    scripts/test-fuse-mount-options
+
+# mmap, holes, ranges, locks, large files
+test-fuse-advanced-io:
+    scripts/test-fuse-advanced-io
+
+# Mount, change, unmount or kill, again and again
+test-fuse-mount-cycle *ARGS:
+    scripts/test-fuse-mount-cycle {{ARGS}}
+
+# What cannot be mounted is refused and left alone
+test-fuse-mount-failures:
+    scripts/test-fuse-mount-failures
+
+# Many volumes, many that want one store, many users of one
+test-fuse-mount-concurrent *ARGS:
+    scripts/test-fuse-mount-concurrent {{ARGS}}
+
+# A part of pjdfstest: `just test-pjdfs-subset rename`
+test-pjdfs-subset DIR:
+    scripts/test-pjdfs-subset {{quote(DIR)}}
+
+# All of pjdfstest, compared with specs/Public/AgentFS/pjdfstest.baseline.json; needs root
+test-pjdfstest-full:
+    scripts/test-pjdfstest-full
+
+# fsx: `just test-fuse-fsx [SEEDS [OPERATIONS]]`
+test-fuse-fsx *ARGS:
+    scripts/test-fuse-fsx {{ARGS}}
+
+# stress-ng's filesystem stressors, verifying
+test-fuse-stress *ARGS:
+    scripts/test-fuse-stress {{ARGS}}
+
+# CPython's tests of files, git, SQLite, cargo, pip and npm
+test-external-suites *ARGS:
+    scripts/test-external-suites {{ARGS}}

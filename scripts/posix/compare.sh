@@ -48,6 +48,7 @@ hook_of() {
     snapshot) printf 'timeout 60 %q --mount %q snapshot-create' "$CLI_BIN" "$mount" ;;
     remount)
       args=$(daemon_args | while read -r arg; do printf ' %q' "$arg"; done)
+      # shellcheck disable=SC2016  # it is the hook's $1
       printf '[ "$1" = open ] || exec %q %q %q%s' "$ROOT/scripts/posix/remount" "$HOST_BIN" "$mount" "$args"
       ;;
   esac

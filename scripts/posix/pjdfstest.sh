@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Runs pjdfstest on ext4 and on a volume. To be sourced after lib.sh and compare.sh.
 
+# shellcheck disable=SC2034  # used by who sources this
 BASELINE=$ROOT/specs/Public/AgentFS/pjdfstest.baseline.json
 FEATURES=(posix_fallocate rename_ctime stat_st_birthtime utime_now utimensat)
 PJDFSTEST_SECONDS=${PJDFSTEST_SECONDS:-600}
