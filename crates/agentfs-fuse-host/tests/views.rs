@@ -12,6 +12,7 @@ mod support;
 use std::fs;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+use std::path::Path;
 
 use support::{Volume, can_mount, code};
 
@@ -193,6 +194,66 @@ fn moving_and_linking_between_branches_is_refused_as_between_filesystems() {
     assert_eq!(errno(fs::rename(v.path("f"), v.branch("b").join("g"))), libc::EXDEV);
     assert_eq!(errno(fs::hard_link(v.path("f"), v.branch("b").join("g"))), libc::EXDEV);
     assert_eq!(fs::read_to_string(v.path("f")).unwrap(), "x");
+}
+
+/// `copy_file_range` of a whole file.
+fn copy(from: &Path, to: &Path) -> u64 {
+    let (from, to) = (fs::File::open(from).unwrap(), fs::File::create(to).unwrap());
+    let mut copied = 0;
+    loop {
+        match rustix::fs::copy_file_range(&from, None, &to, None, 1 << 30).unwrap() {
+            0 => return copied,
+            some => copied += some as u64,
+        }
+    }
+}
+
+#[test]
+fn ranges_are_copied_between_branches_and_whole_files_share_what_does_not_change() {
+    if !can_mount() {
+        return;
+    }
+    let mut v = Volume::mount();
+    let (small, large) = (vec![b's'; 5000], [vec![b'l'; 3_000_000], vec![b'm'; 17]].concat());
+    fs::write(v.path("small"), &small).unwrap();
+    fs::write(v.path("large"), &large).unwrap();
+    v.grow_branch("main", "b");
+    let calls = v.requests("copy_file_range");
+    // What a branch grew from is frozen: its large file is shared, and takes no space of its own.
+    for (name, bytes) in [("small", &small), ("large", &large)] {
+        let to = v.branch("b").join(format!("{name}-copy"));
+        assert_eq!(copy(&v.path(name), &to), bytes.len() as u64);
+        assert_eq!(&fs::read(&to).unwrap(), bytes);
+        assert_eq!(copy(&v.branch("b").join(name), &v.path(&format!("{name}-back"))), bytes.len() as u64);
+    }
+    assert!(v.requests("copy_file_range") > calls);
+    let objects = |v: &Volume| {
+        let folders = fs::read_dir(v.store().join("objects")).unwrap();
+        let files = folders.flat_map(|folder| fs::read_dir(folder.unwrap().path()).unwrap());
+        files.filter(|file| file.as_ref().unwrap().metadata().unwrap().len() > 1_000_000).count()
+    };
+    assert_eq!(objects(&v), 1, "one object for four large files");
+    // From then on each is a file of its own.
+    for name in ["small", "large"] {
+        use std::os::unix::fs::FileExt;
+        let file = fs::File::options().write(true).open(v.branch("b").join(format!("{name}-copy"))).unwrap();
+        file.write_all_at(b"CHANGED", 100).unwrap();
+        fs::write(v.path(name), "rewritten").unwrap();
+    }
+    v.remount();
+    for (name, bytes) in [("small", &small), ("large", &large)] {
+        let changed = fs::read(v.branch("b").join(format!("{name}-copy"))).unwrap();
+        assert_eq!((&changed[..100], &changed[100..107]), (&bytes[..100], &b"CHANGED"[..]));
+        assert_eq!(&changed[107..], &bytes[107..]);
+        assert_eq!(&fs::read(v.path(&format!("{name}-back"))).unwrap(), bytes);
+        assert_eq!(&fs::read(v.branch("b").join(name)).unwrap(), bytes);
+        assert_eq!(fs::read_to_string(v.path(name)).unwrap(), "rewritten");
+    }
+    // What changes in place is copied.
+    fs::write(v.path("own"), &large).unwrap();
+    assert_eq!(copy(&v.path("own"), &v.path("own-copy")), large.len() as u64);
+    fs::write(v.path("own"), "short").unwrap();
+    assert_eq!(fs::read(v.path("own-copy")).unwrap(), large);
 }
 
 #[test]

@@ -92,6 +92,7 @@ impl At<'_> {
             FileOp::Rmdir(path) => done(core.rmdir(view, self.dir(path)?, &name(path.last())?)),
             FileOp::Rename(from, to, mode) => self.rename(from, to, *mode),
             FileOp::Write { .. }
+            | FileOp::Copy { .. }
             | FileOp::Read { .. }
             | FileOp::Truncate(..)
             | FileOp::OpenTruncate(..)
@@ -154,6 +155,19 @@ impl At<'_> {
         match op {
             FileOp::Write { path, offset, len, fill } => {
                 self.with_open(path, OpenMode::Write, |handle| write(core, handle, *offset, *len, *fill))
+            }
+            FileOp::Copy { from, from_at, to, to_at, len } => {
+                self.with_open(from, OpenMode::Read, |source| {
+                    self.with_open(to, OpenMode::Write, |target| {
+                        if self.find(from)?.ino == self.find(to)?.ino {
+                            return Err(Errno::INVAL);
+                        }
+                        let (from, to) = ((source, (*from_at).into()), (target, (*to_at).into()));
+                        let copied =
+                            core.copy_range(from, to, (*len).into(), Caller::ROOT).map_err(failed)?;
+                        Ok(Answer::Count(copied as usize))
+                    })
+                })
             }
             FileOp::Read { path, offset, len } => {
                 self.with_open(path, OpenMode::Read, |handle| read(core, handle, *offset, *len))

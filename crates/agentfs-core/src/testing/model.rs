@@ -218,6 +218,7 @@ fn change(tree: &mut Tree, op: &FileOp, fresh: Ino) -> Outcome {
         FileOp::Rmdir(path) => tree.rmdir(path)?,
         FileOp::Rename(from, to, mode) => tree.rename(from, to, *mode)?,
         FileOp::Write { .. }
+        | FileOp::Copy { .. }
         | FileOp::Truncate(..)
         | FileOp::OpenTruncate(..)
         | FileOp::Punch(..)
@@ -245,6 +246,13 @@ fn change_content(tree: &mut Tree, op: &FileOp) -> Outcome {
         FileOp::Write { path, offset, len, fill } => {
             let ino = tree.regular(path)?;
             return Ok(tree.write(ino, *offset, *len, *fill));
+        }
+        FileOp::Copy { from, from_at, to, to_at, len } => {
+            let (from, to) = (tree.regular(from)?, tree.regular(to)?);
+            if from == to {
+                return Err(Errno::INVAL);
+            }
+            return Ok(tree.copy(from, *from_at, to, *to_at, *len));
         }
         FileOp::OpenTruncate(path, len, fill) => {
             let ino = tree.regular(path)?;

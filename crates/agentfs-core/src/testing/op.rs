@@ -116,6 +116,19 @@ pub enum FileOp {
         /// How many bytes at most.
         len: u16,
     },
+    /// Opens both, `copy_file_range` of up to `len` bytes, closes. Answers the count; `EINVAL` for two names of one file.
+    Copy {
+        /// The file to read.
+        from: Path,
+        /// Where in it, in bytes.
+        from_at: u32,
+        /// The file to write.
+        to: Path,
+        /// Where in it, in bytes.
+        to_at: u32,
+        /// How many bytes at most.
+        len: u32,
+    },
     /// `truncate`, to this size.
     Truncate(Path, u32),
     /// Opens with `O_TRUNC`, writes `pattern(fill, 0, len)` (nothing when 0), closes. Answers the count.

@@ -122,6 +122,7 @@ fn content_op() -> BoxedStrategy<FileOp> {
     let size = prop_oneof![Just(0), offset()];
     prop_oneof![
         8 => write_op(),
+        3 => copy_op(),
         3 => read_op(),
         1 => file_path().prop_map(FileOp::Fsync),
         4 => (file_path(), size).prop_map(|(path, size)| FileOp::Truncate(path, size)),
@@ -137,6 +138,16 @@ fn content_op() -> BoxedStrategy<FileOp> {
 fn write_op() -> BoxedStrategy<FileOp> {
     (file_path(), offset(), length(), any::<u8>())
         .prop_map(|(path, offset, len, fill)| FileOp::Write { path, offset, len, fill })
+        .boxed()
+}
+
+fn copy_op() -> BoxedStrategy<FileOp> {
+    let range = prop_oneof![
+        3 => Just((0, 0, u32::MAX)),
+        2 => (offset(), offset(), 0..60_000u32),
+    ];
+    (file_path(), file_path(), range)
+        .prop_map(|(from, to, (from_at, to_at, len))| FileOp::Copy { from, from_at, to, to_at, len })
         .boxed()
 }
 

@@ -231,7 +231,10 @@ impl History {
     /// Files in objects, or emptied in between, whose content the step from `before` to `after` changes.
     fn under_way(&self, before: usize, after: usize) -> HashSet<FileOf> {
         let (old, new) = (&self.moments[before], &self.moments[after]);
-        let is_atomic = matches!(&new.step, Step::Do(Op::File(_, FileOp::Write { .. }) | Op::Kept(..)));
+        let is_atomic = matches!(
+            &new.step,
+            Step::Do(Op::File(_, FileOp::Write { .. } | FileOp::Copy { .. }) | Op::Kept(..))
+        );
         let mut changed = HashSet::new();
         for (id, dump) in &new.branches {
             let Some((_, then)) = old.branches.iter().find(|(known, _)| known == id) else { continue };

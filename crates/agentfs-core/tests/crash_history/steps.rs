@@ -69,6 +69,10 @@ pub(super) fn near(op: Op) -> Op {
         Op::File(place, FileOp::Write { path, offset, len, fill }) => {
             Op::File(place, FileOp::Write { path, offset: offset % 700, len: len % 700 + 1, fill })
         }
+        Op::File(place, FileOp::Copy { from, from_at, to, to_at, .. }) => {
+            let (from_at, to_at) = (from_at % 700, to_at % 700);
+            Op::File(place, FileOp::Copy { from, from_at, to, to_at, len: 1000 })
+        }
         Op::File(place, FileOp::Truncate(path, size)) => Op::File(place, FileOp::Truncate(path, size % 2000)),
         Op::File(place, FileOp::Punch(path, offset, len)) => {
             Op::File(place, FileOp::Write { path, offset: offset % 700, len: len as u16 % 500 + 1, fill: 7 })

@@ -158,6 +158,15 @@ fn file_op(root: &std::path::Path, op: &FileOp) -> Outcome {
         FileOp::Write { path, offset, len, fill } => {
             write(&at(path)?.open(OFlags::WRONLY)?, *offset, *len, *fill)
         }
+        FileOp::Copy { from, from_at, to, to_at, len } => {
+            let (from, to) = (at(from)?.open(OFlags::RDONLY)?, at(to)?.open(OFlags::WRONLY)?);
+            if fs::fstat(&from)?.st_ino == fs::fstat(&to)?.st_ino {
+                return Err(Errno::INVAL);
+            }
+            let (mut from_at, mut to_at) = (u64::from(*from_at), u64::from(*to_at));
+            let len = usize::try_from(*len).unwrap();
+            fs::copy_file_range(&from, Some(&mut from_at), &to, Some(&mut to_at), len).map(Answer::Count)
+        }
         FileOp::Read { path, offset, len } => read(&at(path)?.open(OFlags::RDONLY)?, *offset, *len),
         FileOp::Truncate(path, size) => {
             fs::ftruncate(at(path)?.open(OFlags::WRONLY)?, (*size).into()).map(done)

@@ -234,6 +234,18 @@ impl Tree {
         Answer::Data(bytes[start..end].to_vec())
     }
 
+    pub(super) fn copy(&mut self, from: Ino, from_at: u32, to: Ino, to_at: u32, len: u32) -> Answer {
+        let bytes = self.bytes(from);
+        let start = bytes.len().min(from_at as usize);
+        let copied = bytes[start..bytes.len().min(start.saturating_add(len as usize))].to_vec();
+        if !copied.is_empty() {
+            let (target, end) = (self.change_bytes(to), to_at as usize + copied.len());
+            target.resize(target.len().max(end), 0);
+            target[to_at as usize..end].copy_from_slice(&copied);
+        }
+        Answer::Count(copied.len())
+    }
+
     pub(super) fn resize(&mut self, ino: Ino, size: u32) {
         self.change_bytes(ino).resize(size as usize, 0);
     }
