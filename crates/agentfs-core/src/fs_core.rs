@@ -202,7 +202,7 @@ impl FsCore {
         if self.journal.is_poisoned() {
             self.heal()?;
         }
-        let synced = self.store.device().sync_all().map_err(FsError::Io).and_then(|()| self.journal.sync());
+        let synced = self.sync_all().and_then(|()| self.journal.sync());
         self.store.reap();
         self.store.close();
         synced.and_then(|()| self.journal.close())

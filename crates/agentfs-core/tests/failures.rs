@@ -402,3 +402,100 @@ fn several_objects_that_cannot_be_written_are_given_up_at_once() {
     core.tend().unwrap();
     make(&core, "goes on").unwrap();
 }
+
+#[test]
+fn what_the_host_could_not_write_is_not_durable_when_it_says_nothing_the_second_time() {
+    let device = device();
+    let core = open(&device);
+    write(&core, "large", LARGE);
+    write(&core, "small", 300);
+    let (tells, object) = (AtomicBool::new(true), AtomicBool::new(true));
+    device.set_rule(move |io| match io {
+        Io::SyncAll => tells.swap(false, Ordering::SeqCst).then_some(Errno::IO),
+        Io::Sync(FileId::Object(_)) => object.swap(false, Ordering::SeqCst).then_some(Errno::IO),
+        _ => None,
+    });
+    assert!(core.sync_content().is_err());
+    for _ in 0..5 {
+        let _ = core.tend();
+    }
+    core.sync_content().unwrap();
+    let core = after_a_power_cut(&device);
+    assert_eq!(read(&core, MAIN, "large").unwrap(), [7; LARGE]);
+    assert_eq!(read(&core, MAIN, "small").unwrap(), [7; 300]);
+}
+
+#[test]
+fn what_another_program_could_not_write_is_not_taken_for_ours() {
+    let device = device();
+    let core = open(&device);
+    write(&core, "large", LARGE);
+    device.set_rule(|io| matches!(io, Io::SyncAll).then_some(Errno::IO));
+    core.sync_content().unwrap();
+    assert_eq!(read(&after_a_power_cut(&device), MAIN, "large").unwrap(), [7; LARGE]);
+}
+
+#[test]
+fn an_fsync_that_failed_is_no_success_until_it_is() {
+    let device = device();
+    let core = open(&device);
+    let handle = write(&core, "large", LARGE);
+    device.set_rule(|io| matches!(io, Io::Sync(FileId::Object(_))).then_some(Errno::IO));
+    assert!(core.fsync(handle, false).is_err());
+    device.clear_rule();
+    core.fsync(handle, false).unwrap();
+    assert_eq!(read(&after_a_power_cut(&device), MAIN, "large").unwrap(), [7; LARGE]);
+}
+
+#[test]
+fn a_volume_in_doubt_is_served_when_it_cannot_be_written_anew() {
+    let device = device();
+    let core = open(&device);
+    write(&core, "small", 300);
+    write(&core, "large", LARGE);
+    core.sync().unwrap();
+    device.set_rule(|io| matches!(io, Io::Sync(_)).then_some(Errno::IO));
+    make(&core, "more").unwrap();
+    assert!(core.sync().is_err());
+    drop(core);
+    // Nothing can be written to packs: the host is full.
+    device.set_rule(|io| matches!(io, Io::Create(_)).then_some(Errno::NOSPC));
+    let core = open(&device);
+    assert_eq!(read(&core, MAIN, "small").unwrap(), [7; 300]);
+    assert_eq!(errno(&make(&core, "no").unwrap_err()), Errno::ROFS);
+    device.clear_rule();
+    for _ in 0..40 {
+        let _ = core.tend();
+    }
+    make(&core, "yes").unwrap();
+    core.sync().unwrap();
+    core.unlink(MAIN, ROOT, &name("large")).unwrap();
+    core.close().unwrap();
+    drop(core);
+    assert!(!device.list(Folder::Log).unwrap().contains(&FileId::Doubt), "the note is gone");
+    assert_eq!(read(&open(&device), MAIN, "yes").unwrap(), []);
+}
+
+#[test]
+fn content_that_is_cut_short_is_not_copied_as_zeros() {
+    let device = device();
+    let core = open(&device);
+    let from = write(&core, "large", 300_000);
+    core.sync_content().unwrap();
+    for id in device.list(Folder::Objects).unwrap() {
+        let file = device.open(id).unwrap();
+        if file.stat().unwrap().len == 300_000 {
+            file.set_len(1000).unwrap();
+        }
+    }
+    let to = write(&core, "copy", 5);
+    let mut copied = 0;
+    let told = loop {
+        match core.copy_range((from, copied), (to, copied), 300_000 - copied, Caller::ROOT) {
+            Ok(0) => break Ok(()),
+            Ok(more) => copied += more,
+            Err(error) => break Err(error),
+        }
+    };
+    assert!(told.is_err() && copied <= 1000, "{copied}");
+}

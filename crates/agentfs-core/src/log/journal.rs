@@ -54,6 +54,9 @@ pub trait Journal: Send + Sync {
         Ok(())
     }
 
+    /// This object could not be made durable: that is remembered until it can, by the next mount too.
+    fn give_up(&self, _object: ObjectId) {}
+
     /// Of nothing until now, and of none of these objects, is it known whether it is durable: as after a failed sync.
     fn doubt(&self, _objects: Vec<ObjectId>) {}
 

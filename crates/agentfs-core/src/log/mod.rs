@@ -2,6 +2,7 @@
 //! On disk a log: frames of records, appended with one `write` before the change is answered, made durable in groups.
 
 mod codec;
+mod doubt;
 mod frame;
 mod frame_writer;
 mod head;
@@ -12,8 +13,9 @@ mod record;
 mod writer;
 
 pub use codec::{Adopt, decode};
+pub use doubt::{forget_doubt, is_doubtful, note_doubt};
 pub use frame_writer::FrameWriter;
 pub use journal::{Journal, Recorder, Unrecorded};
 pub use reader::{Damage, Log, NO_PIECE, has_lost, superseded};
 pub use record::{Marks, NewBranch, NewSnapshot, Record, RootAttributes};
-pub use writer::{LogWriter, Start, forget_doubt};
+pub use writer::{LogWriter, Start};

@@ -68,14 +68,16 @@ impl Objects {
             if known == Some(true) {
                 continue;
             }
-            let Some(object) = self.open(*id).map_err(Unsynced::NotTried)? else { continue };
+            let Some(object) = self.open(*id).map_err(Unsynced::NotTried)? else {
+                self.failed.lock().remove(id);
+                continue;
+            };
             let synced = if known.is_some() { write_anew(&*object) } else { object.sync(true) };
             match synced {
                 Ok(()) => drop(self.failed.lock().remove(id)),
                 Err(error) if known.is_some() => {
                     warn!(object = id.0, %error, "the content of a file cannot be made durable; it is tried again");
-                    self.failed.lock().insert(*id, true);
-                    self.any.store(true, Ordering::Release);
+                    self.give_up(*id);
                 }
                 Err(error) => {
                     self.failed.lock().insert(*id, false);
@@ -109,9 +111,16 @@ impl Objects {
                 Err(error) => tried = Err(error),
             }
         }
-        let any = self.failed.lock().values().any(|given_up| *given_up);
-        self.any.store(any, Ordering::Release);
+        let failed = self.failed.lock();
+        self.any.store(failed.values().any(|given_up| *given_up), Ordering::Release);
         tried
+    }
+
+    /// It could not be made durable, and is tried again by and by.
+    pub(super) fn give_up(&self, object: ObjectId) {
+        let mut failed = self.failed.lock();
+        failed.insert(object, true);
+        self.any.store(true, Ordering::Release);
     }
 
     /// Of these nobody knows whether they are durable.

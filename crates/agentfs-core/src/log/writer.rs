@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 use tracing::warn;
 
+use super::doubt::{forget_doubt, note_doubt};
 use super::frame_writer::framed;
 use super::head::{Head, RESERVE};
 use super::objects::{Objects, Unsynced};
@@ -29,6 +30,8 @@ pub struct LogWriter {
     /// Rank: before `head`. Held over a sync; appends go on meanwhile.
     syncing: Mutex<()>,
     objects: Objects,
+    /// Leaf lock: is it noted for the next mount that something may not be durable?
+    note: Mutex<bool>,
     durable: AtomicU64,
     poisoned: AtomicBool,
     /// How often it was poisoned, and how often when the checkpoint began that is being made.
@@ -85,6 +88,7 @@ impl LogWriter {
         let head = Head::of(file, start.piece, start.len);
         let writer = LogWriter {
             objects: Objects::new(device.clone()),
+            note: Mutex::new(false),
             device,
             packs: Arc::downgrade(packs),
             boot: start.boot,
@@ -148,23 +152,21 @@ impl LogWriter {
     /// The kernel may have dropped what it could not write, and no later sync would notice. The next mount is to know, too.
     fn poison(&self) {
         self.poisonings.fetch_add(1, Ordering::AcqRel);
-        if !self.poisoned.swap(true, Ordering::AcqRel) {
-            let noted = self.device.create(FileId::Doubt).and_then(|_| self.device.sync_names());
-            if let Err(error) =
-                noted.or_else(|e| if e.kind() == io::ErrorKind::AlreadyExists { Ok(()) } else { Err(e) })
-            {
-                warn!(%error, "the next mount will not know that a sync failed");
-            }
+        let mut note = self.note.lock();
+        if !self.poisoned.swap(true, Ordering::AcqRel) || !*note {
+            *note = note_doubt(&*self.device);
         }
     }
 
     /// What was in doubt is durable: the next mount need not see to it.
     fn end_doubt(&self) {
-        if !self.poisoned.load(Ordering::Acquire)
-            && self.objects.are_sound()
-            && let Err(error) = forget_doubt(&*self.device)
-        {
-            warn!(%error, "the next mount will make everything durable once more");
+        let mut note = self.note.lock();
+        if self.poisoned.load(Ordering::Acquire) || !self.objects.are_sound() {
+            return;
+        }
+        match forget_doubt(&*self.device) {
+            Ok(()) => *note = false,
+            Err(error) => warn!(%error, "the next mount will make everything durable once more"),
         }
     }
 
@@ -316,6 +318,12 @@ impl Journal for LogWriter {
         Ok(tried?)
     }
 
+    fn give_up(&self, object: ObjectId) {
+        self.objects.give_up(object);
+        let mut note = self.note.lock();
+        *note = *note || note_doubt(&*self.device);
+    }
+
     fn doubt(&self, objects: Vec<ObjectId>) {
         self.objects.doubt(&objects);
         self.head.lock().first.extend(objects);
@@ -388,17 +396,6 @@ impl Journal for LogWriter {
 
     fn is_poisoned(&self) -> bool {
         self.poisoned.load(Ordering::Acquire)
-    }
-}
-
-/// Takes away the note that something may not be durable, if there is one.
-///
-/// # Errors
-/// What the device answers.
-pub fn forget_doubt(device: &dyn Device) -> io::Result<()> {
-    match device.remove(FileId::Doubt) {
-        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
-        _ => Ok(()),
     }
 }
 

@@ -7,13 +7,22 @@ use super::write::{check_end, note_change};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::handle::{Handle, OpenFile, Source};
-use crate::store::{Content, ObjectFile, copy_range};
+use crate::store::{Content, FallocateFlags, ObjectFile, copy_range};
 use crate::types::{Caller, HandleId};
 
 /// Most bytes of one call (`MAX_RW_COUNT` of the kernel): the answer is a 32-bit number.
 const MOST: u64 = 0x7fff_f000;
+/// Most bytes that are copied at once from an object: nobody waits longer for a snapshot. Who asked for more asks again.
+const AT_ONCE: u64 = 16 << 20;
 /// Bytes that go through a buffer at once where contents are small.
 const CHUNK: u64 = 128 << 10;
+
+/// What the bytes of a file that is copied are in.
+enum Kind {
+    Hole,
+    Small,
+    Object(Arc<dyn ObjectFile>),
+}
 
 /// An open file, and an offset in it.
 type Place = (HandleId, u64);
@@ -33,37 +42,40 @@ impl FsCore {
         let len = len.min(size.saturating_sub(from.1)).min(MOST);
         check_end(to.1, len)?;
         let strip = Self::strips_for(caller);
-        if len == 0
-            || (from.1 == 0 && to.1 == 0 && len == size && self.share(&source.file, &target.file, strip)?)
-        {
+        let is_whole = from.1 == 0 && to.1 == 0 && len == size;
+        if len == 0 || (is_whole && self.share(&source.file, &target.file, len, strip)?) {
             return Ok(len);
         }
-        match self.object_of(&source.file)? {
-            Some(object) if len > CHUNK => self.copy_object(&*object, from.1, &target, to.1, len, strip),
-            _ => self.copy_through(from, to, len, strip),
+        match self.kind_of(&source.file)? {
+            Kind::Object(object) if len > CHUNK => {
+                self.copy_object(&*object, from.1, &target, to.1, len.min(AT_ONCE), strip)
+            }
+            Kind::Hole if len > CHUNK => self.copy_hole(to, len, caller).map(|()| len),
+            Kind::Hole | Kind::Small | Kind::Object(_) => self.copy_through(from, to, len, strip),
         }
     }
 
     /// Gives an empty file the content of another, if that is one that nobody writes in place.
-    fn share(&self, from: &OpenFile, to: &OpenFile, strip: bool) -> Result<bool> {
+    fn share(&self, from: &OpenFile, to: &OpenFile, len: u64, strip: bool) -> Result<bool> {
         let branch = to.tree.branch()?;
         let mut source = to.source.write();
         let permit = branch.permit_write();
+        // Asked before the content: what was private then may have been cut since.
+        let writer = from.tree.branch().ok().map(|from| from.epoch());
         let (content, size, blocks) = from
             .tree
             .with_inode(from.ino, |inode| (inode.content().cloned(), inode.meta.size, inode.meta.blocks))?;
         let is_written = match &content {
             Some(Content::Packed(_)) => false,
-            Some(Content::Whole(object)) => {
-                object.epoch == permit.epoch
-                    || from.tree.branch().is_ok_and(|from| from.epoch() == object.epoch)
-            }
+            Some(Content::Whole(object)) => object.epoch == permit.epoch || writer == Some(object.epoch),
             Some(Content::Hole) | None => true,
         };
         let shared = self.change_branch(branch, |draft| {
             let empty = draft.inode(to.ino)?;
             let is_empty = empty.meta.size == 0 && matches!(empty.content(), Some(Content::Hole));
-            let Some(content) = content.filter(|_| is_empty && !is_written) else { return Ok(false) };
+            let Some(content) = content.filter(|_| is_empty && !is_written && size == len) else {
+                return Ok(false);
+            };
             draft.set_content(to.ino, content);
             note_change(draft, to.ino, |_| size, strip)?;
             draft.meta(to.ino)?.blocks = blocks;
@@ -75,13 +87,24 @@ impl FsCore {
         Ok(shared)
     }
 
-    /// The object that a file's bytes are in, open.
-    fn object_of(&self, file: &OpenFile) -> Result<Option<Arc<dyn ObjectFile>>> {
+    fn kind_of(&self, file: &OpenFile) -> Result<Kind> {
         // Taken out of the lock: the other file has one of its own, and both could be asked for the other way round.
-        match &*self.source_to_read(file)? {
-            Source::Object(_, object) => Ok(Some(object.clone())),
-            Source::Hole | Source::Small(_) | Source::Unknown => Ok(None),
+        Ok(match &*self.source_to_read(file)? {
+            Source::Object(_, object) => Kind::Object(object.clone()),
+            Source::Hole => Kind::Hole,
+            Source::Small(_) | Source::Unknown => Kind::Small,
+        })
+    }
+
+    /// Zeros that take no space.
+    fn copy_hole(&self, to: Place, len: u64, caller: Caller) -> Result<()> {
+        let file = self.handles.get(to.0)?.file.clone();
+        let size = file.tree.with_inode(file.ino, |inode| inode.meta.size)?;
+        if to.1 < size {
+            let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            self.allocate(to.0, mode, to.1, len.min(size - to.1), caller)?;
         }
+        if to.1 + len > size { self.truncate(file.view, file.ino, to.1 + len, caller) } else { Ok(()) }
     }
 
     fn copy_object(

@@ -1,11 +1,13 @@
 //! `fsync`.
 
+use std::io;
 use std::sync::Arc;
 
 use crate::branch::Branch;
 use crate::error::Result;
 use crate::fs_core::FsCore;
 use crate::handle::{OpenFile, Source};
+use crate::store::{FileId, Folder};
 use crate::types::{HandleId, InodeId};
 
 impl FsCore {
@@ -17,12 +19,13 @@ impl FsCore {
         let handle = self.handles.get(handle)?;
         // The object is taken out of the lock: others may read and write while the disk works.
         let object = match &*self.source_to_read(&handle.file)? {
-            Source::Object(_, object) => Some(object.clone()),
+            Source::Object(object, open) => Some((object.id, open.clone())),
             // Small content is synced with the log.
             Source::Hole | Source::Small(_) | Source::Unknown => None,
         };
-        if let Some(object) = object {
-            object.sync(data_only)?;
+        if let Some((id, object)) = object {
+            // The host tells of it once.
+            object.sync(data_only).inspect_err(|_| self.journal.give_up(id))?;
         }
         self.journal.sync_inode(handle.file.ino)?;
         self.try_given_up(&handle.file)
@@ -55,9 +58,41 @@ impl FsCore {
     /// # Errors
     /// What the store answers.
     pub fn sync_content(&self) -> Result<()> {
-        self.store.device().sync_all()?;
+        self.sync_all()?;
         self.journal.sync()?;
         self.try_all_given_up()
+    }
+
+    /// Makes all files of the store durable, written by whomever.
+    ///
+    /// # Errors
+    /// What the store answers; what could not be written is then remembered, and written anew by and by.
+    pub(crate) fn sync_all(&self) -> Result<()> {
+        let failed = self.sync_each_if_need_be()?;
+        if failed.is_empty() {
+            return Ok(());
+        }
+        if failed.iter().any(|id| !matches!(id, FileId::Object(_))) {
+            self.store.packs.doubt();
+        }
+        let object = |id: &FileId| if let FileId::Object(id) = id { Some(*id) } else { None };
+        self.journal.doubt(failed.iter().filter_map(object).collect());
+        Err(io::Error::other("some content could not be made durable, and is written anew").into())
+    }
+
+    /// The host says once that it could not write something, and not what. Asked file by file, it does. Returns the files
+    /// that are not durable.
+    pub(super) fn sync_each_if_need_be(&self) -> io::Result<Vec<FileId>> {
+        let device = self.store.device();
+        let Err(error) = device.sync_all() else { return Ok(Vec::new()) };
+        tracing::warn!(%error, "the host could not write everything: all files are synced one by one");
+        let mut files = self.store.files()?;
+        files.extend(device.list(Folder::Log)?.into_iter().filter(|id| matches!(id, FileId::Log(_))));
+        files.retain(|id| match device.open(*id).and_then(|file| file.sync(true)) {
+            Err(e) => e.kind() != io::ErrorKind::NotFound,
+            Ok(()) => false,
+        });
+        Ok(files)
     }
 
     /// Tries once more to make durable what could not be.

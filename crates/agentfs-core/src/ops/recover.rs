@@ -1,7 +1,7 @@
 //! Opening a volume: its log is repeated, what a crash left half-known is asked of the store, and what nothing names any
 //! more is swept away.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::{Arc, OnceLock};
@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::log::{self, Damage, Journal, Log, LogWriter, NewBranch, Record, Start};
-use crate::store::{Device, FileId, Folder, no_space};
+use crate::store::{Device, FileId, Folder, Object, READ_TRIES, no_space};
 use crate::tree::Edit;
 use crate::types::{BranchId, InodeId, ObjectId};
 
@@ -157,10 +157,10 @@ impl FsCore {
             branches.map(|(id, branch)| Ok((*id, branch.settle(&*device)?))).collect::<io::Result<_>>()?;
         let Past { log, history, adopted, .. } = past;
         keep_what_ends_the_log(&*device, &log)?;
-        let is_in_doubt = log.boot == Some(core.config.boot) && device.open(FileId::Doubt).is_ok();
+        let mut is_in_doubt = log.boot == Some(core.config.boot) && log::is_doubtful(&*device)?;
         if !log.is_closed() {
             // Records that an earlier mount did not sync are taken for durable from now on, with what they name.
-            device.sync_all()?;
+            is_in_doubt |= !core.sync_each_if_need_be()?.is_empty();
         }
         let dirty = settled.iter().flat_map(|(_, edits)| edits).filter(|edit| matches!(edit, Edit::Clean(_)));
         let (records, dirty) = (history.records, dirty.count());
@@ -168,33 +168,60 @@ impl FsCore {
         let (objects, packs, extents) = (adopted.objects, adopted.packs, adopted.extents);
         core.restore(history);
         core.store.begin_mount();
-        core.begin_log(&device, &late, &log)?;
         if is_in_doubt {
-            warn!("a sync failed when the volume was last mounted: all of it is written anew");
-            core.store.packs.doubt();
-            core.journal.doubt(objects.keys().copied().collect());
-            core.heal()?;
+            log::note_doubt(&*device);
+        }
+        core.begin_log(&device, &late, &log).inspect_err(|_| {
+            log::note_doubt(&*device);
+        })?;
+        if is_in_doubt {
+            core.write_anew(&objects);
         } else {
             log::forget_doubt(&*device)?; // of an earlier boot: what the host forgot then is gone
         }
-        for (id, edits) in settled.into_iter().filter(|(_, edits)| !edits.is_empty()) {
-            core.journal.append(&Record::Edits(id, edits))?;
-        }
-        core.journal.append(&Record::Marks(core.marks()))?;
-        // Not before what a power cut left was settled: else a kill now would leave that for good.
-        core.journal.append(&Record::Mounted(core.config.boot))?;
-        if core.is_worth_a_checkpoint() && recovered.damage.is_none() {
-            match core.checkpoint() {
-                Ok(len) => info!(before = log.len(), after = len, "the log was shortened"),
-                Err(error) => warn!(%error, "the log stays long for now"),
+        // Poisoned it takes nothing: the checkpoint that heals it will say all of this.
+        if !core.journal.is_poisoned() {
+            core.note_mount(settled)?;
+            if core.is_worth_a_checkpoint() && recovered.damage.is_none() {
+                match core.checkpoint() {
+                    Ok(len) => info!(before = log.len(), after = len, "the log was shortened"),
+                    Err(error) => warn!(%error, "the log stays long for now"),
+                }
             }
+            core.journal.sync()?;
         }
-        core.journal.sync()?;
         core.store.serve();
         let sound = recovered.damage.is_none() && !log::has_lost(&*device)?;
         let named = objects.keys().map(|id| id.0).chain(packs.keys().map(|id| id.0)).collect();
         core.forget_unnamed((objects, packs, extents), named, sound);
         Ok((core, recovered))
+    }
+
+    /// Records what was found, and that a mount begins.
+    fn note_mount(&self, settled: Vec<(BranchId, Vec<Edit>)>) -> Result<()> {
+        for (id, edits) in settled.into_iter().filter(|(_, edits)| !edits.is_empty()) {
+            self.journal.append(&Record::Edits(id, edits))?;
+        }
+        self.journal.append(&Record::Marks(self.marks()))?;
+        // Not before what a power cut left was settled: else a kill now would leave that for good.
+        self.journal.append(&Record::Mounted(self.config.boot))
+    }
+
+    /// After a mount in which a sync failed: nothing that the host says to have is known to be durable. Where it cannot be
+    /// written anew now, the volume is served as it is, takes no changes, and tends to it.
+    fn write_anew(&self, objects: &HashMap<ObjectId, Arc<Object>>) {
+        warn!("a sync failed when the volume was last mounted: all of it is written anew");
+        self.store.packs.doubt();
+        // What only the log named is named by nothing any more.
+        let named = objects.iter().filter(|(_, object)| Arc::strong_count(object) > 1);
+        self.journal.doubt(named.map(|(id, _)| *id).collect());
+        // What cannot be read is so only after some tries.
+        for _ in 0..=READ_TRIES {
+            match self.heal() {
+                Ok(()) => return,
+                Err(error) => warn!(%error, "it cannot be written anew yet"),
+            }
+        }
     }
 
     /// Goes on with the log where it ends; begins it, with a checkpoint, when there is none.
@@ -366,6 +393,9 @@ impl Journal for LateJournal {
     }
     fn try_given_up(&self, object: Option<ObjectId>) -> Result<()> {
         self.writer()?.try_given_up(object)
+    }
+    fn give_up(&self, object: ObjectId) {
+        self.writer.get().into_iter().for_each(|writer| writer.give_up(object));
     }
     fn doubt(&self, objects: Vec<ObjectId>) {
         self.writer.get().into_iter().for_each(|writer| writer.doubt(objects.clone()));

@@ -9,11 +9,11 @@ use super::{FallocateFlags, ObjectFile, Seek, no_space};
 /// Bytes copied at once where the host cannot do it by itself.
 const CHUNK: usize = 1 << 20;
 
-/// Copies `len` bytes at `at` of `from` to `to_at` of `to`, or less when an error comes after some. `from` has them all;
+/// Copies `len` bytes at `at` of `from` to `to_at` of `to`, or less when `from` has less, or an error comes after some.
 /// `to` becomes as long as need be.
 ///
 /// # Errors
-/// What the host answers before anything was copied.
+/// What the host answers before anything was copied; `InvalidData` when there is nothing at `at`.
 pub fn copy_range(
     from: &dyn ObjectFile,
     at: u64,
@@ -21,6 +21,10 @@ pub fn copy_range(
     to_at: u64,
     len: u64,
 ) -> io::Result<u64> {
+    let len = len.min(from.stat()?.len.saturating_sub(at));
+    if len == 0 {
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the content is shorter than the file"));
+    }
     let mut done = 0;
     while done < len {
         match copy_next(from, at + done, to, to_at + done, len - done) {

@@ -18,5 +18,5 @@ pub use host_fs::{HostFs, StoreError};
 pub use memory::Memory;
 pub use object::{Object, Store, Unnamed};
 pub use pack::{Extent, Pack, Place};
-pub use packs::{Move, PackLimits, PackUse, Packs};
+pub use packs::{Move, PackLimits, PackUse, Packs, READ_TRIES};
 pub use reaper::Durability;

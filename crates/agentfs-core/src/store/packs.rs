@@ -347,7 +347,7 @@ impl Packs {
 }
 
 /// What cannot be read so often, seconds apart, cannot be read.
-const READ_TRIES: usize = 8;
+pub const READ_TRIES: usize = 8;
 /// So many small packs are too many.
 const MANY: usize = 8;
 /// Moves in one record.
