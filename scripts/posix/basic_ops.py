@@ -324,6 +324,16 @@ def case_set_ids(at, fact):
             make(os.path.basename(path), bits)
             as_user(who, who, [], lambda: os.chown(path, owner, group))
             fact(f"chown by {who} to {owner} of {bits:o}", mode(path))
+    # Whose group the writer is no member of.
+    for name, work in {"write": rewrite, "truncate": cut, "open": reopen, "chown": lambda path: os.chown(path, 4444, -1)}.items():
+        for bits in (0o2745, 0o2755, 0o4745):
+            path = f"{at}/stranger-{name}-{bits:o}"
+            put(path, b"x" * 10)
+            os.chown(path, 4444, 7777)
+            os.chmod(path, bits)
+            yield CLOSED
+            as_user(4444, 4444, [], lambda: work(path))
+            fact(f"{name} by a stranger of {bits:o}", mode(path))
     os.mkdir(f"{at}/inherit")
     os.chown(f"{at}/inherit", 0, 7777)
     os.chmod(f"{at}/inherit", 0o2777)

@@ -32,7 +32,7 @@ pub use error::{FsError, Result};
 pub use fs_core::FsCore;
 pub use log::{Damage, Journal, NewBranch, NewSnapshot, Record, Recorder, RootAttributes, Unrecorded};
 pub use ops::{
-    CreateMode, DirEntry, Finding, OpenMode, Recovered, RenameMode, Repaired, Report, Shown, Status,
+    CreateMode, DirEntry, Finding, OpenMode, Recovered, RenameMode, Repaired, Report, Shown, Status, Strip,
     XattrMode, check_store, is_acl, repair_store,
 };
 pub use store::{

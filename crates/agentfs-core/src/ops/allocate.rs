@@ -2,6 +2,7 @@
 
 use rustix::fs::FallocateFlags;
 
+use super::privileges::Strip;
 use super::write::{check_end, note_change};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
@@ -38,7 +39,7 @@ impl FsCore {
             let grown = |size: u64| if keep { size } else { size.max(end) };
             let blocks = object.stat()?.blocks;
             self.change_branch(branch, |draft| {
-                note_change(draft, file.ino, grown, Self::strips_for(caller))?;
+                note_change(draft, file.ino, grown, Strip::by(caller))?;
                 draft.touch(file.ino)?.blocks = blocks;
                 Ok(())
             })

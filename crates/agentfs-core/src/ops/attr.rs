@@ -1,6 +1,6 @@
 //! `getattr` and `setattr`.
 
-use super::privileges;
+use super::privileges::{self, Strip};
 use crate::branch::Draft;
 use crate::error::Result;
 use crate::fs_core::FsCore;
@@ -27,19 +27,21 @@ impl FsCore {
         }
         let attributes = SetAttr { size: None, ..*set };
         if set.size.is_none() || attributes != SetAttr::default() {
-            self.change(view, |draft| plan(draft, ino, &attributes))?;
+            self.change(view, |draft| plan(draft, ino, &attributes, caller))?;
         }
         self.getattr(view, ino)
     }
 }
 
-fn plan(draft: &mut Draft<'_>, ino: InodeId, set: &SetAttr) -> Result<()> {
+fn plan(draft: &mut Draft<'_>, ino: InodeId, set: &SetAttr, caller: Caller) -> Result<()> {
     let now = Timestamp::now();
     let chosen = |time: SetTime| if let SetTime::At(time) = time { time } else { now };
     let is_directory = draft.inode(ino)?.kind() == FileKind::Directory;
     let changes_owner = set.uid.is_some() || set.gid.is_some();
     if (*set == SetAttr::default() || changes_owner) && !is_directory {
-        privileges::strip(draft, ino)?;
+        // A change of owner takes suid from anybody's.
+        let all = Strip::by(caller) == Strip::AllIds;
+        privileges::strip(draft, ino, if all { Strip::AllIds } else { Strip::Ids })?;
     }
     if let Some(mode) = set.mode {
         chmod_acl(draft, ino, mode)?;

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::privileges::Strip;
 use super::write::{check_end, note_change};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
@@ -41,7 +42,7 @@ impl FsCore {
         let size = source.file.tree.with_inode(source.file.ino, |inode| inode.meta.size)?;
         let len = len.min(size.saturating_sub(from.1)).min(MOST);
         check_end(to.1, len)?;
-        let strip = Self::strips_for(caller);
+        let strip = Strip::by(caller);
         let is_whole = from.1 == 0 && to.1 == 0 && len == size;
         if len == 0 || (is_whole && self.share(&source.file, &target.file, len, strip)?) {
             return Ok(len);
@@ -56,7 +57,7 @@ impl FsCore {
     }
 
     /// Gives an empty file the content of another, if that is one that nobody writes in place.
-    fn share(&self, from: &OpenFile, to: &OpenFile, len: u64, strip: bool) -> Result<bool> {
+    fn share(&self, from: &OpenFile, to: &OpenFile, len: u64, strip: Strip) -> Result<bool> {
         let branch = to.tree.branch()?;
         let mut source = to.source.write();
         let permit = branch.permit_write();
@@ -114,7 +115,7 @@ impl FsCore {
         to: &Handle,
         to_at: u64,
         len: u64,
-        strip: bool,
+        strip: Strip,
     ) -> Result<u64> {
         let file = &to.file;
         let mut source = file.source.write();
@@ -130,7 +131,7 @@ impl FsCore {
         })
     }
 
-    fn copy_through(&self, from: Place, to: Place, len: u64, strip: bool) -> Result<u64> {
+    fn copy_through(&self, from: Place, to: Place, len: u64, strip: Strip) -> Result<u64> {
         let (mut done, mut buffer) = (0, vec![0; len.min(CHUNK) as usize]);
         while done < len {
             let want = (len - done).min(CHUNK) as usize;

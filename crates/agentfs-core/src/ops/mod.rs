@@ -35,6 +35,7 @@ mod xattr;
 pub use check::{Finding, Report, check_store};
 pub use create::CreateMode;
 pub use open::OpenMode;
+pub use privileges::Strip;
 pub use readdir::DirEntry;
 pub use recover::Recovered;
 pub use rename::RenameMode;

@@ -3,40 +3,69 @@
 use crate::branch::Draft;
 use crate::error::Result;
 use crate::tree::Inode;
-use crate::types::InodeId;
+use crate::types::{Caller, InodeId};
 
 const SUID: u16 = 0o4000;
 const SGID: u16 = 0o2000;
 const GROUP_EXEC: u16 = 0o010;
 const CAPABILITIES: &[u8] = b"security.capability";
 
+/// What a change of content takes from a file, beside file capabilities.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Strip {
+    /// Nothing: who changes it may keep all.
+    Nothing,
+    /// suid, and sgid where it means one.
+    Ids,
+    /// sgid also where the group may not execute: who changes it is no member of the group.
+    AllIds,
+}
+
+impl From<bool> for Strip {
+    /// As the kernel asks for it, of a member of the group.
+    fn from(strip: bool) -> Strip {
+        if strip { Strip::Ids } else { Strip::Nothing }
+    }
+}
+
+impl Strip {
+    /// What it takes when `caller` changes the content.
+    pub(super) fn by(caller: Caller) -> Strip {
+        match caller {
+            root if root.is_root() => Strip::Nothing,
+            Caller { is_member: true, .. } => Strip::Ids,
+            _ => Strip::AllIds,
+        }
+    }
+}
+
 /// Has the file anything that [`strip`] takes?
 pub(super) fn any(inode: &Inode) -> bool {
-    inode.meta.mode != stripped(inode.meta.mode) || has_capabilities(inode)
+    inode.meta.mode & (SUID | SGID) != 0 || has_capabilities(inode)
 }
 
 fn has_capabilities(inode: &Inode) -> bool {
     inode.xattrs.as_ref().is_some_and(|xattrs| xattrs.contains_key(CAPABILITIES))
 }
 
-/// Without suid; without sgid where it means one (without group execution it once meant locking).
-fn stripped(mode: u16) -> u16 {
-    let sgid = if mode & GROUP_EXEC != 0 { SGID } else { 0 };
-    mode & !(SUID | sgid)
+/// Without suid; without sgid where it means one (without group execution it once meant locking), or anywhere.
+fn stripped(mode: u16, strip: Strip) -> u16 {
+    let means_one = mode & GROUP_EXEC != 0 || strip == Strip::AllIds;
+    mode & !(SUID | if means_one { SGID } else { 0 })
 }
 
 /// Clears suid, sgid and file capabilities.
-pub(super) fn strip(draft: &mut Draft<'_>, ino: InodeId) -> Result<()> {
+pub(super) fn strip(draft: &mut Draft<'_>, ino: InodeId, strip: Strip) -> Result<()> {
     let inode = draft.inode(ino)?;
-    if inode.meta.mode != stripped(inode.meta.mode) {
+    if strip != Strip::Nothing && inode.meta.mode != stripped(inode.meta.mode, strip) {
         let meta = draft.meta(ino)?;
-        meta.mode = stripped(meta.mode);
+        meta.mode = stripped(meta.mode, strip);
     }
     strip_capabilities(draft, ino)
 }
 
 /// Clears file capabilities, which no write leaves, whoever writes.
-pub(super) fn strip_capabilities(draft: &mut Draft<'_>, ino: InodeId) -> Result<()> {
+fn strip_capabilities(draft: &mut Draft<'_>, ino: InodeId) -> Result<()> {
     let inode = draft.inode(ino)?;
     if has_capabilities(inode) {
         let mut xattrs = draft.xattrs(ino)?;

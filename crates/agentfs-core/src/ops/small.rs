@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::privileges::Strip;
 use super::write::note_change;
 use crate::error::Result;
 use crate::fs_core::FsCore;
@@ -23,7 +24,7 @@ impl FsCore {
         source: &mut Source,
         offset: u64,
         data: &[u8],
-        strip: bool,
+        strip: Strip,
     ) -> Result<bool> {
         self.find_source(file, source)?;
         let end = offset + data.len() as u64;
@@ -47,7 +48,7 @@ impl FsCore {
         file: &OpenFile,
         source: &mut Source,
         size: u64,
-        strip: bool,
+        strip: Strip,
     ) -> Result<bool> {
         self.find_source(file, source)?;
         let Some(mut bytes) = self.small_bytes(file, source, size)? else { return Ok(false) };
@@ -85,7 +86,7 @@ impl FsCore {
         source: &mut Source,
         bytes: Vec<u8>,
         same: usize,
-        strip: bool,
+        strip: Strip,
     ) -> Result<()> {
         let branch = file.tree.branch()?;
         let size = bytes.len() as u64;

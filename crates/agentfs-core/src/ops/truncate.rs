@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use super::privileges::Strip;
 use super::write::{MAX_SIZE, note_change};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
@@ -18,7 +19,7 @@ impl FsCore {
         let tree = self.views.get(view)?;
         tree.branch()?;
         let file = self.open_files.acquire(&tree, view, ino);
-        let done = self.truncate_open(&file, size, Self::strips_for(caller));
+        let done = self.truncate_open(&file, size, Strip::by(caller));
         if file.writers.load(Ordering::Relaxed) == 0 {
             self.settle(&file);
         }
@@ -26,7 +27,7 @@ impl FsCore {
         done
     }
 
-    fn truncate_open(&self, file: &OpenFile, size: u64, strip: bool) -> Result<()> {
+    fn truncate_open(&self, file: &OpenFile, size: u64, strip: Strip) -> Result<()> {
         let mut source = file.source.write();
         match file.tree.content(file.ino)? {
             Content::Hole => self.record_size(file, size, strip),
@@ -40,7 +41,7 @@ impl FsCore {
         }
     }
 
-    fn resize_object(&self, file: &OpenFile, source: &mut Source, size: u64, strip: bool) -> Result<()> {
+    fn resize_object(&self, file: &OpenFile, source: &mut Source, size: u64, strip: Strip) -> Result<()> {
         self.write_private(file, source, size, |branch, object| {
             // A cut is recorded before it is made, so that what fails leaves no file longer than its bytes.
             let cuts = branch.with_inode(file.ino, |inode| inode.meta.size)? > size;
@@ -60,7 +61,7 @@ impl FsCore {
     }
 
     /// Gives the file another size, in its attributes; without an object that is all there is.
-    fn record_size(&self, file: &OpenFile, size: u64, strip: bool) -> Result<()> {
+    fn record_size(&self, file: &OpenFile, size: u64, strip: Strip) -> Result<()> {
         let branch = file.tree.branch()?;
         self.change_branch(branch, |draft| {
             note_change(draft, file.ino, |_| size, strip)?;
@@ -70,7 +71,7 @@ impl FsCore {
     }
 
     /// Content that is cut to nothing is let go of.
-    fn empty(&self, file: &OpenFile, strip: bool) -> Result<()> {
+    fn empty(&self, file: &OpenFile, strip: Strip) -> Result<()> {
         let branch = file.tree.branch()?;
         self.change_branch(branch, |draft| {
             note_change(draft, file.ino, |_| 0, strip)?;

@@ -1,10 +1,10 @@
 //! `write`.
 
-use super::privileges;
+use super::privileges::{self, Strip};
 use crate::branch::Draft;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
-use crate::types::{Caller, HandleId, InodeId, Timestamp};
+use crate::types::{HandleId, InodeId, Timestamp};
 
 /// Largest size of a file in bytes (what a file offset can say).
 pub(super) const MAX_SIZE: u64 = i64::MAX as u64;
@@ -15,7 +15,14 @@ impl FsCore {
     ///
     /// # Errors
     /// `BadHandle`, `FileTooLarge`, `Stale`, and what the store answers; nothing was written then.
-    pub fn write(&self, handle: HandleId, offset: u64, data: &[u8], strip: bool) -> Result<usize> {
+    pub fn write(
+        &self,
+        handle: HandleId,
+        offset: u64,
+        data: &[u8],
+        strip: impl Into<Strip>,
+    ) -> Result<usize> {
+        let strip = strip.into();
         let handle = self.handles.get(handle)?;
         if !handle.writable {
             return Err(FsError::BadHandle);
@@ -42,11 +49,6 @@ impl FsCore {
     pub fn write_may_copy(&self, handle: HandleId) -> bool {
         self.handles.get(handle).is_ok_and(|handle| self.write_copies(&handle.file))
     }
-
-    /// As [`FsCore::truncate`], the caller's right to keep suid being the superuser's.
-    pub(super) fn strips_for(caller: Caller) -> bool {
-        !caller.is_root()
-    }
 }
 
 /// Does a range end where a file can?
@@ -62,13 +64,10 @@ pub(super) fn note_change(
     draft: &mut Draft<'_>,
     ino: InodeId,
     size: impl FnOnce(u64) -> u64,
-    strip: bool,
+    strip: Strip,
 ) -> Result<()> {
-    let privileged = privileges::any(draft.inode(ino)?);
-    if privileged && strip {
-        privileges::strip(draft, ino)?;
-    } else if privileged {
-        privileges::strip_capabilities(draft, ino)?;
+    if privileges::any(draft.inode(ino)?) {
+        privileges::strip(draft, ino, strip)?;
     }
     let now = Timestamp::now();
     let meta = draft.touch(ino)?;

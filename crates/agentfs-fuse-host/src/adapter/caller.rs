@@ -1,10 +1,30 @@
 //! Who asks.
 
-use agentfs_core::Caller;
+use agentfs_core::{Attr, Caller};
+use fuser::INodeNo;
+
+use super::Adapter;
 
 /// The user and group that a request is made as.
 pub(super) fn caller(req: &fuser::Request) -> Caller {
-    Caller { uid: req.uid(), gid: req.gid() }
+    Caller { uid: req.uid(), gid: req.gid(), is_member: true }
+}
+
+/// The same, about to change a file: is it a member of its group? Asked where that makes a difference.
+fn changer(req: &fuser::Request, attr: Option<Attr>) -> Caller {
+    let matters = |attr: &Attr| attr.mode & 0o2010 == 0o2000;
+    let is_member = attr.filter(matters).is_none_or(|attr| keeps_sgid(req, attr.gid));
+    Caller { is_member, ..caller(req) }
+}
+
+impl Adapter {
+    /// Who is about to change a file.
+    pub(super) fn changer(&self, req: &fuser::Request, ino: INodeNo) -> Caller {
+        match caller(req) {
+            root if root.is_root() => root,
+            _ => changer(req, self.tree(ino).and_then(|(view, ino)| self.core.getattr(view, ino)).ok()),
+        }
+    }
 }
 
 /// May who asks have sgid set on a file of this group: as the superuser, or as a member of it?

@@ -6,7 +6,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-use agentfs_core::{CreateMode, FallocateFlags, FileKind, FsError, HandleId, Seek, SetAttr, is_acl};
+use agentfs_core::{
+    Caller, CreateMode, FallocateFlags, FileKind, FsError, HandleId, Seek, SetAttr, Strip, is_acl,
+};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
@@ -80,7 +82,8 @@ impl Filesystem for Adapter {
             ctime: ctime.map(attr::exact_time),
         };
         self.serve(Request::Setattr, || {
-            let (core, ttl, caller, file) = (self.core.clone(), self.ttl, caller(req), self.tree(ino));
+            let (core, ttl, caller, file) =
+                (self.core.clone(), self.ttl, self.changer(req, ino), self.tree(ino));
             let work = move || {
                 let result = file.and_then(|(view, file)| core.setattr(view, file, &set, caller));
                 reply::attr(reply, &ttl, result.map(|attr| (ino.into(), attr)));
@@ -249,8 +252,8 @@ impl Filesystem for Adapter {
 
     fn write(
         &self,
-        _req: &fuser::Request,
-        _ino: INodeNo,
+        req: &fuser::Request,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         data: &[u8],
@@ -259,7 +262,12 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let (handle, strip) = (handle(fh), write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID));
+        let strip = match write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
+            true if self.changer(req, ino).is_member => Strip::Ids,
+            true => Strip::AllIds,
+            false => Strip::Nothing,
+        };
+        let handle = handle(fh);
         self.serve(Request::Write, || {
             if data.len() <= INLINE_WRITE && !self.core.write_may_copy(handle) {
                 let work = || reply::written(reply, self.core.write(handle, offset, data, strip));
@@ -433,14 +441,14 @@ impl Filesystem for Adapter {
     fn fallocate(
         &self,
         req: &fuser::Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         length: u64,
         mode: i32,
         reply: ReplyEmpty,
     ) {
-        let (core, caller) = (self.core.clone(), caller(req));
+        let (core, caller) = (self.core.clone(), self.changer(req, ino));
         self.serve(Request::Fallocate, || {
             self.pool.submit(0, move || {
                 let mode = FallocateFlags::from_bits_retain(mode as u32);
@@ -471,14 +479,14 @@ impl Filesystem for Adapter {
         _ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
-        _ino_out: INodeNo,
+        ino_out: INodeNo,
         fh_out: FileHandle,
         offset_out: u64,
         len: u64,
         _flags: CopyFileRangeFlags,
         reply: ReplyWrite,
     ) {
-        let (core, caller) = (self.core.clone(), caller(req));
+        let (core, caller) = (self.core.clone(), self.changer(req, ino_out));
         let (from, to) = ((handle(fh_in), offset_in), (handle(fh_out), offset_out));
         self.serve(Request::CopyFileRange, || {
             self.pool.submit(0, move || {

@@ -17,7 +17,10 @@ mod tests {
     #[test]
     fn others_are_refused() {
         assert!(authorize(Caller::ROOT, 1000).is_ok());
-        assert!(authorize(Caller { uid: 1000, gid: 0 }, 1000).is_ok());
-        assert!(matches!(authorize(Caller { uid: 1001, gid: 1000 }, 1000), Err(FsError::Refused(_))));
+        assert!(authorize(Caller { uid: 1000, gid: 0, is_member: true }, 1000).is_ok());
+        assert!(matches!(
+            authorize(Caller { uid: 1001, gid: 1000, is_member: true }, 1000),
+            Err(FsError::Refused(_))
+        ));
     }
 }
