@@ -6,9 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-use agentfs_core::{
-    Caller, CreateMode, FallocateFlags, FileKind, FsError, HandleId, Seek, SetAttr, Strip, is_acl,
-};
+use agentfs_core::{CreateMode, FallocateFlags, FileKind, FsError, HandleId, Seek, SetAttr, Strip, is_acl};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
