@@ -426,12 +426,15 @@ fn what_the_host_could_not_write_is_not_durable_when_it_says_nothing_the_second_
 }
 
 #[test]
-fn what_another_program_could_not_write_is_not_taken_for_ours() {
+fn what_another_program_could_not_write_stops_nothing() {
     let device = device();
     let core = open(&device);
     write(&core, "large", LARGE);
     device.set_rule(|io| matches!(io, Io::SyncAll).then_some(Errno::IO));
-    core.sync_content().unwrap();
+    assert!(core.sync_content().is_err(), "nobody knows whose it is");
+    make(&core, "goes on").unwrap();
+    core.sync().unwrap();
+    assert!(!device.list(Folder::Log).unwrap().contains(&FileId::Doubt));
     assert_eq!(read(&after_a_power_cut(&device), MAIN, "large").unwrap(), [7; LARGE]);
 }
 
@@ -498,4 +501,80 @@ fn content_that_is_cut_short_is_not_copied_as_zeros() {
         }
     };
     assert!(told.is_err() && copied <= 1000, "{copied}");
+}
+
+#[test]
+fn healing_that_fails_deletes_nothing_that_the_log_names() {
+    let device = device();
+    let core = open(&device);
+    write(&core, "small", 300);
+    core.sync_content().unwrap();
+    let (tells, pack) = (AtomicBool::new(true), AtomicBool::new(true));
+    device.set_rule(move |io| match io {
+        Io::SyncAll => tells.swap(false, Ordering::SeqCst).then_some(Errno::IO),
+        Io::Sync(FileId::Pack(_)) => pack.swap(false, Ordering::SeqCst).then_some(Errno::IO),
+        Io::Write(FileId::Draft(_), ..) => Some(Errno::NOSPC),
+        _ => None,
+    });
+    assert!(core.sync_content().is_err());
+    for _ in 0..10 {
+        let _ = core.tend();
+    }
+    drop(core);
+    device.clear_rule();
+    let core = open(&device);
+    assert_eq!(read(&core, MAIN, "small").unwrap(), [7; 300]);
+    core.sweep().unwrap();
+    for _ in 0..5 {
+        core.tend().unwrap();
+    }
+    assert_eq!(read(&core, MAIN, "small").unwrap(), [7; 300]);
+}
+
+#[test]
+fn a_mount_in_doubt_deletes_nothing_before_it_is_written_anew() {
+    let device = device();
+    let core = open(&device);
+    write(&core, "large", LARGE);
+    core.sync_content().unwrap();
+    device.set_rule(|io| matches!(io, Io::Sync(FileId::Log(_))).then_some(Errno::IO));
+    core.unlink(MAIN, ROOT, &name("large")).unwrap();
+    assert!(core.sync().is_err());
+    drop(core);
+    device.set_rule(|io| matches!(io, Io::Write(FileId::Draft(_), ..)).then_some(Errno::NOSPC));
+    let objects = device.list(Folder::Objects).unwrap();
+    let core = open(&device);
+    core.sweep().unwrap();
+    for _ in 0..10 {
+        let _ = core.tend();
+    }
+    let left = device.list(Folder::Objects).unwrap();
+    assert!(objects.iter().all(|id| left.contains(id)), "{objects:?} {left:?}");
+    device.clear_rule();
+    for _ in 0..40 {
+        let _ = core.tend();
+    }
+    make(&core, "goes on").unwrap();
+}
+
+#[test]
+fn a_record_does_not_overtake_an_object_whose_fsync_failed() {
+    let device = device();
+    let core = open(&device);
+    let handle = write(&core, "large", LARGE);
+    core.fsync(handle, false).unwrap();
+    core.create_snapshot("main", None).unwrap();
+    core.write(handle, 0, &[8; 100], false).unwrap();
+    let once = AtomicBool::new(true);
+    device.set_rule(move |io| {
+        let fails = matches!(io, Io::Sync(FileId::Object(_))) && once.swap(false, Ordering::SeqCst);
+        fails.then_some(Errno::IO)
+    });
+    assert!(core.fsync(handle, false).is_err());
+    let _ = core.sync();
+    let large = read(&after_a_power_cut(&device), MAIN, "large").unwrap();
+    assert_eq!((large.len(), large[LARGE - 1]), (LARGE, 7));
+    core.tend().unwrap();
+    core.fsync(handle, false).unwrap();
+    assert_eq!(read(&after_a_power_cut(&device), MAIN, "large").unwrap()[..100], [8; 100]);
 }

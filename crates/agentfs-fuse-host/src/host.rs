@@ -70,12 +70,17 @@ impl Host {
     /// When serving failed.
     pub(crate) fn run(self) -> Result<()> {
         let mount = self.mount.clone();
-        self.termination.listen(move |times| stop(&mount, times))?;
+        let to_stop = mount.clone();
+        self.termination.listen(move |times| stop(&to_stop, times))?;
         let served = self.session.join();
         let closed = self.core.close();
         match served {
-            // A connection that was aborted ends so.
-            Err(e) if e.raw_os_error() == Some(libc::ECONNABORTED) => bail!("the connection was aborted"),
+            // So ends a connection that was aborted, and now and then the last request of one that was unmounted.
+            Err(e) if e.raw_os_error() == Some(libc::ECONNABORTED) => {
+                if mount::is_dead(&mount) {
+                    bail!("the connection was aborted");
+                }
+            }
             served => served.context("serving failed")?,
         }
         closed.context("what was done last may not be durable")

@@ -58,6 +58,11 @@ pub(crate) fn check_mount_point(path: &Path) -> Result<PathBuf> {
     Ok(absolute)
 }
 
+/// Is something mounted at `path` that nobody serves?
+pub(crate) fn is_dead(path: &Path) -> bool {
+    path.metadata().is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
+}
+
 /// Is `path` where a filesystem begins?
 fn is_mount_root(path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;

@@ -57,6 +57,9 @@ pub trait Journal: Send + Sync {
     /// This object could not be made durable: that is remembered until it can, by the next mount too.
     fn give_up(&self, _object: ObjectId) {}
 
+    /// Nothing that was noted to be in doubt is so, unless something else is.
+    fn end_doubt(&self) {}
+
     /// Of nothing until now, and of none of these objects, is it known whether it is durable: as after a failed sync.
     fn doubt(&self, _objects: Vec<ObjectId>) {}
 
@@ -79,7 +82,7 @@ pub trait Journal: Send + Sync {
         Ok(None)
     }
 
-    /// Makes content durable that must be before the records that name it.
+    /// Makes content durable that must be before the records that name it. Nobody writes to objects meanwhile.
     ///
     /// # Errors
     /// When the store fails.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use tracing::warn;
 
-use crate::store::{Device, FileId, ObjectFile, Seek, no_space};
+use crate::store::{Device, FileId, ObjectFile, no_space};
 use crate::types::ObjectId;
 
 /// Syncs objects.
@@ -18,6 +18,13 @@ pub(super) struct Objects {
     failed: Mutex<HashMap<ObjectId, bool>>,
     /// Is any given up?
     any: AtomicBool,
+}
+
+/// Does anybody write to objects meanwhile?
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Writers {
+    Active,
+    Out,
 }
 
 /// Why objects are not durable.
@@ -30,18 +37,20 @@ pub(super) enum Unsynced {
 
 /// After a sync failed, what the host has not written of a file is like written to it, and no later sync would write it.
 /// Nobody else writes to files meanwhile: the log is poisoned.
+/// Zeros need not be: where the host forgot them, there are zeros. What is a hole to the host may not be one.
 fn write_anew(object: &dyn ObjectFile) -> io::Result<()> {
     let (mut at, len) = (0, object.stat()?.len);
     let mut chunk = vec![0; 1 << 20];
-    while let Some(data) = object.seek(Seek::Data, at)?.filter(|data| *data < len) {
-        let end = object.seek(Seek::Hole, data)?.unwrap_or(len).min(len);
-        let want = ((end - data) as usize).min(chunk.len());
-        let read = object.read_at(chunk.get_mut(..want).unwrap_or_default(), data)?;
+    while at < len {
+        let read = object.read_at(&mut chunk, at)?;
         let bytes = chunk.get(..read).unwrap_or_default();
-        if read == 0 || object.write_at(bytes, data)? < read {
+        if read == 0 {
+            break;
+        }
+        if bytes.iter().any(|byte| *byte != 0) && object.write_at(bytes, at)? < read {
             return Err(no_space());
         }
-        at = data + read as u64;
+        at += read as u64;
     }
     object.sync(true)
 }
@@ -59,22 +68,32 @@ impl Objects {
         }
     }
 
-    /// Makes objects durable; those whose sync failed before by writing them anew, which takes that nobody else writes to
-    /// them. One that fails again is given up: what else was written is not to wait for it.
-    pub(super) fn sync(&self, objects: &HashSet<ObjectId>) -> Result<(), Unsynced> {
+    /// Makes objects durable; those whose sync failed before by writing them anew, when nobody else writes to them. One that
+    /// fails again is given up: what else was written is not to wait for it.
+    pub(super) fn sync(&self, objects: &HashSet<ObjectId>, writers: Writers) -> Result<(), Unsynced> {
         let mut failure = None;
         for id in objects {
             let known = self.failed.lock().get(id).copied();
             if known == Some(true) {
                 continue;
             }
-            let Some(object) = self.open(*id).map_err(Unsynced::NotTried)? else {
-                self.failed.lock().remove(id);
-                continue;
+            let object = match self.open(*id) {
+                Ok(Some(object)) => object,
+                Ok(None) => {
+                    self.failed.lock().remove(id);
+                    continue;
+                }
+                Err(error) => return Err(failure.map_or(Unsynced::NotTried(error), Unsynced::Failed)),
             };
+            if known.is_some() && writers == Writers::Active {
+                failure.get_or_insert_with(|| {
+                    io::Error::other("the content of a file waits to be written anew")
+                });
+                continue;
+            }
             let synced = if known.is_some() { write_anew(&*object) } else { object.sync(true) };
             match synced {
-                Ok(()) => drop(self.failed.lock().remove(id)),
+                Ok(()) => self.settle(*id, known),
                 Err(error) if known.is_some() => {
                     warn!(object = id.0, %error, "the content of a file cannot be made durable; it is tried again");
                     self.give_up(*id);
@@ -86,6 +105,14 @@ impl Objects {
             }
         }
         failure.map_or(Ok(()), |error| Err(Unsynced::Failed(error)))
+    }
+
+    /// It is durable, unless that failed once more meanwhile.
+    fn settle(&self, object: ObjectId, known: Option<bool>) {
+        let mut failed = self.failed.lock();
+        if failed.get(&object).copied() == known {
+            failed.remove(&object);
+        }
     }
 
     /// Is this one given up? Any, for `None`.

@@ -11,7 +11,7 @@ use tracing::warn;
 use super::doubt::{forget_doubt, note_doubt};
 use super::frame_writer::framed;
 use super::head::{Head, RESERVE};
-use super::objects::{Objects, Unsynced};
+use super::objects::{Objects, Unsynced, Writers};
 use super::{Journal, Record};
 use crate::error::{FsError, Result};
 use crate::store::{Device, FileId, ObjectFile, Packs};
@@ -171,9 +171,9 @@ impl LogWriter {
     }
 
     /// Makes content durable that must be before the records that name it.
-    fn sync_content(&self) -> Result<()> {
+    fn sync_content(&self, writers: Writers) -> Result<()> {
         let first = std::mem::take(&mut self.head.lock().first);
-        let synced = match self.objects.sync(&first) {
+        let synced = match self.objects.sync(&first, writers) {
             Ok(()) => self.sync_packs().inspect_err(|_| self.poison()),
             Err(Unsynced::NotTried(error)) => Err(error.into()),
             Err(Unsynced::Failed(error)) => {
@@ -241,7 +241,7 @@ impl LogWriter {
             }
             (head.len, head.position)
         };
-        self.sync_content()?;
+        self.sync_content(Writers::Active)?;
         let Marked { files, len, behind } = self.mark(through)?;
         let synced = files.iter().try_for_each(|file| file.sync(true));
         synced.inspect_err(|_| self.poison())?;
@@ -297,7 +297,7 @@ impl Journal for LogWriter {
         let closed = framed(&Record::Closed { at: head.len })?;
         // What is set aside behind it stays: the next mount needs some, be the host full or not.
         self.write(&mut head, &closed)?;
-        Ok(head.file.sync(false)?)
+        Ok(head.file.sync(false).inspect_err(|_| self.poison())?)
     }
 
     fn sync_inode(&self, ino: InodeId) -> Result<()> {
@@ -319,12 +319,22 @@ impl Journal for LogWriter {
     }
 
     fn give_up(&self, object: ObjectId) {
+        if self.head.lock().first.contains(&object) {
+            // A record waits for it, and is not to overtake it.
+            self.objects.doubt(&[object]);
+            return self.poison();
+        }
         self.objects.give_up(object);
         let mut note = self.note.lock();
         *note = *note || note_doubt(&*self.device);
     }
 
+    fn end_doubt(&self) {
+        LogWriter::end_doubt(self);
+    }
+
     fn doubt(&self, objects: Vec<ObjectId>) {
+        let _syncing = self.syncing.lock();
         self.objects.doubt(&objects);
         self.head.lock().first.extend(objects);
         self.poison();
@@ -335,7 +345,8 @@ impl Journal for LogWriter {
     }
 
     fn durable(&self) -> u64 {
-        self.durable.load(Ordering::Acquire)
+        // In doubt, nothing is to be deleted that any record on the disk may name.
+        if self.is_poisoned() { 0 } else { self.durable.load(Ordering::Acquire) }
     }
 
     fn begin_checkpoint(&self) -> Result<Option<u64>> {
@@ -365,7 +376,7 @@ impl Journal for LogWriter {
 
     fn sync_content(&self) -> Result<()> {
         let _syncing = self.syncing.lock();
-        LogWriter::sync_content(self)
+        LogWriter::sync_content(self, Writers::Out)
     }
 
     fn end_checkpoint(&self, len: u64) {

@@ -7,6 +7,7 @@ use crate::branch::Branch;
 use crate::error::Result;
 use crate::fs_core::FsCore;
 use crate::handle::{OpenFile, Source};
+use crate::log;
 use crate::store::{FileId, Folder};
 use crate::types::{HandleId, InodeId};
 
@@ -68,9 +69,12 @@ impl FsCore {
     /// # Errors
     /// What the store answers; what could not be written is then remembered, and written anew by and by.
     pub(crate) fn sync_all(&self) -> Result<()> {
-        let failed = self.sync_each_if_need_be()?;
+        let Err(error) = self.store.device().sync_all() else { return Ok(()) };
+        let failed = self.sync_each(&error)?;
         if failed.is_empty() {
-            return Ok(());
+            // Of what the host has evicted since it says no more; it may also be another program's.
+            self.journal.end_doubt();
+            return Err(error.into());
         }
         if failed.iter().any(|id| !matches!(id, FileId::Object(_))) {
             self.store.packs.doubt();
@@ -82,9 +86,10 @@ impl FsCore {
 
     /// The host says once that it could not write something, and not what. Asked file by file, it does. Returns the files
     /// that are not durable.
-    pub(super) fn sync_each_if_need_be(&self) -> io::Result<Vec<FileId>> {
+    pub(super) fn sync_each(&self, error: &io::Error) -> io::Result<Vec<FileId>> {
         let device = self.store.device();
-        let Err(error) = device.sync_all() else { return Ok(Vec::new()) };
+        // What is told now is not told again: a mount after a kill in between is to know.
+        log::note_doubt(device);
         tracing::warn!(%error, "the host could not write everything: all files are synced one by one");
         let mut files = self.store.files()?;
         files.extend(device.list(Folder::Log)?.into_iter().filter(|id| matches!(id, FileId::Log(_))));

@@ -160,7 +160,9 @@ impl FsCore {
         let mut is_in_doubt = log.boot == Some(core.config.boot) && log::is_doubtful(&*device)?;
         if !log.is_closed() {
             // Records that an earlier mount did not sync are taken for durable from now on, with what they name.
-            is_in_doubt |= !core.sync_each_if_need_be()?.is_empty();
+            if let Err(error) = device.sync_all() {
+                is_in_doubt |= !core.sync_each(&error)?.is_empty();
+            }
         }
         let dirty = settled.iter().flat_map(|(_, edits)| edits).filter(|edit| matches!(edit, Edit::Clean(_)));
         let (records, dirty) = (history.records, dirty.count());
@@ -296,6 +298,9 @@ impl FsCore {
     /// # Errors
     /// What the device answers.
     pub fn sweep(&self) -> Result<usize> {
+        if self.journal.is_poisoned() {
+            return Ok(0); // what is on the disk may name more: the next mount sweeps
+        }
         let Some(named) = self.named_at_open.lock().take() else { return Ok(0) };
         let is_unnamed = |number: u64| self.store.is_of_earlier(number) && !named.contains(&number);
         let mut unnamed = self.store.files()?;
@@ -396,6 +401,9 @@ impl Journal for LateJournal {
     }
     fn give_up(&self, object: ObjectId) {
         self.writer.get().into_iter().for_each(|writer| writer.give_up(object));
+    }
+    fn end_doubt(&self) {
+        self.writer.get().into_iter().for_each(Journal::end_doubt);
     }
     fn doubt(&self, objects: Vec<ObjectId>) {
         self.writer.get().into_iter().for_each(|writer| writer.doubt(objects.clone()));
