@@ -61,23 +61,28 @@ run_cases() {
     >"$LOG_DIR/$3.facts" 2>"$LOG_DIR/$3.log"
 }
 
-# compare_cases NAME CASES: the whole harness.
-compare_cases() {
-  local cases=$ROOT/scripts/posix/$2 mode failed=0 skipped results=() facts differences outcome begun
-  need_tools python3 timeout diff
+# prepare_comparison NAME: an ext4 and a volume, side by side.
+prepare_comparison() {
   build_host
   build_cli
   make_scratch
   chmod 755 "$SCRATCH"
   log_dir "$1"
   make_reference "$SCRATCH/reference"
+  mount=$SCRATCH/mount
+  mapfile -t ARGS < <(daemon_args)
+  mount_volume "$mount" "${ARGS[@]}"
+}
+
+# compare_cases NAME CASES: the whole harness.
+compare_cases() {
+  local cases=$ROOT/scripts/posix/$2 mode failed=0 skipped results=() facts differences outcome begun
+  need_tools python3 timeout diff
+  prepare_comparison "$1"
   run_cases "$cases" "$SCRATCH/reference/cases" reference "" ||
     fail "the cases do not run on $REFERENCE: see ${LOG_DIR#"$ROOT"/}/reference.log"
   skipped=$(grep -c ': skipped, ' "$LOG_DIR/reference.facts" || :)
   ! grep ': skipped, ' "$LOG_DIR/reference.facts"
-  mount=$SCRATCH/mount
-  mapfile -t ARGS < <(daemon_args)
-  mount_volume "$mount" "${ARGS[@]}"
   for mode in "${MODES[@]}"; do
     begun=$EPOCHREALTIME
     outcome=passed

@@ -11,12 +11,7 @@ prepare_pjdfstest() {
   is_root || fail "pjdfstest acts as several users: run this as root"
   "$ROOT/scripts/setup" --pjdfstest --no-test-tools >/dev/null
   need_tools pjdfstest python3 timeout
-  build_host
-  build_cli
-  make_scratch
-  chmod 755 "$SCRATCH"
-  log_dir "$1"
-  make_reference "$SCRATCH/reference"
+  prepare_comparison "$1"
   {
     printf '[features]\n'
     printf '%s = {}\n' "${FEATURES[@]}"
@@ -24,9 +19,6 @@ prepare_pjdfstest() {
     printf '[settings]\nnaptime = 0.02\n[dummy_auth]\nentries = [["nobody", "%s"], ["tests", "tests"]]\n' "$(id -gn nobody)"
   } >"$SCRATCH/pjdfstest.toml"
   mkdir -p "$SCRATCH/secondary"
-  mount=$SCRATCH/mount
-  mapfile -t ARGS < <(daemon_args)
-  mount_volume "$mount" "${ARGS[@]}"
 }
 
 # run_pjdfstest DIR LOG [PATTERN...]: false when a case failed, or the suite did.

@@ -86,7 +86,7 @@ impl Head {
     }
 
     /// Has the host set aside so many bytes from there on. False when it has not so many.
-    pub(super) fn set_aside(&mut self, from: u64, len: u64) -> bool {
+    fn set_aside(&mut self, from: u64, len: u64) -> bool {
         match self.file.allocate(FallocateFlags::KEEP_SIZE, from, len) {
             Ok(()) => self.reserved = from + len,
             Err(e) if is_no_space(&e) => return false,

@@ -36,8 +36,8 @@ pub(super) enum Unsynced {
 }
 
 /// After a sync failed, what the host has not written of a file is like written to it, and no later sync would write it.
-/// Nobody else writes to files meanwhile: the log is poisoned.
-/// Zeros need not be: where the host forgot them, there are zeros. What is a hole to the host may not be one.
+/// Nobody else writes to it meanwhile. Zeros need not be written: where the host forgot them, there are zeros. What is a
+/// hole to the host may not be one.
 fn write_anew(object: &dyn ObjectFile) -> io::Result<()> {
     let (mut at, len) = (0, object.stat()?.len);
     let mut chunk = vec![0; 1 << 20];

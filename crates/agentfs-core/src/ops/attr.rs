@@ -40,8 +40,7 @@ fn plan(draft: &mut Draft<'_>, ino: InodeId, set: &SetAttr, caller: Caller) -> R
     let changes_owner = set.uid.is_some() || set.gid.is_some();
     if (*set == SetAttr::default() || changes_owner) && !is_directory {
         // A change of owner takes suid from anybody's.
-        let all = Strip::by(caller) == Strip::AllIds;
-        privileges::strip(draft, ino, if all { Strip::AllIds } else { Strip::Ids })?;
+        privileges::strip(draft, ino, Strip::by(caller).max(Strip::Ids))?;
     }
     if let Some(mode) = set.mode {
         chmod_acl(draft, ino, mode)?;

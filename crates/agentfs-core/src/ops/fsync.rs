@@ -105,15 +105,19 @@ impl FsCore {
         if !self.journal.has_given_up(None) {
             return Ok(());
         }
-        let branches: Vec<Arc<Branch>> = self.catalog.read().all_branches().map(|(_, b)| b.clone()).collect();
+        let branches = self.all_branches();
         let _writers_are_out: Vec<_> = branches.iter().map(|branch| branch.keep_writers_out()).collect();
         self.journal.try_given_up(None)
     }
 
     /// Waits until the data writes are done that are under way in any branch.
     pub(super) fn drain_writers(&self) {
-        let branches: Vec<Arc<Branch>> = self.catalog.read().all_branches().map(|(_, b)| b.clone()).collect();
-        branches.iter().for_each(|branch| drop(branch.keep_writers_out()));
+        self.all_branches().iter().for_each(|branch| drop(branch.keep_writers_out()));
+    }
+
+    /// In the order of their ids.
+    fn all_branches(&self) -> Vec<Arc<Branch>> {
+        self.catalog.read().all_branches().map(|(_, branch)| branch.clone()).collect()
     }
 
     /// Makes the names of a directory durable.

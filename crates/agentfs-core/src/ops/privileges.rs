@@ -10,8 +10,8 @@ const SGID: u16 = 0o2000;
 const GROUP_EXEC: u16 = 0o010;
 const CAPABILITIES: &[u8] = b"security.capability";
 
-/// What a change of content takes from a file, beside file capabilities.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a change of content takes from a file, beside file capabilities; each takes what those before do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Strip {
     /// Nothing: who changes it may keep all.
     Nothing,
@@ -37,11 +37,6 @@ impl Strip {
             _ => Strip::AllIds,
         }
     }
-}
-
-/// Has the file anything that [`strip`] takes?
-pub(super) fn any(inode: &Inode) -> bool {
-    inode.meta.mode & (SUID | SGID) != 0 || has_capabilities(inode)
 }
 
 fn has_capabilities(inode: &Inode) -> bool {

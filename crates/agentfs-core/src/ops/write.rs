@@ -66,9 +66,7 @@ pub(super) fn note_change(
     size: impl FnOnce(u64) -> u64,
     strip: Strip,
 ) -> Result<()> {
-    if privileges::any(draft.inode(ino)?) {
-        privileges::strip(draft, ino, strip)?;
-    }
+    privileges::strip(draft, ino, strip)?;
     let now = Timestamp::now();
     let meta = draft.touch(ino)?;
     meta.size = size(meta.size);

@@ -7,7 +7,7 @@ use crate::branch::Draft;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::tree::{ACCESS, Acl, DEFAULT, Xattrs};
-use crate::types::{InodeId, Timestamp, ViewId};
+use crate::types::{Caller, InodeId, Timestamp, ViewId};
 
 /// Largest value in bytes (`XATTR_SIZE_MAX`).
 const MAX_VALUE: usize = 65_536;
@@ -74,7 +74,7 @@ impl FsCore {
     ) -> Result<()> {
         check_namespace(name)?;
         if is_acl(name) {
-            return self.set_acl(view, ino, name, value, |_| true);
+            return self.set_acl(view, ino, name, value, Caller::ROOT);
         }
         if value.len() > MAX_VALUE {
             return Err(FsError::AttributeTooLarge);
@@ -91,7 +91,7 @@ impl FsCore {
     }
 
     /// Sets the ACL that is checked, with the permission bits that it means, or the default one of a directory.
-    /// `is_member`: may the caller keep sgid for files of this group? Asked where it matters.
+    /// Who is no member of the file's group leaves no sgid there.
     ///
     /// # Errors
     /// `InvalidArgument` when it is none, `NotPermitted` for a default ACL of a file, `ReadOnly`, `Stale`.
@@ -101,7 +101,7 @@ impl FsCore {
         ino: InodeId,
         name: &[u8],
         value: &[u8],
-        is_member: impl FnOnce(u32) -> bool,
+        caller: Caller,
     ) -> Result<()> {
         let mut acl = Acl::parse(value)?;
         self.change(view, |draft| {
@@ -110,8 +110,8 @@ impl FsCore {
             xattrs.insert(name.into(), value.into());
             if name == ACCESS {
                 let meta = draft.meta(ino)?;
-                let keeps_sgid = meta.mode & SGID == 0 || is_member(meta.gid);
-                meta.mode = meta.mode & if keeps_sgid { !0o777 } else { !(0o777 | SGID) } | acl.mode();
+                let taken = if caller.is_member { 0o777 } else { 0o777 | SGID };
+                meta.mode = meta.mode & !taken | acl.mode();
                 if acl.is_minimal() {
                     xattrs.remove(name);
                 }

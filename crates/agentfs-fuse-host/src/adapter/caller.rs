@@ -1,36 +1,29 @@
 //! Who asks.
 
-use agentfs_core::{Attr, Caller};
+use agentfs_core::Caller;
 use fuser::INodeNo;
 
 use super::Adapter;
+
+const SGID: u16 = 0o2000;
 
 /// The user and group that a request is made as.
 pub(super) fn caller(req: &fuser::Request) -> Caller {
     Caller { uid: req.uid(), gid: req.gid(), is_member: true }
 }
 
-/// The same, about to change a file: is it a member of its group? Asked where that makes a difference.
-fn changer(req: &fuser::Request, attr: Option<Attr>) -> Caller {
-    let matters = |attr: &Attr| attr.mode & 0o2010 == 0o2000;
-    let is_member = attr.filter(matters).is_none_or(|attr| keeps_sgid(req, attr.gid));
-    Caller { is_member, ..caller(req) }
-}
-
 impl Adapter {
-    /// Who is about to change a file.
+    /// Who is about to change a file. Whether it is a member of the file's group is asked where the file has sgid.
     pub(super) fn changer(&self, req: &fuser::Request, ino: INodeNo) -> Caller {
-        match caller(req) {
-            root if root.is_root() => root,
-            _ => changer(req, self.tree(ino).and_then(|(view, ino)| self.core.getattr(view, ino)).ok()),
+        let caller = caller(req);
+        if caller.is_root() {
+            return caller;
         }
+        let attr = self.tree(ino).and_then(|(view, ino)| self.core.getattr(view, ino)).ok();
+        let group = attr.filter(|attr| attr.mode & SGID != 0).map(|attr| attr.gid);
+        let has = |group| caller.gid == group || supplementary_groups(req.pid()).contains(&group);
+        Caller { is_member: group.is_none_or(has), ..caller }
     }
-}
-
-/// May who asks have sgid set on a file of this group: as the superuser, or as a member of it?
-pub(super) fn keeps_sgid(req: &fuser::Request, group: u32) -> bool {
-    let caller = caller(req);
-    caller.is_root() || caller.gid == group || supplementary_groups(req.pid()).contains(&group)
 }
 
 /// The other groups of a process or thread. None, when it is gone or not to be seen from here.

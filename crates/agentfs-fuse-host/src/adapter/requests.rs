@@ -14,7 +14,7 @@ use fuser::{
     ReplyXattr, TimeOrNow, WriteFlags,
 };
 
-use super::caller::{caller, keeps_sgid};
+use super::caller::caller;
 use super::{Adapter, attr, reply, route};
 use crate::metrics::Request;
 use crate::views::{Node, NodeId};
@@ -387,9 +387,9 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.serve(Request::Setxattr, || {
-            let result = self.tree(ino).and_then(|(view, ino)| match name.as_bytes() {
-                acl if is_acl(acl) => self.core.set_acl(view, ino, acl, value, |gid| keeps_sgid(req, gid)),
-                name => self.core.setxattr(view, ino, name, value, route::xattr_mode(flags)?),
+            let result = self.tree(ino).and_then(|(view, file)| match name.as_bytes() {
+                acl if is_acl(acl) => self.core.set_acl(view, file, acl, value, self.changer(req, ino)),
+                name => self.core.setxattr(view, file, name, value, route::xattr_mode(flags)?),
             });
             reply::empty(reply, result);
         });
