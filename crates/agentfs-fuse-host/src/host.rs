@@ -27,7 +27,16 @@ pub(crate) struct Host {
     core: Arc<FsCore>,
     session: BackgroundSession,
     mount: PathBuf,
+    place: Place,
     termination: Termination,
+}
+
+/// What is known of the mount without asking it.
+struct Place {
+    /// Its device number.
+    device: Option<String>,
+    /// Does it lie over the mount of a daemon that died?
+    covers_dead: bool,
 }
 
 impl Host {
@@ -48,20 +57,13 @@ impl Host {
             default_permissions: settings.default_permissions,
             threads,
         };
+        let covers_dead = mount::is_dead(&mount);
         let session = mount::mount(adapter, &mount, &options)?.spawn().context("cannot start serving")?;
+        let place = Place { device: mount::devices_at(&mount).pop(), covers_dead };
         // The session is new: nothing was set before.
         let _ = notifier.set(session.notifier());
-        let host = Host { core, session, mount, termination };
-        host.check_answers()?;
-        Ok(host)
-    }
-
-    /// The mount answers when it shows its control file.
-    fn check_answers(&self) -> Result<()> {
-        let control = self.mount.join(".agentfs/control");
-        std::fs::metadata(&control)
-            .with_context(|| format!("the mount at {} does not answer", self.mount.display()))?;
-        Ok(())
+        // That it answers is for others to see: a daemon that waits for itself when it is killed never ends.
+        Ok(Host { core, session, mount, place, termination })
     }
 
     /// Serves until the volume is unmounted, by a signal or by others.
@@ -74,10 +76,14 @@ impl Host {
         self.termination.listen(move |times| stop(&to_stop, times))?;
         let served = self.session.join();
         let closed = self.core.close();
+        let still_there = self.place.device.is_some_and(|own| mount::devices_at(&mount).contains(&own));
+        if self.place.covers_dead && !still_there {
+            mount::clear_dead(&mount);
+        }
         match served {
             // So ends a connection that was aborted, and now and then the last request of one that was unmounted.
             Err(e) if e.raw_os_error() == Some(libc::ECONNABORTED) => {
-                if mount::is_dead(&mount) {
+                if still_there {
                     bail!("the connection was aborted");
                 }
             }

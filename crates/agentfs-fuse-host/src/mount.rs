@@ -1,5 +1,7 @@
 //! Mounting and unmounting: by the kernel directly for root, by the setuid `fusermount3` for everybody else.
 
+use std::ffi::CString;
+use std::fs::File;
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -8,10 +10,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use fuser::{Config, Filesystem, MountOption, Session, SessionACL};
+use fuser::{Config, Filesystem, Session, SessionACL};
 use rustix::fs::{FsWord, statfs};
 use rustix::io::Errno;
-use rustix::mount::UnmountFlags;
+use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 /// The source shown in `/proc/mounts`.
@@ -31,21 +33,23 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-/// Makes sure that `path` can be a mount point, and returns it absolute and without symlinks.
+/// Makes sure that `path` can be a mount point, and returns it absolute and without symlinks. A volume whose daemon
+/// died is covered, never taken away first: what lies below it would be open to programs that think they are in it.
 ///
 /// # Errors
 /// One sentence that says why it cannot.
 pub(crate) fn check_mount_point(path: &Path) -> Result<PathBuf> {
     let shown = path.display();
-    let absolute = match path.canonicalize() {
-        Ok(absolute) => absolute,
-        Err(e) if e.raw_os_error() == Some(libc::ENOTCONN) => {
-            bail!(
-                "{shown} is the mount point of a volume whose daemon is gone: unmount it first (umount -l {shown})"
-            )
+    if is_dead(path) {
+        if is_root() {
+            return dead_mount_point(path);
         }
-        Err(e) => return Err(e).context(format!("the mount point {shown} cannot be used")),
-    };
+        bail!(
+            "{shown} is the mount point of a volume whose daemon is gone, which only root can cover: stop what works \
+             in it, then unmount it (fusermount3 -u -z {shown})"
+        )
+    }
+    let absolute = path.canonicalize().with_context(|| format!("the mount point {shown} cannot be used"))?;
     if !absolute.is_dir() {
         bail!("the mount point {shown} is not a directory");
     }
@@ -58,9 +62,48 @@ pub(crate) fn check_mount_point(path: &Path) -> Result<PathBuf> {
     Ok(absolute)
 }
 
-/// Is something mounted at `path` that nobody serves?
+/// Where a dead mount lies: it cannot be looked at itself.
+fn dead_mount_point(path: &Path) -> Result<PathBuf> {
+    let absolute = std::path::absolute(path)?;
+    match (absolute.parent().map(Path::canonicalize), absolute.file_name()) {
+        (Some(Ok(parent)), Some(name)) => Ok(parent.join(name)),
+        _ => bail!("the dead mount at {} cannot be covered: name it by its own path", path.display()),
+    }
+}
+
+/// Takes away the dead mounts at `path` that a volume covered, after its end.
+pub(crate) fn clear_dead(path: &Path) {
+    while is_dead(path) {
+        if let Err(error) = unmount(path, Patience::None) {
+            tracing::warn!(error = format!("{error:#}"), "a dead mount stays");
+            break;
+        }
+    }
+}
+
+/// The device numbers of what is mounted at `path`, the uppermost last. Asks none of the filesystems.
+pub(crate) fn devices_at(path: &Path) -> Vec<String> {
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let escaped: String = path.to_string_lossy().chars().map(escape).collect();
+    let fields = table.lines().map(|line| line.split(' ').skip(2));
+    let device = |mut fields: std::iter::Skip<std::str::Split<'_, char>>| {
+        let (device, place) = (fields.next()?, fields.nth(1)?);
+        (place == escaped).then(|| device.to_owned())
+    };
+    fields.filter_map(device).collect()
+}
+
+/// As the kernel writes paths in its tables.
+fn escape(c: char) -> String {
+    match c {
+        ' ' | '\t' | '\n' | '\\' => format!("\\{:03o}", u32::from(c)),
+        c => c.to_string(),
+    }
+}
+
+/// Is something mounted at `path` that nobody serves? Its attributes may still be cached: `statfs` always asks.
 pub(crate) fn is_dead(path: &Path) -> bool {
-    path.metadata().is_err_and(|error| error.raw_os_error() == Some(libc::ENOTCONN))
+    matches!(statfs(path), Err(Errno::NOTCONN | Errno::CONNABORTED))
 }
 
 /// Is `path` where a filesystem begins?
@@ -78,24 +121,30 @@ pub(crate) fn mount<F: Filesystem>(filesystem: F, mount: &Path, options: &Option
     let mut config = Config::default();
     config.acl = if options.allow_other { SessionACL::All } else { SessionACL::Owner };
     config.n_threads = Some(options.threads);
-    config.mount_options = vec![MountOption::FSName(SOURCE.into()), MountOption::Subtype(SOURCE.into())];
-    if options.default_permissions {
-        config.mount_options.push(MountOption::DefaultPermissions);
-    }
-    if is_root() {
-        // The defaults are nosuid and nodev; a volume is as good as any other filesystem of root's.
-        config.mount_options.extend([MountOption::Suid, MountOption::Dev]);
-        config.clone_fd = true;
-        return Session::new(filesystem, mount, &config)
-            .with_context(|| format!("cannot mount {}", mount.display()));
-    }
-    let device = fusermount(mount, options)?;
+    config.clone_fd = is_root();
+    let device = if is_root() { mount_directly(mount, options)? } else { fusermount(mount, options)? };
     let acl = config.acl;
     Session::from_fd(filesystem, device, acl, config)
         .inspect_err(|_| {
             drop(unmount(mount, Patience::None));
         })
         .context("the kernel did not shake hands")
+}
+
+/// Mounts as root. Set-user-id programs and devices work: a volume is as good as any other filesystem of root's.
+fn mount_directly(mount: &Path, options: &Options) -> Result<OwnedFd> {
+    let device = File::options().read(true).write(true).open("/dev/fuse");
+    let device = OwnedFd::from(device.context("cannot open /dev/fuse: is the module fuse loaded?")?);
+    let mut data = format!("fd={},rootmode={:o},user_id=0,group_id=0", device.as_raw_fd(), libc::S_IFDIR);
+    for (wanted, word) in
+        [(options.default_permissions, ",default_permissions"), (options.allow_other, ",allow_other")]
+    {
+        data.push_str(if wanted { word } else { "" });
+    }
+    let kind = format!("fuse.{SOURCE}");
+    rustix::mount::mount(SOURCE, mount, kind.as_str(), MountFlags::empty(), Some(&*CString::new(data)?))
+        .with_context(|| format!("cannot mount {}", mount.display()))?;
+    Ok(device)
 }
 
 /// Has `fusermount3` open the device and mount it; the descriptor comes back over a socket.

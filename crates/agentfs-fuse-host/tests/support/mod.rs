@@ -78,7 +78,8 @@ impl Volume {
 
     fn wait_until_mounted(&mut self) {
         let begun = Instant::now();
-        while !self.path(".agentfs/control").exists() {
+        // Of a dead mount some may be in the kernel's cache: only a daemon says how large it is.
+        while rustix::fs::statfs(self.path(".agentfs/control")).is_err() {
             let ended = self.daemon.try_wait().unwrap();
             assert!(ended.is_none() && begun.elapsed() < PATIENCE, "no mount: {ended:?}\n{}", self.log());
             std::thread::sleep(Duration::from_millis(5));
@@ -154,18 +155,19 @@ impl Volume {
         wait(&mut self.daemon, PATIENCE).unwrap_or_else(|| panic!("the daemon does not end:\n{}", self.log()))
     }
 
-    /// Kills the daemon, as a crash would, and takes its dead mount away.
+    /// Kills the daemon, as a crash would. Its dead mount stays, and fails whoever uses it.
     pub fn kill(&mut self) {
         self.daemon.kill().unwrap();
         self.daemon.wait().unwrap();
-        let by_root = rustix::process::geteuid().is_root();
-        let (program, words) =
-            if by_root { ("umount", &["-l"][..]) } else { ("fusermount3", &["-u", "-z"][..]) };
-        assert!(Command::new(program).args(words).arg(self.root()).status().unwrap().success());
     }
 
-    /// Mounts the store of a volume that has ended again, at the same place.
+    /// Mounts the store of a volume that has ended again, at the same place. What a kill left is covered; only root
+    /// can do that: others take it away first.
     pub fn remount(&mut self) {
+        if self.is_mounted() && !rustix::process::geteuid().is_root() {
+            let status = Command::new("fusermount3").args(["-u", "-z"]).arg(self.root()).status();
+            assert!(status.unwrap().success());
+        }
         self.daemon = Volume::spawn(self.dir.path(), true, &[], &[]);
         self.wait_until_mounted();
     }
@@ -183,12 +185,13 @@ impl Volume {
 
 impl Drop for Volume {
     fn drop(&mut self) {
+        let begun = Instant::now();
         let _ = rustix::process::kill_process(self.pid(), rustix::process::Signal::TERM);
         if wait(&mut self.daemon, Duration::from_secs(5)).is_none() {
             let _ = self.daemon.kill();
             let _ = self.daemon.wait();
         }
-        if self.is_mounted() {
+        while self.is_mounted() && begun.elapsed() < PATIENCE {
             let _ = Command::new("umount").arg("-l").arg(self.root()).output();
             let _ = Command::new("fusermount3").args(["-uz"]).arg(self.root()).output();
         }
