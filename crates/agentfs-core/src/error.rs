@@ -50,6 +50,9 @@ pub enum FsError {
     /// The operation is not allowed on this kind of file.
     #[error("operation not permitted")]
     NotPermitted,
+    /// It cannot be told which process asks, and so which branch is meant.
+    #[error("it cannot be told which process asks, while processes are bound to branches")]
+    UnknownCaller,
     /// This request is not supported; the text says which.
     #[error("{0}")]
     Unsupported(&'static str),

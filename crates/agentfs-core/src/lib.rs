@@ -33,7 +33,7 @@ pub use fs_core::FsCore;
 pub use log::{Damage, Journal, NewBranch, NewSnapshot, Record, Recorder, RootAttributes, Unrecorded};
 pub use ops::{
     CreateMode, DirEntry, Finding, OpenMode, Recovered, RenameMode, Repaired, Report, Shown, Status, Strip,
-    XattrMode, check_store, is_acl, repair_store,
+    Usage, XattrMode, check_store, is_acl, repair_store,
 };
 pub use store::{
     Device, FallocateFlags, FileId, FileStat, Folder, HostFs, Memory, ObjectFile, PackLimits, PackUse, Seek,

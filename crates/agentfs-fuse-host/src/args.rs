@@ -52,4 +52,7 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Gives a process of one's own a limit, for a daemon that may not
+    #[command(hide = true)]
+    MarkProcess { pid: u32, soft: u64 },
 }

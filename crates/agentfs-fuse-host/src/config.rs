@@ -10,8 +10,8 @@ use agentfs_core::Config;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
-use crate::adapter::Ttl;
 use crate::args::Args;
+use crate::views::Ttl;
 
 /// Every change comes through the kernel that caches: what it knows stays true.
 const DEFAULT_TTL_MS: u64 = 3_600_000;

@@ -1,22 +1,25 @@
 //! A volume's life: open the store, mount, serve, unmount.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
-use std::{io, thread};
+use std::thread;
 
-use agentfs_core::{FsCore, HostFs, Memory, Unrecorded};
+use agentfs_core::{BranchId, FsCore, HostFs, Memory, Unrecorded};
 use anyhow::{Context, Result, bail};
-use fuser::{BackgroundSession, Notifier};
+use fuser::BackgroundSession;
 
 use crate::adapter::Adapter;
 use crate::config::{Backstore, Settings};
-use crate::control::{Control, Identity};
+use crate::control::{Control, Identity, Parts};
 use crate::housekeeping;
 use crate::metrics::Metrics;
 use crate::mount::{self, Options};
 use crate::negotiate::Wishes;
+use crate::notices::Notices;
+use crate::processes::Bindings;
 use crate::signals::{self, Termination};
-use crate::views::Synthetic;
+use crate::views::{Caching, PidView, Synthetic};
 use crate::write_pool::WritePool;
 
 /// Threads that receive requests, at least: some may wait for the disk below, one must be left to answer.
@@ -49,8 +52,8 @@ impl Host {
         let termination = signals::hold()?;
         let core = Arc::new(open_volume(settings)?);
         housekeeping::start(&core)?;
-        let notifier = Arc::new(OnceLock::new());
-        let adapter = adapter(settings, core.clone(), notifier.clone())?;
+        let adapter = adapter(settings, core.clone())?;
+        let (bindings, caching) = (adapter.bindings.clone(), adapter.caching.clone());
         let threads = thread::available_parallelism().map_or(1, usize::from).max(MIN_THREADS);
         let options = Options {
             allow_other: settings.allow_other,
@@ -58,10 +61,11 @@ impl Host {
             threads,
         };
         let covers_dead = mount::is_dead(&mount);
-        let session = mount::mount(adapter, &mount, &options)?.spawn().context("cannot start serving")?;
+        let session = mount::mount(adapter, &mount, &options)?;
+        caching.connect(Arc::new(Notices::new(session.as_fd().try_clone_to_owned()?)));
+        let session = session.spawn().context("cannot start serving")?;
+        housekeeping::watch_processes(&bindings, &caching)?;
         let place = Place { device: mount::devices_at(&mount).pop(), covers_dead };
-        // The session is new: nothing was set before.
-        let _ = notifier.set(session.notifier());
         // That it answers is for others to see: a daemon that waits for itself when it is killed never ends.
         Ok(Host { core, session, mount, place, termination })
     }
@@ -139,7 +143,7 @@ fn open_volume(settings: &Settings) -> Result<FsCore> {
     Ok(core)
 }
 
-fn adapter(settings: &Settings, core: Arc<FsCore>, notifier: Arc<OnceLock<Notifier>>) -> io::Result<Adapter> {
+fn adapter(settings: &Settings, core: Arc<FsCore>) -> Result<Adapter> {
     let metrics = Arc::new(Metrics::new());
     let granted = Arc::new(OnceLock::new());
     let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
@@ -147,13 +151,34 @@ fn adapter(settings: &Settings, core: Arc<FsCore>, notifier: Arc<OnceLock<Notifi
         Backstore::Memory => "memory".to_owned(),
         Backstore::HostFs { root, .. } => root.display().to_string().chars().take(1024).collect(),
     };
-    let identity = Identity { owner: owner.0, store, granted: granted.clone(), notifier };
+    let identity = Identity { owner: owner.0, store, granted: granted.clone() };
+    let root = match &settings.backstore {
+        Backstore::Memory => None,
+        // The daemon may leave the directory that it was started from.
+        Backstore::HostFs { root, .. } => Some(std::path::absolute(root)?),
+    };
+    let find = |id: BranchId| core.find_branch(&id.to_string()).ok();
+    let bindings = Bindings::open(root.as_deref(), settings.core.boot, find).context(
+        "the bindings of an earlier daemon cannot be read: which process sees which branch is not known",
+    )?;
+    let bindings = Arc::new(bindings);
+    let pid_view = Arc::new(PidView::new(core.clone(), bindings.clone()));
+    let caching = Caching::new(settings.ttl, core.clone(), bindings.clone(), pid_view.clone());
+    let parts = Parts {
+        core: core.clone(),
+        metrics: metrics.clone(),
+        bindings: bindings.clone(),
+        caching: caching.clone(),
+        pid_view: pid_view.clone(),
+    };
     Ok(Adapter {
         synthetic: Synthetic::new(core.clone(), owner),
-        control: Control::start(core.clone(), metrics.clone(), identity)?,
+        control: Control::start(parts, identity)?,
+        bindings,
+        pid_view,
+        caching,
         pool: WritePool::start(settings.write_threads, settings.trace_writes)?,
         metrics,
-        ttl: settings.ttl,
         wishes: Wishes {
             max_write: settings.max_write,
             max_background: settings.max_background,

@@ -7,6 +7,9 @@ use std::{io, thread};
 
 use agentfs_core::FsCore;
 
+use crate::processes::Bindings;
+use crate::views::Caching;
+
 /// What was answered and not synced may be lost by a power cut, for so long at most.
 const SYNC_INTERVAL: Duration = Duration::from_secs(5);
 /// How often there is a look at what else is to be done.
@@ -42,4 +45,24 @@ fn keep(core: &Weak<FsCore>) {
         }
         told = trouble;
     }
+}
+
+/// How often there is a look at which bound processes live.
+const PROCESS_INTERVAL: Duration = Duration::from_secs(2);
+
+/// Starts the thread that ends bindings with their last process; it ends with the volume.
+///
+/// # Errors
+/// When it cannot be started.
+pub(crate) fn watch_processes(bindings: &Arc<Bindings>, caching: &Arc<Caching>) -> io::Result<()> {
+    let (bindings, caching) = (Arc::downgrade(bindings), Arc::downgrade(caching));
+    thread::Builder::new().name("processes".into()).spawn(move || {
+        loop {
+            thread::sleep(PROCESS_INTERVAL);
+            let (Some(bindings), Some(caching)) = (bindings.upgrade(), caching.upgrade()) else { return };
+            bindings.sweep();
+            caching.tend();
+        }
+    })?;
+    Ok(())
 }

@@ -12,6 +12,8 @@ mod housekeeping;
 mod metrics;
 mod mount;
 mod negotiate;
+mod notices;
+mod processes;
 mod signals;
 mod views;
 mod write_pool;
@@ -42,8 +44,13 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> Result<ExitCode> {
-    if let Some(Command::Check { store, repair, json }) = &args.command {
-        return check::run(store, *repair, *json);
+    match &args.command {
+        Some(Command::Check { store, repair, json }) => return check::run(store, *repair, *json),
+        Some(Command::MarkProcess { pid, soft }) => {
+            processes::set_mark(*pid, *soft)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        None => {}
     }
     let mount = args.mount.as_deref().context("name a mount point")?;
     mount_and_serve(args, mount).map(|()| ExitCode::SUCCESS)

@@ -66,6 +66,29 @@ pub struct RequestCount {
     pub total_ns: u64,
 }
 
+/// A process that sees another branch than main, or lives in one.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ProcessEntry {
+    /// Its number in the daemon's pid namespace, with leading zeros.
+    pub key: Vec<u8>,
+    /// Its number in the daemon's pid namespace.
+    pub pid: u32,
+    /// What it runs; cut off where it is long.
+    pub command: Vec<u8>,
+    /// The id of its branch.
+    pub branch: Vec<u8>,
+    /// Why: `bound`, `inherited` or `exec`.
+    pub reason: Vec<u8>,
+    /// Since when, in Unix milliseconds.
+    pub since_ms: u64,
+}
+
+impl PageEntry for ProcessEntry {
+    fn key(&self) -> &[u8] {
+        &self.key
+    }
+}
+
 impl PageEntry for BranchEntry {
     fn key(&self) -> &[u8] {
         &self.id

@@ -84,6 +84,16 @@ requests! {
         102 BranchSnapshot,
         /// Freezes a branch that is named, and makes all content durable that was written until then.
         103 SyncedSnapshot,
+        /// Tells which branch a process sees, and why.
+        104 Whoami,
+        /// Lets the process that asks live in a branch, in a mount of its own that it makes itself.
+        105 BranchEnter,
+        /// One page of the processes that see another branch than main, or live in one.
+        106 ProcessList,
+        /// What a branch holds alone and what it shares.
+        107 BranchUsage,
+        /// Unmounts the volume and ends its daemon.
+        108 Stop,
     }
     version alone {
         /// All snapshots in one response, which fails when they do not fit; [`SnapshotPage`] has no such limit.
@@ -144,7 +154,7 @@ pub struct BranchUnbind {
 pub struct BranchDelete {
     /// Its id or name.
     pub branch: Vec<u8>,
-    /// Delete it although processes are bound to it or files are open in it.
+    /// Delete it although snapshots of it or branches grown from it exist.
     pub force: bool,
 }
 
@@ -210,6 +220,41 @@ pub struct SyncedSnapshot {
     pub branch: Vec<u8>,
     /// The name the snapshot gets.
     pub name: Option<Vec<u8>>,
+}
+
+/// Payload of [`Request::Whoami`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Whoami {
+    /// The process; None is the one that asks.
+    pub pid: Option<u32>,
+}
+
+/// Payload of [`Request::BranchEnter`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct BranchEnter {
+    /// Its id or name.
+    pub branch: Vec<u8>,
+}
+
+/// Payload of [`Request::ProcessList`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ProcessList {
+    /// The `next` of the page before; None for the first page.
+    pub after: Option<Vec<u8>>,
+}
+
+/// Payload of [`Request::BranchUsage`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct BranchUsage {
+    /// Its id or name.
+    pub branch: Vec<u8>,
+}
+
+/// Payload of [`Request::Stop`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Stop {
+    /// `force` to stop although processes live in branches; empty to refuse then.
+    pub how: Vec<u8>,
 }
 
 /// Writes the selector and the container `(version, payload)`.

@@ -9,7 +9,9 @@ use ssz_derive::{Decode, Encode};
 use crate::error::{DecodeError, ErrorReply};
 use crate::frame::{self, Frame, FrameError};
 use crate::page::Page;
-use crate::record::{BranchEntry, BranchRecord, RequestCount, Setting, SnapshotEntry, SnapshotRecord};
+use crate::record::{
+    BranchEntry, BranchRecord, ProcessEntry, RequestCount, Setting, SnapshotEntry, SnapshotRecord,
+};
 
 /// The table of responses: a selector for each message, for encoding and decoding alike.
 macro_rules! responses {
@@ -77,6 +79,16 @@ responses! {
     102 BranchSnapshot(SnapshotReply),
     /// The snapshot that was made, and is durable with all its content.
     103 SyncedSnapshot(SnapshotReply),
+    /// What a process sees.
+    104 Whoami(WhoamiReply),
+    /// The branch that the process may mount now.
+    105 BranchEnter(EnterReply),
+    /// One page of processes, in the order of their numbers.
+    106 ProcessList(Page<ProcessEntry>),
+    /// What a branch holds.
+    107 BranchUsage(UsageReply),
+    /// The daemon ends.
+    108 Stop(StopReply),
 }
 
 /// The errno of an answer that does not fit, on every Linux but Alpha, MIPS, PA-RISC and SPARC.
@@ -202,6 +214,50 @@ pub struct StatusReply {
     pub reflink: bool,
     /// What was negotiated with the kernel.
     pub settings: Vec<Setting>,
+}
+
+/// Payload of [`Response::Whoami`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct WhoamiReply {
+    /// The id of the branch that the process sees.
+    pub branch: Vec<u8>,
+    /// The branch's name.
+    pub name: Option<Vec<u8>>,
+    /// The process, in the daemon's pid namespace.
+    pub pid: u32,
+    /// Why: `bound`, `inherited`, `exec` or `default`.
+    pub reason: Vec<u8>,
+    /// The process that was bound, or that `branch-exec` started.
+    pub of: Option<u32>,
+}
+
+/// Payload of [`Response::BranchEnter`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct EnterReply {
+    /// The branch's id.
+    pub branch: Vec<u8>,
+    /// The directory to mount, below the volume; empty where the volume itself shows the branch.
+    pub directory: Vec<u8>,
+}
+
+/// Payload of [`Response::BranchUsage`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct UsageReply {
+    /// The branch's id.
+    pub branch: Vec<u8>,
+    /// How many files and directories it has.
+    pub inodes: u64,
+    /// Bytes of content that no other branch or snapshot has.
+    pub private_bytes: u64,
+    /// Bytes of content that others have too.
+    pub shared_bytes: u64,
+}
+
+/// Payload of [`Response::Stop`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct StopReply {
+    /// The daemon's process.
+    pub pid: u32,
 }
 
 fn selected(selector: u8, payload: &impl Encode) -> Vec<u8> {

@@ -10,8 +10,8 @@ use super::{Snapshot, Tree};
 use crate::error::{FsError, Result};
 use crate::types::{BranchId, SnapshotId, ViewId};
 
-/// One more than the largest index: node ids have 20 bits for it.
-const LIMIT: usize = 1 << 20;
+/// One more than the largest index: node ids have 19 bits for it, and use the last one themselves.
+const LIMIT: usize = (1 << 19) - 1;
 
 /// The table of views. Rank 4.
 #[derive(Default)]

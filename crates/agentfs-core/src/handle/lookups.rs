@@ -66,9 +66,25 @@ impl Lookups {
         self.nodes.contains_key(&key(view, ino))
     }
 
+    /// How often the kernel was told of the inode and has not forgotten it.
+    pub fn times(&self, view: ViewId, ino: InodeId) -> u64 {
+        self.nodes.get(&key(view, ino)).map_or(0, |count| *count)
+    }
+
     /// Does the kernel remember any inode of the view?
     pub fn remembers_view(&self, view: ViewId) -> bool {
         self.views.contains_key(&view)
+    }
+
+    /// All inodes of a view that the kernel remembers. Looks at those of all views: for rare questions.
+    pub fn of_view(&self, view: ViewId) -> Vec<InodeId> {
+        let inode = |key: u64| InodeId(key & (InodeId::LIMIT - 1));
+        self.nodes
+            .iter()
+            .map(|node| *node.key())
+            .filter(|k| k >> 33 == u64::from(view.0))
+            .map(inode)
+            .collect()
     }
 
     /// How many inodes the kernel remembers.

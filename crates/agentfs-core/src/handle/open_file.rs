@@ -78,6 +78,11 @@ impl OpenFiles {
         self.files.contains_key(&(view, ino))
     }
 
+    /// The open inodes of a view that `wanted` takes. Looks at all open files: for rare questions.
+    pub fn of_view(&self, view: ViewId, wanted: impl Fn(&OpenFile) -> bool) -> Vec<InodeId> {
+        self.files.iter().filter(|file| file.view == view && wanted(file)).map(|file| file.ino).collect()
+    }
+
     /// How many inodes of a view are open. Looks at all open files: for rare questions.
     pub fn count(&self, view: ViewId) -> usize {
         self.files.iter().filter(|file| file.view == view).count()

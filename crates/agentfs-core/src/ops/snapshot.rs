@@ -6,7 +6,7 @@ use crate::branch::{Origin, Snapshot, SnapshotInfo, check_name};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::log::{NewSnapshot, Record};
-use crate::types::{SnapshotId, Timestamp, ViewId};
+use crate::types::{SnapshotId, Timestamp};
 
 impl FsCore {
     /// Takes a snapshot of a branch, given by id or name. It holds every write that returned before the call.
@@ -58,11 +58,6 @@ impl FsCore {
     /// `UnknownVersion`.
     pub fn find_snapshot(&self, snapshot: &str) -> Result<SnapshotInfo> {
         Ok(self.catalog.read().snapshot(snapshot)?.0.clone())
-    }
-
-    /// The view of a snapshot, if the kernel knows anything of it.
-    pub fn snapshot_view(&self, snapshot: &SnapshotInfo) -> Option<ViewId> {
-        self.views.of_snapshot(snapshot.id)
     }
 
     /// How many branches grew from a snapshot.

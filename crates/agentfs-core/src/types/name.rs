@@ -1,6 +1,7 @@
 //! A file's name in its directory: bytes, 1 to 255 of them, neither `.` nor `..`, without `/` and NUL.
 
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use crate::error::FsError;
@@ -71,6 +72,12 @@ impl PartialEq for Name {
     }
 }
 impl Eq for Name {}
+
+impl Hash for Name {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_bytes().hash(state);
+    }
+}
 impl PartialOrd for Name {
     fn partial_cmp(&self, other: &Name) -> Option<std::cmp::Ordering> {
         Some(self.cmp(other))

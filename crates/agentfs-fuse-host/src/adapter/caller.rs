@@ -19,7 +19,7 @@ impl Adapter {
         if caller.is_root() {
             return caller;
         }
-        let attr = self.tree(ino).and_then(|(view, ino)| self.core.getattr(view, ino)).ok();
+        let attr = self.tree(req, ino).and_then(|(view, ino)| self.core.getattr(view, ino)).ok();
         let group = attr.filter(|attr| attr.mode & SGID != 0).map(|attr| attr.gid);
         let has = |group| caller.gid == group || supplementary_groups(req.pid()).contains(&group);
         Caller { is_member: group.is_none_or(has), ..caller }

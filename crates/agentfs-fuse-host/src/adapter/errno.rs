@@ -17,6 +17,7 @@ pub(crate) fn errno(error: &FsError) -> Errno {
         FsError::CrossBranch => Errno::EXDEV,
         FsError::ReadOnly => Errno::EROFS,
         FsError::NotPermitted | FsError::Refused(_) => Errno::EPERM,
+        FsError::UnknownCaller => Errno::EACCES,
         FsError::Unsupported(_) => Errno::EOPNOTSUPP,
         FsError::NoAttribute => Errno::ENODATA,
         FsError::AttributeTooLarge => Errno::E2BIG,

@@ -16,11 +16,11 @@ use std::time::Instant;
 use agentfs_core::FsCore;
 
 pub(crate) use self::errno::errno;
-pub(crate) use self::reply::Ttl;
 use crate::control::Control;
 use crate::metrics::{Metrics, Request};
 use crate::negotiate::Wishes;
-use crate::views::Synthetic;
+use crate::processes::Bindings;
+use crate::views::{Caching, PidView, Synthetic};
 use crate::write_pool::WritePool;
 
 /// The volume as the kernel's server.
@@ -30,7 +30,9 @@ pub(crate) struct Adapter {
     pub(crate) control: Control,
     pub(crate) pool: WritePool,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) ttl: Ttl,
+    pub(crate) bindings: Arc<Bindings>,
+    pub(crate) pid_view: Arc<PidView>,
+    pub(crate) caching: Arc<Caching>,
     pub(crate) wishes: Wishes,
 }
 

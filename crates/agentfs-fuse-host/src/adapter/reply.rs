@@ -15,35 +15,24 @@ use crate::views::NodeId;
 /// Inodes are never given a second life under one number.
 pub(super) const GENERATION: Generation = Generation(0);
 
-/// How long the kernel may keep what it is told.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Ttl {
-    /// Attributes.
-    pub(crate) attr: Duration,
-    /// Names.
-    pub(crate) entry: Duration,
-    /// Missing names.
-    pub(crate) negative: Duration,
-}
-
 /// What a name leads to.
 pub(super) enum Entry {
-    /// A node; the kernel may keep the name this long.
-    Node(NodeId, Attr, Duration),
-    /// Nothing; the kernel may remember that.
-    Nothing,
+    /// A node; the kernel may keep the name and the attributes this long.
+    Node(NodeId, Attr, (Duration, Duration)),
+    /// Nothing; the kernel may remember that for so long.
+    Nothing(Duration),
 }
 
-pub(super) fn entry(reply: ReplyEntry, ttl: &Ttl, result: Result<Entry>) {
+pub(super) fn entry(reply: ReplyEntry, result: Result<Entry>) {
     match result {
-        Ok(Entry::Node(node, attr, keep)) => {
-            reply.entry_with_ttls(&ttl.attr, &keep, &file_attr(node, &attr), GENERATION);
+        Ok(Entry::Node(node, attr, (name, attributes))) => {
+            reply.entry_with_ttls(&attributes, &name, &file_attr(node, &attr), GENERATION);
         }
-        Ok(Entry::Nothing) if ttl.negative.is_zero() => reply.error(errno(&FsError::NotFound)),
+        Ok(Entry::Nothing(keep)) if keep.is_zero() => reply.error(errno(&FsError::NotFound)),
         // Node id 0 tells the kernel that the name is missing.
-        Ok(Entry::Nothing) => {
+        Ok(Entry::Nothing(keep)) => {
             let nothing = file_attr(NodeId(0), &plain(InodeId(0), FileKind::File));
-            reply.entry(&ttl.negative, &nothing, GENERATION);
+            reply.entry(&keep, &nothing, GENERATION);
         }
         Err(e) => reply.error(errno(&e)),
     }
@@ -56,18 +45,18 @@ pub(super) fn plain(ino: InodeId, kind: FileKind) -> Attr {
     Attr { ino, kind, mode, uid, gid, nlink, rdev, size, blocks, atime, mtime, ctime }
 }
 
-pub(super) fn attr(reply: ReplyAttr, ttl: &Ttl, result: Result<(NodeId, Attr)>) {
+pub(super) fn attr(reply: ReplyAttr, keep: impl Fn(&Attr) -> Duration, result: Result<(NodeId, Attr)>) {
     match result {
-        Ok((node, attr)) => reply.attr(&ttl.attr, &file_attr(node, &attr)),
+        Ok((node, attr)) => reply.attr(&keep(&attr), &file_attr(node, &attr)),
         Err(e) => reply.error(errno(&e)),
     }
 }
 
-pub(super) fn created(reply: ReplyCreate, ttl: &Ttl, result: Result<(ViewId, Attr, HandleId)>) {
+pub(super) fn created(reply: ReplyCreate, keep: Duration, result: Result<(ViewId, Attr, HandleId)>) {
     match result {
         Ok((view, attr, handle)) => {
             let attr = file_attr(NodeId::of(view, attr.ino), &attr);
-            reply.created(&ttl.entry, &attr, GENERATION, FileHandle(handle.0), open_flags());
+            reply.created(&keep, &attr, GENERATION, FileHandle(handle.0), open_flags());
         }
         Err(e) => reply.error(errno(&e)),
     }

@@ -32,8 +32,11 @@ impl Filesystem for Adapter {
         self.wishes.negotiate(config)
     }
 
-    fn lookup(&self, _req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        self.serve(Request::Lookup, || reply::entry(reply, &self.ttl, self.find(parent, name)));
+    fn lookup(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        self.serve(Request::Lookup, || {
+            let keep = self.caching.hold();
+            reply::entry(reply, self.find(req, &keep, parent, name));
+        });
     }
 
     fn forget(&self, _req: &fuser::Request, ino: INodeNo, nlookup: u64) {
@@ -42,13 +45,11 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn getattr(&self, _req: &fuser::Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, req: &fuser::Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.serve(Request::Getattr, || {
-            let result = match NodeId::from(ino).node() {
-                Node::Tree(view, ino) => self.core.getattr(view, ino),
-                Node::Special(view, special) => Ok(self.synthetic.attr(view, special)),
-            };
-            reply::attr(reply, &self.ttl, result.map(|attr| (ino.into(), attr)));
+            let keep = self.caching.hold();
+            let result = self.attributes(req, ino).map(|attr| (ino.into(), attr));
+            reply::attr(reply, |attr| keep.attr(ino.into(), attr), result);
         });
     }
 
@@ -79,15 +80,25 @@ impl Filesystem for Adapter {
             mtime: mtime.map(attr::set_time),
             ctime: ctime.map(attr::exact_time),
         };
+        let changes_face = mode.is_some() || uid.is_some() || gid.is_some();
         self.serve(Request::Setattr, || {
-            let (core, ttl, caller, file) =
-                (self.core.clone(), self.ttl, self.changer(req, ino), self.tree(ino));
-            let work = move || {
-                let result = file.and_then(|(view, file)| core.setattr(view, file, &set, caller));
-                reply::attr(reply, &ttl, result.map(|attr| (ino.into(), attr)));
-            };
-            // Cutting shared content copies what is kept.
-            if size.is_some_and(|size| size > 0) { self.pool.submit(0, work) } else { work() }
+            let (caller, place) = (self.changer(req, ino), self.tree(req, ino));
+            // Cutting shared content copies what is kept. What can be cut is a file.
+            if size.is_some_and(|size| size > 0) {
+                let (core, keep) = (self.core.clone(), self.caching.ttl().attr);
+                return self.pool.submit(0, move || {
+                    let result = place.and_then(|(view, file)| core.setattr(view, file, &set, caller));
+                    reply::attr(reply, |_| keep, result.map(|attr| (ino.into(), attr)));
+                });
+            }
+            let keep = self.caching.hold();
+            let result = place.and_then(|place| {
+                if changes_face {
+                    self.may_change_face(ino, place)?;
+                }
+                self.core.setattr(place.0, place.1, &set, caller)
+            });
+            reply::attr(reply, |attr| keep.attr(ino.into(), attr), result.map(|attr| (ino.into(), attr)));
         });
     }
 
@@ -95,6 +106,7 @@ impl Filesystem for Adapter {
         self.serve(Request::Readlink, || match NodeId::from(ino).node() {
             Node::Tree(view, ino) => reply::data(reply, self.core.readlink(view, ino)),
             Node::Special(view, special) => reply::data(reply, self.synthetic.readlink(view, special)),
+            Node::Private(..) | Node::Shared(_) => reply.error(Errno::EINVAL),
         });
     }
 
@@ -111,15 +123,12 @@ impl Filesystem for Adapter {
         self.serve(Request::Mknod, || {
             let kind =
                 attr::kind_of_mode(mode).ok_or(FsError::InvalidArgument("mknod of an unknown kind of file"));
+            let keep = self.caching.hold();
             let made = kind.and_then(|kind| {
-                self.make(
-                    parent,
-                    name,
-                    CreateMode { kind, mode: attr::permissions(mode), umask: attr::permissions(umask), rdev },
-                    caller(req),
-                )
+                let (mode, umask) = (attr::permissions(mode), attr::permissions(umask));
+                self.make(req, &keep, (parent, name), CreateMode { kind, mode, umask, rdev })
             });
-            reply::entry(reply, &self.ttl, made);
+            reply::entry(reply, made);
         });
     }
 
@@ -139,31 +148,31 @@ impl Filesystem for Adapter {
                 umask: attr::permissions(umask),
                 rdev: 0,
             };
-            reply::entry(reply, &self.ttl, self.make(parent, name, what, caller(req)));
+            let keep = self.caching.hold();
+            reply::entry(reply, self.make(req, &keep, (parent, name), what));
         });
     }
 
-    fn unlink(&self, _req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn unlink(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.serve(Request::Unlink, || {
-            let place = self.place(parent, name);
+            let place = self.place(req, parent, name);
             reply::empty(reply, place.and_then(|(view, dir, name)| self.core.unlink(view, dir, &name)));
         });
     }
 
-    fn rmdir(&self, _req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        self.serve(Request::Rmdir, || {
-            let place = self.place(parent, name);
-            reply::empty(reply, place.and_then(|(view, dir, name)| self.core.rmdir(view, dir, &name)));
-        });
+    fn rmdir(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        self.serve(Request::Rmdir, || reply::empty(reply, self.remove_directory(req, parent, name)));
     }
 
     fn symlink(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         self.serve(Request::Symlink, || {
-            let made = self.place(parent, name).and_then(|(view, dir, name)| {
+            let keep = self.caching.hold();
+            let made = self.place(req, parent, name).and_then(|place| {
                 let target = target.as_os_str().as_bytes();
-                self.core.symlink(view, dir, &name, target, caller(req)).map(|attr| self.tell(view, attr))
+                let attr = self.core.symlink(place.0, place.1, &place.2, target, caller(req))?;
+                Ok(self.tell(&keep, parent, &place, attr))
             });
-            reply::entry(reply, &self.ttl, made);
+            reply::entry(reply, made);
         });
     }
 
@@ -180,20 +189,21 @@ impl Filesystem for Adapter {
         self.serve(Request::Rename, || {
             let mode = route::rename_mode(flags, caller(req));
             let (from, to) = ((parent, name), (newparent, newname));
-            reply::empty(reply, mode.and_then(|mode| self.move_name(from, to, mode)));
+            reply::empty(reply, mode.and_then(|mode| self.move_name(req, from, to, mode)));
         });
     }
 
     fn link(
         &self,
-        _req: &fuser::Request,
+        req: &fuser::Request,
         ino: INodeNo,
         newparent: INodeNo,
         newname: &OsStr,
         reply: ReplyEntry,
     ) {
         self.serve(Request::Link, || {
-            reply::entry(reply, &self.ttl, self.add_name(ino, newparent, newname));
+            let keep = self.caching.hold();
+            reply::entry(reply, self.add_name(req, &keep, ino, (newparent, newname)));
         });
     }
 
@@ -202,6 +212,7 @@ impl Filesystem for Adapter {
             Node::Tree(view, ino) => {
                 reply::opened(reply, self.core.open(view, ino, route::open_mode(flags.0), caller(req)));
             }
+            Node::Private(..) | Node::Shared(_) => reply.error(Errno::EISDIR),
             Node::Special(..) => reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO),
         });
     }
@@ -218,13 +229,14 @@ impl Filesystem for Adapter {
     ) {
         self.serve(Request::Create, || {
             let mode = (attr::permissions(mode), attr::permissions(umask));
-            let made = self.place(parent, name).and_then(|(view, dir, name)| {
+            let keep = self.caching.hold();
+            let made = self.place(req, parent, name).and_then(|(view, dir, name)| {
                 let (attr, handle) =
                     self.core.create_open(view, dir, &name, mode, route::open_mode(flags), caller(req))?;
                 self.core.remember(view, attr.ino);
                 Ok((view, attr, handle))
             });
-            reply::created(reply, &self.ttl, made);
+            reply::created(reply, keep.created((parent.into(), name.as_bytes())), made);
         });
     }
 
@@ -244,6 +256,7 @@ impl Filesystem for Adapter {
                 let read = self.core.read(handle(fh), offset, buf);
                 reply::data(reply, read.map(|len| buf.get(..len).unwrap_or_default()));
             }),
+            Node::Private(..) | Node::Shared(_) => reply.error(Errno::EISDIR),
             Node::Special(..) => reply.data(&[]),
         });
     }
@@ -301,7 +314,7 @@ impl Filesystem for Adapter {
     ) {
         self.serve(Request::Release, || match NodeId::from(ino).node() {
             Node::Tree(..) => reply::empty(reply, self.core.release(handle(fh))),
-            Node::Special(..) => reply.ok(),
+            Node::Private(..) | Node::Shared(_) | Node::Special(..) => reply.ok(),
         });
     }
 
@@ -313,57 +326,64 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, _req: &fuser::Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        self.serve(Request::Opendir, || match NodeId::from(ino).node() {
-            // All changes of a tree's directory come through its one node, so the kernel knows of them.
-            Node::Tree(..) => {
-                reply.opened(FileHandle(0), FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE);
-            }
-            Node::Special(..) => reply.opened(FileHandle(0), FopenFlags::empty()),
+        self.serve(Request::Opendir, || {
+            let keep = self.caching.hold();
+            self.pid_view.opened(ino.into(), true);
+            // Unless it depends on who asks, all changes of a directory come through its one node: the kernel knows them.
+            let cached = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
+            let flags = if keep.must_ask(ino.into()) { FopenFlags::empty() } else { cached };
+            reply.opened(FileHandle(0), flags);
         });
     }
 
     fn readdir(
         &self,
-        _req: &fuser::Request,
+        req: &fuser::Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
         reply: ReplyDirectory,
     ) {
-        self.serve(Request::Readdir, || self.list(ino, offset, reply));
+        self.serve(Request::Readdir, || self.list(req, ino, offset, reply));
     }
 
     fn readdirplus(
         &self,
-        _req: &fuser::Request,
+        req: &fuser::Request,
         ino: INodeNo,
         _fh: FileHandle,
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        self.serve(Request::Readdirplus, || self.list_plus(ino, offset, reply));
+        self.serve(Request::Readdirplus, || {
+            let keep = self.caching.hold();
+            self.list_plus(req, &keep, ino, offset, reply);
+        });
     }
 
     fn releasedir(
         &self,
         _req: &fuser::Request,
-        _ino: INodeNo,
+        ino: INodeNo,
         _fh: FileHandle,
         _flags: OpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.serve(Request::Releasedir, || reply.ok());
+        self.serve(Request::Releasedir, || {
+            self.pid_view.opened(ino.into(), false);
+            reply.ok();
+        });
     }
 
     fn fsyncdir(
         &self,
-        _req: &fuser::Request,
+        req: &fuser::Request,
         ino: INodeNo,
         _fh: FileHandle,
         _datasync: bool,
         reply: ReplyEmpty,
     ) {
-        let (core, dir) = (self.core.clone(), self.tree(ino));
+        let (core, dir) = (self.core.clone(), self.tree(req, ino));
         self.serve(Request::Fsyncdir, || {
             self.pool.submit(0, move || match dir {
                 Ok((_, dir)) => reply::empty(reply, core.fsync_directory(dir)),
@@ -387,30 +407,37 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.serve(Request::Setxattr, || {
-            let result = self.tree(ino).and_then(|(view, file)| match name.as_bytes() {
-                acl if is_acl(acl) => self.core.set_acl(view, file, acl, value, self.changer(req, ino)),
+            let result = self.tree(req, ino).and_then(|(view, file)| match name.as_bytes() {
+                acl if is_acl(acl) => {
+                    self.may_change_face(ino, (view, file))?;
+                    self.core.set_acl(view, file, acl, value, self.changer(req, ino))
+                }
                 name => self.core.setxattr(view, file, name, value, route::xattr_mode(flags)?),
             });
             reply::empty(reply, result);
         });
     }
 
-    fn getxattr(&self, _req: &fuser::Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+    fn getxattr(&self, req: &fuser::Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         self.serve(Request::Getxattr, || {
-            reply::xattr(reply, size, self.xattr(ino, name));
+            reply::xattr(reply, size, self.xattr(req, ino, name));
         });
     }
 
     fn listxattr(&self, req: &fuser::Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         self.serve(Request::Listxattr, || {
-            reply::xattr(reply, size, self.xattr_names(ino, caller(req)));
+            reply::xattr(reply, size, self.xattr_names(req, ino));
         });
     }
 
-    fn removexattr(&self, _req: &fuser::Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+    fn removexattr(&self, req: &fuser::Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.serve(Request::Removexattr, || {
-            let result =
-                self.tree(ino).and_then(|(view, ino)| self.core.removexattr(view, ino, name.as_bytes()));
+            let result = self.tree(req, ino).and_then(|place| {
+                if is_acl(name.as_bytes()) {
+                    self.may_change_face(ino, place)?;
+                }
+                self.core.removexattr(place.0, place.1, name.as_bytes())
+            });
             reply::empty(reply, result);
         });
     }
@@ -432,7 +459,7 @@ impl Filesystem for Adapter {
         reply: ReplyIoctl,
     ) {
         self.serve(Request::Ioctl, || {
-            self.control.ioctl(NodeId::from(ino), caller(req), cmd, in_data, reply)
+            self.control.ioctl(NodeId::from(ino), (req.pid(), caller(req)), cmd, in_data, reply)
         });
     }
 

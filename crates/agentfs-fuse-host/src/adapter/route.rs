@@ -7,121 +7,231 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agentfs_core::{
-    Attr, Caller, CreateMode, FsError, InodeId, Name, OpenMode, RenameMode, Result, ViewId, XattrMode,
+    Attr, Caller, CreateMode, FileKind, FsError, InodeId, Name, OpenMode, RenameMode, Result, ViewId,
+    XattrMode, is_acl,
 };
 use fuser::{INodeNo, RenameFlags, ReplyDirectory, ReplyDirectoryPlus};
 
 use super::Adapter;
 use super::attr::{file_attr, file_type};
+use super::caller::caller;
 use super::reply::{self, Entry};
-use crate::views::{DOT_AGENTFS, Node, NodeId, Special};
+use crate::views::{DOT_AGENTFS, Keep, Node, NodeId, Special, Split};
 
 /// A name in a tree's directory.
 pub(super) type Place = (ViewId, InodeId, Name);
 
 impl Adapter {
-    /// The file or directory that a node is.
-    pub(super) fn tree(&self, ino: INodeNo) -> Result<(ViewId, InodeId)> {
-        match NodeId::from(ino).node() {
-            Node::Tree(view, ino) => Ok((view, ino)),
-            Node::Special(..) => Err(FsError::NotPermitted),
-        }
+    /// The file or directory that a node is to who asks.
+    pub(super) fn tree(&self, req: &fuser::Request, ino: INodeNo) -> Result<(ViewId, InodeId)> {
+        self.pid_view.place(ino.into(), req.pid())
     }
 
     /// A name about to be made, moved or removed. `.agentfs` itself is not touched.
-    pub(super) fn place(&self, parent: INodeNo, name: &OsStr) -> Result<Place> {
-        let (view, dir) = self.tree(parent)?;
+    pub(super) fn place(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr) -> Result<Place> {
+        let (view, dir) = self.tree(req, parent)?;
         if dir == InodeId::ROOT && name.as_bytes() == DOT_AGENTFS {
             return Err(FsError::NotPermitted);
         }
         Ok((view, dir, Name::new(name.as_bytes())?))
     }
 
-    /// The kernel is about to be told of a file.
-    pub(super) fn tell(&self, view: ViewId, attr: Attr) -> Entry {
-        self.core.remember(view, attr.ino);
-        Entry::Node(NodeId::of(view, attr.ino), attr, self.ttl.entry)
+    /// The kernel is about to be told of a file or directory under a name.
+    pub(super) fn tell(
+        &self,
+        keep: &Keep<'_>,
+        parent: INodeNo,
+        (view, _, name): &Place,
+        attr: Attr,
+    ) -> Entry {
+        let node = self.pid_view.tell(parent.into(), name, *view, &attr);
+        let times = (keep.entry(parent.into(), name.as_bytes()), keep.attr(node, &attr));
+        Entry::Node(node, attr, times)
     }
 
     /// The kernel forgets a node, or was not told of it after all. The volume's own are always there.
     pub(super) fn forget_node(&self, node: NodeId, times: u64) {
         match node.node() {
-            Node::Tree(view, ino) => self.core.forget(view, ino, times),
-            Node::Special(view, Special::IdLink) => self.core.forget(view, Special::IdLink.inode(), times),
+            Node::Special(view, Special::NameLink) => {
+                self.core.forget(view, Special::NameLink.inode(), times);
+            }
             Node::Special(..) => {}
+            Node::Tree(..) | Node::Private(..) | Node::Shared(_) => self.pid_view.forget(node, times),
+        }
+    }
+
+    /// The attributes of a node, as who asks has them.
+    pub(super) fn attributes(&self, req: &fuser::Request, ino: INodeNo) -> Result<Attr> {
+        match NodeId::from(ino).node() {
+            Node::Special(view, special) => Ok(self.synthetic.attr(view, special)),
+            _ => {
+                let (view, inode) = self.tree(req, ino)?;
+                let attr = self.core.getattr(view, inode)?;
+                if inode != InodeId::ROOT || NodeId::from(ino) != NodeId::MOUNT_POINT || view == ViewId::MAIN
+                {
+                    return Ok(attr);
+                }
+                // The kernel has one mode and owner for the mount point: main's.
+                let main = self.core.getattr(ViewId::MAIN, InodeId::ROOT)?;
+                Ok(Attr { mode: main.mode, uid: main.uid, gid: main.gid, ..attr })
+            }
         }
     }
 
     /// The value of an extended attribute; the volume's own directories have none.
-    pub(super) fn xattr(&self, ino: INodeNo, name: &OsStr) -> Result<Arc<[u8]>> {
-        let (view, ino) = self.tree(ino).map_err(|_| FsError::NoAttribute)?;
-        self.core.getxattr(view, ino, name.as_bytes())
+    pub(super) fn xattr(&self, req: &fuser::Request, ino: INodeNo, name: &OsStr) -> Result<Arc<[u8]>> {
+        let found = self.tree(req, ino);
+        let (view, inode) = match found {
+            Err(FsError::NotPermitted) => return Err(FsError::NoAttribute),
+            found => found?,
+        };
+        let common = NodeId::from(ino) == NodeId::MOUNT_POINT && is_acl(name.as_bytes());
+        self.core.getxattr(if common { ViewId::MAIN } else { view }, inode, name.as_bytes())
     }
 
     /// The names of all extended attributes that the caller may see.
-    pub(super) fn xattr_names(&self, ino: INodeNo, caller: Caller) -> Result<Vec<u8>> {
-        let Ok((view, ino)) = self.tree(ino) else { return Ok(Vec::new()) };
-        Ok(name_list(self.core.listxattr(view, ino)?, caller))
+    pub(super) fn xattr_names(&self, req: &fuser::Request, ino: INodeNo) -> Result<Vec<u8>> {
+        match self.tree(req, ino) {
+            Err(FsError::NotPermitted) => Ok(Vec::new()),
+            found => {
+                let (view, ino) = found?;
+                Ok(name_list(self.core.listxattr(view, ino)?, caller(req)))
+            }
+        }
     }
 
-    pub(super) fn find(&self, parent: INodeNo, name: &OsStr) -> Result<Entry> {
-        let name = name.as_bytes();
+    /// May mode, owner or ACL be changed under this node? `Stale` has the kernel look it up once more.
+    pub(super) fn may_change_face(&self, ino: INodeNo, (view, inode): (ViewId, InodeId)) -> Result<()> {
+        match self.pid_view.split_face(ino.into(), view, inode)? {
+            Split::NotNeeded => Ok(()),
+            Split::LookUpAgain => Err(FsError::Stale),
+        }
+    }
+
+    pub(super) fn find(
+        &self,
+        req: &fuser::Request,
+        keep: &Keep<'_>,
+        parent: INodeNo,
+        name: &OsStr,
+    ) -> Result<Entry> {
+        let bytes = name.as_bytes();
         let found = match NodeId::from(parent).node() {
-            Node::Tree(view, InodeId::ROOT) if name == DOT_AGENTFS => Ok(self.synthetic.dot_agentfs(view)),
-            Node::Special(view, dir) => self.synthetic.lookup(view, dir, name),
-            Node::Tree(view, dir) => {
-                let attr = self.core.lookup(view, dir, &Name::new(name)?)?;
-                return Ok(attr.map_or(Entry::Nothing, |attr| self.tell(view, attr)));
+            Node::Special(view, dir) => self.synthetic.lookup(view, dir, bytes),
+            _ => {
+                let (view, dir) = self.tree(req, parent)?;
+                if dir == InodeId::ROOT && bytes == DOT_AGENTFS {
+                    // At the mount point there is one for all.
+                    let view = if NodeId::from(parent) == NodeId::MOUNT_POINT { ViewId::MAIN } else { view };
+                    Ok(self.synthetic.dot_agentfs(view))
+                } else {
+                    let place = (view, dir, Name::new(bytes)?);
+                    let attr = self.core.lookup(view, dir, &place.2)?;
+                    let nothing = || Entry::Nothing(keep.negative(parent.into(), bytes));
+                    return Ok(attr.map_or_else(nothing, |attr| self.tell(keep, parent, &place, attr)));
+                }
             }
         };
         // Branches and snapshots come and go without the kernel's knowing.
-        found.map(|found| Entry::Node(found.node, found.attr, Duration::ZERO))
+        found.map(|found| {
+            Entry::Node(found.node, found.attr, (Duration::ZERO, keep.attr(found.node, &found.attr)))
+        })
     }
 
     pub(super) fn make(
         &self,
-        parent: INodeNo,
-        name: &OsStr,
+        req: &fuser::Request,
+        keep: &Keep<'_>,
+        (parent, name): (INodeNo, &OsStr),
         what: CreateMode,
-        caller: Caller,
     ) -> Result<Entry> {
-        let (view, dir, name) = self.place(parent, name)?;
-        let attr = self.core.create(view, dir, &name, what, caller)?;
-        Ok(self.tell(view, attr))
+        let place = self.place(req, parent, name)?;
+        let attr = self.core.create(place.0, place.1, &place.2, what, caller(req))?;
+        Ok(self.tell(keep, parent, &place, attr))
     }
 
-    pub(super) fn add_name(&self, ino: INodeNo, parent: INodeNo, name: &OsStr) -> Result<Entry> {
-        let (from, ino) = self.tree(ino)?;
-        let (view, dir, name) = self.place(parent, name)?;
-        if from != view {
+    pub(super) fn add_name(
+        &self,
+        req: &fuser::Request,
+        keep: &Keep<'_>,
+        ino: INodeNo,
+        (parent, name): (INodeNo, &OsStr),
+    ) -> Result<Entry> {
+        let (from, ino) = self.tree(req, ino)?;
+        let place = self.place(req, parent, name)?;
+        if from != place.0 {
             return Err(FsError::CrossBranch);
         }
-        let attr = self.core.link(view, ino, dir, &name)?;
-        Ok(self.tell(view, attr))
+        let attr = self.core.link(place.0, ino, place.1, &place.2)?;
+        Ok(self.tell(keep, parent, &place, attr))
+    }
+
+    pub(super) fn remove_directory(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr) -> Result<()> {
+        let place = self.place(req, parent, name)?;
+        let removed = self.own_directory(parent, &place)?;
+        let (view, dir, name) = place;
+        self.core.rmdir(view, dir, &name)?;
+        if let Some(ino) = removed {
+            self.pid_view.removed(parent.into(), &name, view, ino);
+        }
+        Ok(())
+    }
+
+    /// The directory that a name leads to, which its branch has for itself now. `Stale` has the kernel look it up once
+    /// more; `None` when it is none.
+    fn own_directory(&self, parent: INodeNo, (view, dir, name): &Place) -> Result<Option<InodeId>> {
+        let found = self.core.lookup(*view, *dir, name)?;
+        let Some(attr) = found.filter(|attr| attr.kind == FileKind::Directory) else { return Ok(None) };
+        match self.pid_view.split_name(parent.into(), *view, attr.ino) {
+            Split::NotNeeded => Ok(Some(attr.ino)),
+            Split::LookUpAgain => Err(FsError::Stale),
+        }
     }
 
     pub(super) fn move_name(
         &self,
+        req: &fuser::Request,
         from: (INodeNo, &OsStr),
         to: (INodeNo, &OsStr),
         mode: RenameMode,
     ) -> Result<()> {
-        let (from, to) = (self.place(from.0, from.1)?, self.place(to.0, to.1)?);
-        if from.0 != to.0 {
+        let (source, target) = (self.place(req, from.0, from.1)?, self.place(req, to.0, to.1)?);
+        if source.0 != target.0 {
             return Err(FsError::CrossBranch);
         }
-        self.core.rename(from.0, (from.1, &from.2), (to.1, &to.2), mode)
+        let (moved, replaced) = match (self.own_directory(from.0, &source), self.own_directory(to.0, &target))
+        {
+            // Both are made the branch's own in one go.
+            (Err(error), _) | (_, Err(error)) => return Err(error),
+            (Ok(moved), Ok(replaced)) => (moved, replaced),
+        };
+        let view = source.0;
+        self.core.rename(view, (source.1, &source.2), (target.1, &target.2), mode)?;
+        let (from, to) = ((from.0.into(), &source.2), (to.0.into(), &target.2));
+        let exchanged = replaced.filter(|_| mode == RenameMode::Exchange);
+        if let Some(replaced) = replaced.filter(|_| exchanged.is_none()) {
+            self.pid_view.removed(to.0, to.1, view, replaced);
+        }
+        self.pid_view.moved((from, moved), (to, exchanged), view);
+        Ok(())
     }
 
-    pub(super) fn list(&self, ino: INodeNo, offset: u64, mut reply: ReplyDirectory) {
+    pub(super) fn list(&self, req: &fuser::Request, ino: INodeNo, offset: u64, mut reply: ReplyDirectory) {
         let result = match NodeId::from(ino).node() {
-            Node::Tree(view, dir) => self.core.readdir(view, dir, offset, |entry| {
-                let node = NodeId::of(view, entry.ino);
-                !reply.add(node.into(), entry.position, file_type(entry.kind), OsStr::from_bytes(entry.name))
-            }),
             Node::Special(view, dir) => self.synthetic.readdir(view, dir, offset, |position, kind, name| {
                 // A lookup tells the number; a listing need not enter every branch to know it.
                 !reply.add(ino, position, file_type(kind), OsStr::from_bytes(name))
+            }),
+            _ => self.tree(req, ino).and_then(|(view, dir)| {
+                self.core.readdir(view, dir, offset, |entry| {
+                    let node = self.listed_node(ino, view, (entry.name, entry.ino, entry.kind));
+                    !reply.add(
+                        node.into(),
+                        entry.position,
+                        file_type(entry.kind),
+                        OsStr::from_bytes(entry.name),
+                    )
+                })
             }),
         };
         match result {
@@ -130,22 +240,33 @@ impl Adapter {
         }
     }
 
-    pub(super) fn list_plus(&self, ino: INodeNo, offset: u64, mut reply: ReplyDirectoryPlus) {
-        let keep = self.ttl.entry;
-        let mut add = |node: NodeId, position: u64, name: &[u8], attr: &Attr, keep: Duration| {
+    /// The number that a listing shows.
+    fn listed_node(&self, dir: INodeNo, view: ViewId, entry: (&[u8], InodeId, FileKind)) -> NodeId {
+        let (name, ino, kind) = entry;
+        match (kind, name) {
+            (_, b".") => dir.into(),
+            (FileKind::Directory, name) => self.pid_view.listed(dir.into(), name, view, ino),
+            _ => NodeId::of(view, ino),
+        }
+    }
+
+    pub(super) fn list_plus(
+        &self,
+        req: &fuser::Request,
+        keep: &Keep<'_>,
+        ino: INodeNo,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let mut add = |node: NodeId, position: u64, name: &[u8], attr: &Attr, times: Duration| {
             let name = OsStr::from_bytes(name);
-            !reply.add(node.into(), position, name, &keep, &file_attr(node, attr), reply::GENERATION)
+            !reply.add(node.into(), position, name, &times, &file_attr(node, attr), reply::GENERATION)
         };
         let result = match NodeId::from(ino).node() {
             Node::Special(view, dir) => self.synthetic.readdir(view, dir, offset, |position, kind, name| {
+                let plain = reply::plain(InodeId::ROOT, kind);
                 if matches!(name, b"." | b"..") {
-                    return add(
-                        ino.into(),
-                        position,
-                        name,
-                        &reply::plain(InodeId::ROOT, kind),
-                        Duration::ZERO,
-                    );
+                    return add(ino.into(), position, name, &plain, Duration::ZERO);
                 }
                 // What is gone since the list was made is left out.
                 let Ok(found) = self.synthetic.lookup(view, dir, name) else { return true };
@@ -155,17 +276,22 @@ impl Adapter {
                 }
                 added
             }),
-            Node::Tree(view, dir) => self.core.readdirplus(view, dir, offset, |entry, attr| {
-                let node = NodeId::of(view, entry.ino);
-                // The kernel counts no lookup for "." and "..".
-                let Some(attr) = attr else {
-                    return add(node, entry.position, entry.name, &reply::plain(entry.ino, entry.kind), keep);
-                };
-                let added = add(node, entry.position, entry.name, &attr, keep);
-                if added {
-                    self.core.remember(view, entry.ino);
-                }
-                added
+            _ => self.tree(req, ino).and_then(|(view, dir)| {
+                self.core.readdirplus(view, dir, offset, |entry, attr| {
+                    // The kernel counts no lookup for "." and "..".
+                    let (Some(attr), Ok(name)) = (attr, Name::new(entry.name)) else {
+                        let node = self.listed_node(ino, view, (entry.name, entry.ino, entry.kind));
+                        let plain = reply::plain(entry.ino, entry.kind);
+                        return add(node, entry.position, entry.name, &plain, Duration::ZERO);
+                    };
+                    let node = self.pid_view.tell(ino.into(), &name, view, &attr);
+                    let times = keep.entry(ino.into(), entry.name);
+                    let added = add(node, entry.position, entry.name, &attr, times);
+                    if !added {
+                        self.forget_node(node, 1);
+                    }
+                    added
+                })
             }),
         };
         match result {

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use agentfs_core::Caller;
-use agentfs_core::{BranchInfo, FsCore, FsError, Origin, Result, SnapshotInfo, Timestamp, ViewId};
+use agentfs_core::{BranchInfo, FsCore, FsError, Origin, Result, SnapshotInfo, Timestamp};
 use agentfs_proto::ids::format_id;
 use agentfs_proto::page::Page;
 use agentfs_proto::record::{
@@ -11,14 +10,16 @@ use agentfs_proto::record::{
 };
 use agentfs_proto::response::{
     BranchDeleteReply, BranchReply, SnapshotDeleteReply, SnapshotListReply, SnapshotReply, StatusReply,
+    UsageReply,
 };
 use agentfs_proto::{Request, Response};
 
-use super::Identity;
 use super::authorize::authorize;
+use super::{Asker, Identity, text};
 use crate::adapter::errno;
 use crate::metrics::Metrics;
-use crate::views::{NodeId, Special};
+use crate::processes::Bindings;
+use crate::views::{Caching, NodeId, PidView};
 
 /// More entries than fit a frame.
 const PAGE: usize = 128;
@@ -26,25 +27,31 @@ const PAGE: usize = 128;
 pub(super) struct Dispatcher {
     pub(super) core: Arc<FsCore>,
     pub(super) metrics: Arc<Metrics>,
+    pub(super) bindings: Arc<Bindings>,
+    pub(super) caching: Arc<Caching>,
+    pub(super) pid_view: Arc<PidView>,
     pub(super) identity: Identity,
 }
 
 impl Dispatcher {
-    /// Carries a request out. `view` is the one whose control file was asked.
-    pub(super) fn respond(&self, view: ViewId, caller: Caller, request: Request) -> Response {
-        let result = authorize(caller, self.identity.owner).and_then(|()| self.dispatch(view, request));
+    /// Carries a request out.
+    pub(super) fn respond(&self, asker: Asker, request: Request) -> Response {
+        let allowed = authorize(asker.caller, self.identity.owner);
+        let result = allowed.and_then(|()| self.dispatch(asker, request));
         result.unwrap_or_else(|error| Response::error(&error.to_string(), errno(&error).code() as u32))
     }
 
-    fn dispatch(&self, view: ViewId, request: Request) -> Result<Response> {
+    fn dispatch(&self, asker: Asker, request: Request) -> Result<Response> {
         let core = &self.core;
         Ok(match request {
-            Request::SnapshotCreate(r) => Response::SnapshotCreate(self.take_snapshot(view, &[], &r.name)?),
+            Request::SnapshotCreate(r) => {
+                Response::SnapshotCreate(self.take_snapshot(asker, &[], &r.name)?)
+            }
             Request::BranchSnapshot(r) => {
-                Response::BranchSnapshot(self.take_snapshot(view, &r.branch, &r.name)?)
+                Response::BranchSnapshot(self.take_snapshot(asker, &r.branch, &r.name)?)
             }
             Request::SyncedSnapshot(r) => {
-                let taken = self.take_snapshot(view, &r.branch, &r.name)?;
+                let taken = self.take_snapshot(asker, &r.branch, &r.name)?;
                 core.sync_content()?;
                 Response::SyncedSnapshot(taken)
             }
@@ -61,30 +68,36 @@ impl Dispatcher {
             }
             Request::SnapshotRename(r) => {
                 let info = core.rename_snapshot(text(&r.snapshot)?, text(&r.name)?)?;
-                core.snapshot_view(&info).into_iter().for_each(|view| self.refresh_link(view));
                 Response::SnapshotRename(snapshot_reply(&info))
             }
             Request::BranchCreate(r) => {
-                Response::BranchCreate(branch_reply(&core.create_branch(text(&r.from)?, name(&r.name)?)?))
+                let from = text(&r.from)?;
+                if core.find_snapshot(from).is_err() {
+                    self.write_mapped(from)?;
+                }
+                Response::BranchCreate(branch_reply(&core.create_branch(from, name(&r.name)?)?))
             }
             Request::BranchList(r) => Response::BranchList(self.branch_page(r.after.as_deref())?),
             Request::BranchDelete(r) => {
+                let _changing = self.bindings.change();
+                let view = self.check_left(text(&r.branch)?)?.view;
                 let (id, bytes_reclaimed) = core.delete_branch(text(&r.branch)?, r.force)?;
+                self.pid_view.forget_branch(view);
                 Response::BranchDelete(BranchDeleteReply { branch: id.to_string().into(), bytes_reclaimed })
             }
             Request::BranchRename(r) => {
                 let info = core.rename_branch(text(&r.branch)?, text(&r.name)?)?;
-                self.refresh_link(info.view);
                 Response::BranchRename(branch_reply(&info))
             }
             Request::Status => Response::Status(self.status()?),
             Request::RequestCounts(r) => Response::RequestCounts(self.request_counts(r.after.as_deref())),
-            // A binding without effect would send clients to main.
-            Request::BranchBind(_) | Request::BranchUnbind(_) => {
-                return Err(FsError::Unsupported(
-                    "binding processes is not supported yet; work under .agentfs/branches/<name> instead",
-                ));
-            }
+            Request::BranchBind(r) => Response::BranchBind(self.bind(asker, text(&r.branch)?, r.pid)?),
+            Request::BranchUnbind(r) => Response::BranchUnbind(self.unbind(asker, r.pid)?),
+            Request::BranchEnter(r) => Response::BranchEnter(self.enter(asker, text(&r.branch)?)?),
+            Request::Whoami(r) => Response::Whoami(self.whoami(asker, r.pid)?),
+            Request::ProcessList(r) => Response::ProcessList(self.process_page(r.after.as_deref())?),
+            Request::BranchUsage(r) => Response::BranchUsage(self.usage(text(&r.branch)?)?),
+            Request::Stop(r) => Response::Stop(self.stop(&r.how)?),
             Request::SnapshotExport(_) | Request::SnapshotExportRelease(_) => {
                 return Err(FsError::Unsupported(
                     "exporting is not supported; read the snapshot under .agentfs/snapshots/<name> instead",
@@ -93,28 +106,34 @@ impl Dispatcher {
         })
     }
 
-    /// The kernel keeps the targets of links; that in `by-id` leads to a name that has changed. This waits at most for
-    /// a `readlink` that a thread of the kernel's is answering.
-    fn refresh_link(&self, view: ViewId) {
-        let node = NodeId::special(view, Special::IdLink);
-        let told = self.identity.notifier.get().map(|notifier| notifier.inval_inode(node.into(), 0, 0));
-        if let Some(Err(error)) = told {
-            tracing::warn!(%error, "a link in by-id may lead to its old name for a while");
-        }
-    }
-
     /// Takes a snapshot of the branch that was named, or of the one whose control file was asked.
-    fn take_snapshot(&self, view: ViewId, branch: &[u8], called: &Option<Vec<u8>>) -> Result<SnapshotReply> {
-        let branch = self.branch_or_own(view, branch)?;
+    fn take_snapshot(&self, asker: Asker, branch: &[u8], called: &Option<Vec<u8>>) -> Result<SnapshotReply> {
+        let branch = match branch {
+            [] => self.own_branch(asker)?,
+            named => text(named)?.to_owned(),
+        };
+        self.write_mapped(&branch)?;
         Ok(snapshot_reply(&self.core.create_snapshot(&branch, name(called)?)?))
     }
 
-    /// The branch that was named, or the one whose control file was asked.
-    fn branch_or_own(&self, view: ViewId, branch: &[u8]) -> Result<String> {
-        if branch.is_empty() {
-            return Ok(self.core.branch_of(view)?.to_string());
+    /// Has the kernel write out what was changed through `mmap` in a branch, and waits until that is done.
+    fn write_mapped(&self, branch: &str) -> Result<()> {
+        let view = self.core.find_branch(branch)?.view;
+        let Some(notices) = self.caching.notices() else { return Ok(()) };
+        for ino in self.core.written_files(view) {
+            notices.drop_cached(NodeId::of(view, ino))?;
         }
-        Ok(text(branch)?.to_owned())
+        Ok(())
+    }
+
+    fn usage(&self, branch: &str) -> Result<UsageReply> {
+        let usage = self.core.usage(branch)?;
+        Ok(UsageReply {
+            branch: usage.branch.to_string().into(),
+            inodes: usage.inodes,
+            private_bytes: usage.private_bytes,
+            shared_bytes: usage.shared_bytes,
+        })
     }
 
     fn branch_page(&self, after: Option<&[u8]>) -> Result<Page<BranchEntry>> {
@@ -158,6 +177,7 @@ impl Dispatcher {
             ("pack_live_bytes", status.packs.live),
             ("log_bytes", status.log.0),
             ("checkpoint_bytes", status.log.1),
+            ("unknown_callers", self.bindings.unknown_callers()),
         ];
         Ok(StatusReply {
             version: env!("CARGO_PKG_VERSION").into(),
@@ -176,11 +196,6 @@ impl Dispatcher {
                 .collect(),
         })
     }
-}
-
-/// Ids and names are text.
-fn text(bytes: &[u8]) -> Result<&str> {
-    std::str::from_utf8(bytes).map_err(|_| FsError::BadName("an id or a name is UTF-8".into()))
 }
 
 fn name(name: &Option<Vec<u8>>) -> Result<Option<&str>> {

@@ -3,19 +3,21 @@
 
 mod authorize;
 mod dispatch;
+mod processes;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
 use std::{io, thread};
 
-use agentfs_core::{Caller, FsCore, ViewId};
+use agentfs_core::{Caller, FsCore, FsError, Result, ViewId};
 use agentfs_proto::{DecodeError, Request, Response, frame, ioctl};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
-use fuser::{Errno, Notifier, ReplyIoctl};
+use fuser::{Errno, ReplyIoctl};
 
 use self::dispatch::Dispatcher;
 use crate::metrics::Metrics;
-use crate::views::{Node, NodeId, Special};
+use crate::processes::Bindings;
+use crate::views::{Caching, Node, NodeId, PidView, Special};
 
 /// Threads that carry out requests.
 const THREADS: usize = 4;
@@ -27,9 +29,18 @@ pub(crate) struct Control {
     jobs: Sender<Job>,
 }
 
-struct Job {
+/// Who asks, and where.
+#[derive(Clone, Copy, Debug)]
+struct Asker {
+    /// The view whose control file was asked.
     view: ViewId,
+    /// The thread, in our pid namespace; 0 when it is not in it.
+    tid: u32,
     caller: Caller,
+}
+
+struct Job {
+    asker: Asker,
     frame: Vec<u8>,
     reply: ReplyIoctl,
 }
@@ -42,8 +53,15 @@ pub(crate) struct Identity {
     pub(crate) store: String,
     /// What was negotiated with the kernel.
     pub(crate) granted: Arc<OnceLock<Vec<(&'static str, String)>>>,
-    /// Tells the kernel what changed behind its back, once it is connected.
-    pub(crate) notifier: Arc<OnceLock<Notifier>>,
+}
+
+/// What requests are about.
+pub(crate) struct Parts {
+    pub(crate) core: Arc<FsCore>,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) bindings: Arc<Bindings>,
+    pub(crate) caching: Arc<Caching>,
+    pub(crate) pid_view: Arc<PidView>,
 }
 
 impl Control {
@@ -51,9 +69,10 @@ impl Control {
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub(crate) fn start(core: Arc<FsCore>, metrics: Arc<Metrics>, identity: Identity) -> io::Result<Control> {
+    pub(crate) fn start(parts: Parts, identity: Identity) -> io::Result<Control> {
         let (jobs, queue) = bounded(QUEUE);
-        let dispatcher = Arc::new(Dispatcher { core, metrics, identity });
+        let Parts { core, metrics, bindings, caching, pid_view } = parts;
+        let dispatcher = Arc::new(Dispatcher { core, metrics, bindings, caching, pid_view, identity });
         for number in 0..THREADS {
             let (queue, dispatcher) = (queue.clone(), dispatcher.clone());
             thread::Builder::new()
@@ -64,12 +83,19 @@ impl Control {
     }
 
     /// Takes an ioctl on any node: only the control file knows any, and only one.
-    pub(crate) fn ioctl(&self, node: NodeId, caller: Caller, cmd: u32, data: &[u8], reply: ReplyIoctl) {
+    pub(crate) fn ioctl(
+        &self,
+        node: NodeId,
+        (tid, caller): (u32, Caller),
+        cmd: u32,
+        data: &[u8],
+        reply: ReplyIoctl,
+    ) {
         let Node::Special(view, Special::Control) = node.node() else { return reply.error(Errno::ENOTTY) };
         if cmd != ioctl::CONTROL_IOCTL {
             return reply.error(Errno::ENOTTY);
         }
-        match self.jobs.try_send(Job { view, caller, frame: data.to_vec(), reply }) {
+        match self.jobs.try_send(Job { asker: Asker { view, tid, caller }, frame: data.to_vec(), reply }) {
             Ok(()) => {}
             Err(TrySendError::Full(job) | TrySendError::Disconnected(job)) => job.reply.error(Errno::EAGAIN),
         }
@@ -86,7 +112,7 @@ fn serve(queue: &Receiver<Job>, dispatcher: &Dispatcher) {
 }
 
 fn answer(job: Job, dispatcher: &Dispatcher) {
-    let Job { view, caller, frame, reply } = job;
+    let Job { asker, frame, reply } = job;
     let request = match frame::decode(&frame).map(Request::decode) {
         Ok(Ok(request)) => request,
         Ok(Err(wrong @ DecodeError::Version(_))) => {
@@ -94,8 +120,8 @@ fn answer(job: Job, dispatcher: &Dispatcher) {
         }
         Ok(Err(_)) | Err(_) => return reply.error(Errno::EINVAL),
     };
-    tracing::debug!(?request, caller.uid, "control");
-    send(reply, &dispatcher.respond(view, caller, request));
+    tracing::debug!(?request, ?asker, "control");
+    send(reply, &dispatcher.respond(asker, request));
 }
 
 fn send(reply: ReplyIoctl, response: &Response) {
@@ -103,4 +129,9 @@ fn send(reply: ReplyIoctl, response: &Response) {
         Ok(frame) => reply.ioctl(0, &frame),
         Err(_) => reply.error(Errno::EOVERFLOW),
     }
+}
+
+/// Ids and names are text.
+fn text(bytes: &[u8]) -> Result<&str> {
+    std::str::from_utf8(bytes).map_err(|_| FsError::BadName("an id or a name is UTF-8".into()))
 }

@@ -1,9 +1,13 @@
 //! What the kernel sees: node ids, and the directories under `.agentfs` that show branches and snapshots.
 
+mod caching;
 mod node_id;
+mod pid_view;
 mod synthetic;
 
+pub(crate) use caching::{Caching, Keep, Ttl};
 pub(crate) use node_id::{Node, NodeId, Special};
+pub(crate) use pid_view::{PidView, Split};
 pub(crate) use synthetic::Synthetic;
 
 /// The directory in each view's root that leads to the control file. Found by lookup, not listed.

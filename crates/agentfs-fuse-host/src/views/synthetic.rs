@@ -11,6 +11,8 @@ use super::{NodeId, Special};
 
 /// Where `branches/main` leads, from its own directory.
 const MAIN_TARGET: &[u8] = b"../..";
+/// Found by lookup, not listed.
+const VOLUME: &str = "volume";
 /// Positions of listings below are taken by `.` and `..`.
 const FIRST_POSITION: u64 = 3;
 
@@ -42,9 +44,11 @@ impl Synthetic {
     pub(crate) fn attr(&self, view: ViewId, special: Special) -> Attr {
         let (kind, mode, nlink, size) = match special {
             Special::DotAgentfs => (FileKind::Directory, 0o755, 2, 4096),
-            Special::Branches | Special::Snapshots | Special::ById => (FileKind::Directory, 0o700, 2, 4096),
+            Special::Branches | Special::Snapshots | Special::ById | Special::Volume => {
+                (FileKind::Directory, 0o700, 2, 4096)
+            }
             Special::Control => (FileKind::File, 0o600, 1, 0),
-            Special::MainLink | Special::IdLink => {
+            Special::MainLink | Special::NameLink => {
                 let target = self.readlink(view, special).map_or(0, |target| target.len() as u64);
                 (FileKind::Symlink, 0o777, 1, target)
             }
@@ -68,14 +72,22 @@ impl Synthetic {
     pub(crate) fn lookup(&self, view: ViewId, dir: Special, name: &[u8]) -> Result<Found> {
         let text = std::str::from_utf8(name).map_err(|_| FsError::NotFound)?;
         match dir {
+            Special::DotAgentfs if text == VOLUME && view != ViewId::MAIN => {
+                Ok(self.found(view, Special::Volume))
+            }
             Special::DotAgentfs => {
                 let shown = entries_of(view).find(|(known, _)| *known == text);
                 shown.map(|(_, special)| self.found(view, special)).ok_or(FsError::NotFound)
             }
-            Special::Branches => self.branch_directory(&self.named_branch(text)?),
-            Special::Snapshots => self.snapshot_directory(&self.named_snapshot(text)?),
-            Special::ById => self.id_link(text),
-            Special::Control | Special::MainLink | Special::IdLink => Err(FsError::NotDirectory),
+            Special::Branches => self.branch_link(&self.named_branch(text)?),
+            Special::Snapshots => {
+                let link = Special::NameLink.inode();
+                let view = self.core.enter_snapshot(self.named_snapshot(text)?.id, link)?;
+                Ok(self.found(view, Special::NameLink))
+            }
+            Special::ById => self.directory_of(text),
+            Special::Volume => Err(FsError::NotFound),
+            Special::Control | Special::MainLink | Special::NameLink => Err(FsError::NotDirectory),
         }
     }
 
@@ -89,43 +101,41 @@ impl Synthetic {
         found.ok_or(FsError::NotFound)
     }
 
-    fn branch_directory(&self, info: &BranchInfo) -> Result<Found> {
+    fn branch_link(&self, info: &BranchInfo) -> Result<Found> {
         if info.view == ViewId::MAIN {
             return Ok(self.found(ViewId::MAIN, Special::MainLink));
         }
-        self.root(self.core.enter_branch(info.id, InodeId::ROOT)?)
-    }
-
-    fn snapshot_directory(&self, info: &SnapshotInfo) -> Result<Found> {
-        self.root(self.core.enter_snapshot(info.id, InodeId::ROOT)?)
+        let view = self.core.enter_branch(info.id, Special::NameLink.inode())?;
+        Ok(self.found(view, Special::NameLink))
     }
 
     /// The root directory of a view just entered.
     fn root(&self, view: ViewId) -> Result<Found> {
         let attr = self.core.getattr(view, InodeId::ROOT);
-        let attr = attr.inspect_err(|_| self.core.forget(view, InodeId::ROOT, 1))?;
+        let attr = attr.inspect_err(|_| {
+            self.core.forget(view, InodeId::ROOT, 1);
+        })?;
         Ok(Found { node: NodeId::of(view, InodeId::ROOT), attr })
     }
 
-    fn id_link(&self, id: &str) -> Result<Found> {
-        let link = Special::IdLink.inode();
+    /// The directory that shows the branch or snapshot with this id.
+    fn directory_of(&self, id: &str) -> Result<Found> {
         if let Some(info) = self.core.find_branch(id).ok().filter(|info| info.id.to_string() == id) {
             return match info.view {
                 ViewId::MAIN => Ok(self.found(ViewId::MAIN, Special::MainLink)),
-                _ => Ok(self.found(self.core.enter_branch(info.id, link)?, Special::IdLink)),
+                _ => self.root(self.core.enter_branch(info.id, InodeId::ROOT)?),
             };
         }
         let info = self.core.find_snapshot(id).ok().filter(|info| info.id.to_string() == id);
-        let info = info.ok_or(FsError::NotFound)?;
-        Ok(self.found(self.core.enter_snapshot(info.id, link)?, Special::IdLink))
+        self.root(self.core.enter_snapshot(info.ok_or(FsError::NotFound)?.id, InodeId::ROOT)?)
     }
 
     pub(crate) fn readlink(&self, view: ViewId, special: Special) -> Result<Vec<u8>> {
         match special {
             Special::MainLink => Ok(MAIN_TARGET.to_vec()),
-            Special::IdLink => Ok(match self.core.shown(view)? {
-                Shown::Branch(info) => format!("../branches/{}", branch_name(&info)),
-                Shown::Snapshot(info) => format!("../snapshots/{}", snapshot_name(&info)),
+            Special::NameLink => Ok(match self.core.shown(view)? {
+                Shown::Branch(info) => format!("../by-id/{}", info.id),
+                Shown::Snapshot(info) => format!("../by-id/{}", info.id),
             }
             .into()),
             _ => Err(FsError::InvalidArgument("not a symbolic link")),
@@ -152,19 +162,14 @@ impl Synthetic {
     }
 
     fn list(&self, view: ViewId, dir: Special) -> Result<Vec<Listed>> {
-        let all = usize::MAX;
-        let branches = || self.core.list_branches(None, all).into_iter();
-        let snapshots = || self.core.list_snapshots(None, all).into_iter();
-        let branch = |info: &BranchInfo, name: String| {
-            let kind = if info.view == ViewId::MAIN { FileKind::Symlink } else { FileKind::Directory };
-            Listed { name, kind, position: position_of(info.id.0) }
+        let branches = || self.core.list_branches(None, usize::MAX).into_iter();
+        let snapshots = || self.core.list_snapshots(None, usize::MAX).into_iter();
+        let listed = |id: u128, name: String, kind: FileKind| {
+            let position = position_of(id);
+            Listed { name, kind, position }
         };
-        let snapshot = |info: &SnapshotInfo, name: String| Listed {
-            name,
-            kind: FileKind::Directory,
-            position: position_of(info.id.0),
-        };
-        let mut listed: Vec<Listed> = match dir {
+        let link = FileKind::Symlink;
+        let mut all: Vec<Listed> = match dir {
             Special::DotAgentfs => (FIRST_POSITION..)
                 .zip(entries_of(view))
                 .map(|(position, (name, s))| Listed {
@@ -173,25 +178,22 @@ impl Synthetic {
                     position,
                 })
                 .collect(),
-            Special::Branches => branches().map(|info| branch(&info, branch_name(&info))).collect(),
-            Special::Snapshots => snapshots().map(|info| snapshot(&info, snapshot_name(&info))).collect(),
-            Special::ById => {
-                let link = |id: u128| Listed {
-                    name: format!("{id:032x}"),
-                    kind: FileKind::Symlink,
-                    position: position_of(id),
-                };
-                branches()
-                    .map(|info| link(info.id.0))
-                    .chain(snapshots().map(|info| link(info.id.0)))
-                    .collect()
+            Special::Branches => branches().map(|info| listed(info.id.0, branch_name(&info), link)).collect(),
+            Special::Snapshots => {
+                snapshots().map(|info| listed(info.id.0, snapshot_name(&info), link)).collect()
             }
-            Special::Control | Special::MainLink | Special::IdLink => return Err(FsError::NotDirectory),
+            Special::ById => branches()
+                .map(|info| (info.id.0, if info.view == ViewId::MAIN { link } else { FileKind::Directory }))
+                .chain(snapshots().map(|info| (info.id.0, FileKind::Directory)))
+                .map(|(id, kind)| listed(id, format!("{id:032x}"), kind))
+                .collect(),
+            Special::Volume => Vec::new(),
+            Special::Control | Special::MainLink | Special::NameLink => return Err(FsError::NotDirectory),
         };
         let dots = [(1, "."), (2, "..")];
         let kind = FileKind::Directory;
-        listed.extend(dots.map(|(position, name)| Listed { name: name.to_owned(), kind, position }));
-        Ok(listed)
+        all.extend(dots.map(|(position, name)| Listed { name: name.to_owned(), kind, position }));
+        Ok(all)
     }
 }
 

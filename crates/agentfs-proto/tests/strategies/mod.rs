@@ -4,7 +4,7 @@
 use std::fmt::Debug;
 
 use agentfs_proto::record::{
-    BranchEntry, BranchRecord, RequestCount, Setting, SnapshotEntry, SnapshotRecord,
+    BranchEntry, BranchRecord, ProcessEntry, RequestCount, Setting, SnapshotEntry, SnapshotRecord,
 };
 use agentfs_proto::request::*;
 use agentfs_proto::response::*;
@@ -50,6 +50,11 @@ fn new_request() -> impl Strategy<Value = Request> {
         maybe().prop_map(|after| RequestCounts { after }.into()),
         (text(), maybe()).prop_map(|(branch, name)| BranchSnapshot { branch, name }.into()),
         (text(), maybe()).prop_map(|(branch, name)| SyncedSnapshot { branch, name }.into()),
+        option::of(any::<u32>()).prop_map(|pid| Whoami { pid }.into()),
+        text().prop_map(|branch| BranchEnter { branch }.into()),
+        maybe().prop_map(|after| ProcessList { after }.into()),
+        text().prop_map(|branch| BranchUsage { branch }.into()),
+        text().prop_map(|how| Stop { how }.into()),
     ]
 }
 
@@ -91,7 +96,32 @@ fn new_response() -> impl Strategy<Value = Response> {
         page(request_count()).prop_map(Response::RequestCounts),
         snapshot_reply().prop_map(Response::BranchSnapshot),
         snapshot_reply().prop_map(Response::SyncedSnapshot),
+        page(process_entry()).prop_map(Response::ProcessList),
+        (text(), maybe(), any::<u32>(), text(), option::of(any::<u32>())).prop_map(
+            |(branch, name, pid, reason, of)| Response::Whoami(WhoamiReply { branch, name, pid, reason, of })
+        ),
+        (text(), text())
+            .prop_map(|(branch, directory)| Response::BranchEnter(EnterReply { branch, directory })),
+        (text(), any::<u64>(), any::<u64>(), any::<u64>()).prop_map(
+            |(branch, inodes, private_bytes, shared_bytes)| {
+                Response::BranchUsage(UsageReply { branch, inodes, private_bytes, shared_bytes })
+            }
+        ),
+        any::<u32>().prop_map(|pid| Response::Stop(StopReply { pid })),
     ]
+}
+
+fn process_entry() -> impl Strategy<Value = ProcessEntry> {
+    (text(), any::<u32>(), text(), text(), text(), any::<u64>()).prop_map(
+        |(key, pid, command, branch, reason, since_ms)| ProcessEntry {
+            key,
+            pid,
+            command,
+            branch,
+            reason,
+            since_ms,
+        },
+    )
 }
 
 fn page<T: PageEntry + Debug>(entry: impl Strategy<Value = T>) -> impl Strategy<Value = Page<T>> {

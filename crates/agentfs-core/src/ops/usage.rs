@@ -1,0 +1,79 @@
+//! What a branch holds: alone, and together with others.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::error::Result;
+use crate::fs_core::FsCore;
+use crate::tree::{Inode, Version, visit_new};
+use crate::types::{BranchId, InodeId, ViewId};
+
+/// The unit in which stored content is counted, in bytes.
+const BLOCK: u64 = 512;
+
+/// What a branch holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// The branch.
+    pub branch: BranchId,
+    /// Its files and directories.
+    pub inodes: u64,
+    /// Bytes of content that no other branch or snapshot has under the same inode.
+    pub private_bytes: u64,
+    /// Bytes of content that others have too.
+    pub shared_bytes: u64,
+}
+
+impl FsCore {
+    /// What a branch, given by id or name, holds. Looks at all its files: for rare questions.
+    ///
+    /// # Errors
+    /// `UnknownVersion`.
+    pub fn usage(&self, branch: &str) -> Result<Usage> {
+        let (id, own, others) = {
+            let catalog = self.catalog.read();
+            let (info, branch) = catalog.branch(branch)?;
+            let branches = catalog.all_branches().filter(|(other, _)| other.id != info.id);
+            let others: Vec<Version> = branches
+                .map(|(_, branch)| branch.read(Version::clone))
+                .chain(catalog.all_snapshots().map(|(_, snapshot)| snapshot.version.clone()))
+                .collect();
+            (info.id, branch.read(Version::clone), others)
+        };
+        let stored = |inode: &Inode| inode.content().map_or(0, |_| inode.meta.blocks * BLOCK);
+        let all: u64 = own.iter().map(|(_, inode)| stored(inode)).sum();
+        let private_bytes = private(&own, &others).map(|inode| stored(&inode)).sum();
+        let inodes = own.len() as u64;
+        Ok(Usage { branch: id, inodes, private_bytes, shared_bytes: all - private_bytes })
+    }
+
+    /// The files of a branch that are open to be written.
+    pub fn written_files(&self, view: ViewId) -> Vec<InodeId> {
+        self.open_files.of_view(view, |file| file.writers.load(Ordering::Relaxed) > 0)
+    }
+}
+
+/// The inodes whose content is in none of the others. Costs what differs from each.
+fn private(own: &Version, others: &[Version]) -> impl Iterator<Item = Arc<Inode>> {
+    let mut left: Option<HashMap<InodeId, Arc<Inode>>> = None;
+    for other in others {
+        let differs = |ino: InodeId, inode: &Arc<Inode>| match (inode.content(), other.get(ino)) {
+            (Some(content), Some(theirs)) => !theirs.content().is_some_and(|theirs| theirs.same(content)),
+            (content, _) => content.is_some(),
+        };
+        match &mut left {
+            Some(left) => left.retain(|ino, inode| differs(*ino, inode)),
+            None => {
+                let mut first = HashMap::new();
+                visit_new(Some(other), own, &mut |ino, inode| {
+                    if differs(ino, inode) {
+                        first.insert(ino, inode.clone());
+                    }
+                });
+                left = Some(first);
+            }
+        }
+    }
+    left.unwrap_or_else(|| own.iter().map(|(ino, inode)| (ino, inode.clone())).collect()).into_values()
+}

@@ -1,0 +1,408 @@
+//! The bindings: which mark means which branch. Kept in a file of the store, as processes outlive a daemon; they do not
+//! outlive a boot.
+
+use std::collections::{HashMap, HashSet};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::{SystemTime, UNIX_EPOCH};
+use std::{fs, io};
+
+use agentfs_core::{BranchId, BranchInfo, FsError, Result, ViewId};
+use serde::{Deserialize, Serialize};
+
+use super::mark::{Carried, Mark, carried};
+use super::proc;
+
+/// The file in the store.
+const FILE: &str = "bindings.json";
+/// A mark that so many looks at all processes in a row have not found is carried by nobody: one look may miss a process
+/// that is just being replaced by its child.
+const MISSES: u32 = 3;
+
+/// How a process came to see a branch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Kind {
+    /// `branch-bind`: the mount point shows it the branch.
+    Bound,
+    /// `branch-exec`: it has a mount of the branch.
+    Exec,
+}
+
+/// A mark and what it means.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Binding {
+    pub(crate) mark: Mark,
+    pub(crate) kind: Kind,
+    #[serde(with = "hexadecimal")]
+    pub(crate) branch: BranchId,
+    #[serde(skip, default = "no_view")]
+    pub(crate) view: ViewId,
+    /// The process it was given to.
+    pub(crate) pid: u32,
+    /// When that process was started, in ticks since the boot.
+    pub(crate) started: u64,
+    /// In Unix milliseconds.
+    pub(crate) since_ms: u64,
+    /// What that process carried before.
+    pub(crate) outer: Option<Mark>,
+}
+
+/// What a branch that is gone shows: errors.
+fn no_view() -> ViewId {
+    ViewId(u32::MAX)
+}
+
+mod hexadecimal {
+    use agentfs_core::BranchId;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(id: &BranchId, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(id)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BranchId, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(|_| D::Error::custom("not an id"))
+    }
+}
+
+/// A living process and its binding.
+#[derive(Clone, Debug)]
+pub(crate) struct Bound {
+    pub(crate) pid: u32,
+    pub(crate) command: String,
+    pub(crate) binding: Binding,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Saved {
+    boot: String,
+    bindings: Vec<Binding>,
+}
+
+#[derive(Default)]
+struct Table {
+    known: HashMap<Mark, Binding>,
+    /// Whom the members of marks that are not ours count to.
+    foreign: HashMap<Mark, Option<Mark>>,
+    /// Ended with their last process; one that was missed revives its own.
+    ended: HashMap<Mark, Binding>,
+    /// In how many looks in a row nobody carried it.
+    misses: HashMap<Mark, u32>,
+    /// Views that processes are bound to, but main's.
+    views: HashSet<ViewId>,
+}
+
+/// All bindings of a volume.
+#[derive(Default)]
+pub(crate) struct Bindings {
+    table: RwLock<Table>,
+    /// Held by whoever binds, unbinds or deletes branches.
+    changing: Mutex<()>,
+    /// Does anybody see another branch than main at the mount point?
+    active: AtomicBool,
+    /// How often it could not be told who asked.
+    unknown_callers: AtomicU64,
+    file: Option<PathBuf>,
+    boot: String,
+}
+
+fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}
+
+impl Bindings {
+    /// Those of an earlier daemon on this boot; `find` knows the branches.
+    ///
+    /// # Errors
+    /// When the file cannot be read or understood: whose processes see which branch would be unknown.
+    pub(crate) fn open(
+        store: Option<&Path>,
+        boot: u128,
+        find: impl Fn(BranchId) -> Option<BranchInfo>,
+    ) -> io::Result<Bindings> {
+        let file = store.map(|store| store.join(FILE));
+        let boot = format!("{boot:032x}");
+        let bindings = Bindings { file, boot, ..Bindings::default() };
+        let saved: Saved = match bindings.file.as_deref().map(fs::read) {
+            None => Saved::default(),
+            Some(Err(error)) if error.kind() == io::ErrorKind::NotFound => Saved::default(),
+            Some(read) => serde_json::from_slice(&read?)?,
+        };
+        if saved.boot == bindings.boot {
+            let mut table = bindings.write();
+            for mut binding in saved.bindings {
+                // Bound to what is gone, it gets errors.
+                binding.view = find(binding.branch).map_or_else(no_view, |info| info.view);
+                // The mounts of `branch-exec` went with the daemon that served them.
+                table.known.insert(binding.mark, binding);
+            }
+            bindings.refresh(&mut table);
+        }
+        Ok(bindings)
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, Table> {
+        self.table.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Table> {
+        self.table.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps others from binding, unbinding and deleting branches meanwhile.
+    pub(crate) fn change(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refresh(&self, table: &mut Table) {
+        let shows = |binding: &&Binding| binding.kind == Kind::Bound && binding.view != ViewId::MAIN;
+        table.views = table.known.values().filter(shows).map(|binding| binding.view).collect();
+        self.active.store(!table.views.is_empty(), Ordering::SeqCst);
+    }
+
+    /// Is any process bound to another branch than main?
+    pub(crate) fn any(&self) -> bool {
+        self.active.load(Ordering::SeqCst)
+    }
+
+    /// Is any process bound to this view's branch?
+    pub(crate) fn shows(&self, view: ViewId) -> bool {
+        self.any() && self.read().views.contains(&view)
+    }
+
+    /// How often it could not be told who asked.
+    pub(crate) fn unknown_callers(&self) -> u64 {
+        self.unknown_callers.load(Ordering::Relaxed)
+    }
+
+    /// What a process or thread sees at the mount point.
+    ///
+    /// # Errors
+    /// `UnknownCaller` while bindings exist and it cannot be told who asks.
+    pub(crate) fn view_of(&self, tid: u32) -> Result<ViewId> {
+        if !self.any() {
+            return Ok(ViewId::MAIN);
+        }
+        let mut binding = self.standing(tid).inspect_err(|_| {
+            self.unknown_callers.fetch_add(1, Ordering::Relaxed);
+        })?;
+        let table = self.read();
+        while let Some(exec) = binding.as_ref().filter(|binding| binding.kind == Kind::Exec) {
+            binding = exec.outer.and_then(|outer| table.known.get(&outer)).cloned();
+        }
+        Ok(binding.map_or(ViewId::MAIN, |binding| binding.view))
+    }
+
+    /// The binding that a process or thread is a member of.
+    ///
+    /// # Errors
+    /// `UnknownCaller` when there is no such one here.
+    pub(crate) fn standing(&self, tid: u32) -> Result<Option<Binding>> {
+        match carried(tid).ok_or(FsError::UnknownCaller)? {
+            Carried::Nothing => Ok(None),
+            Carried::Mark(mark) => Ok(self.meaning(mark, tid)),
+            Carried::OwnLimit => Ok(self.of_ancestors(tid)),
+        }
+    }
+
+    fn meaning(&self, mark: Mark, tid: u32) -> Option<Binding> {
+        {
+            let table = self.read();
+            if let Some(binding) = table.known.get(&mark) {
+                return Some(binding.clone());
+            }
+            if let Some(foreign) = table.foreign.get(&mark) {
+                return foreign.and_then(|mark| table.known.get(&mark)).cloned();
+            }
+        }
+        let mut table = self.write();
+        if let Some(binding) = table.ended.remove(&mark) {
+            table.known.insert(mark, binding.clone());
+            self.refresh(&mut table);
+            return Some(binding);
+        }
+        drop(table);
+        // Another volume's: all that carry it descend from one process, so its ancestors are theirs.
+        let binding = self.of_ancestors(tid);
+        self.write().foreign.insert(mark, binding.as_ref().map(|binding| binding.mark));
+        binding
+    }
+
+    fn of_ancestors(&self, tid: u32) -> Option<Binding> {
+        let process = proc::process_of(tid)?;
+        proc::parents(process).find_map(|pid| match carried(pid) {
+            Some(Carried::Mark(mark)) => self.read().known.get(&mark).cloned(),
+            _ => None,
+        })
+    }
+
+    /// Is this process the one that the binding was given to?
+    pub(crate) fn is_own(binding: &Binding, pid: u32) -> bool {
+        binding.pid == pid && proc::stat(pid).is_some_and(|stat| stat.started == binding.started)
+    }
+
+    /// A binding for a process, not known to anybody yet.
+    ///
+    /// # Errors
+    /// `UnknownVersion` when the process is gone.
+    pub(crate) fn prepare(&self, pid: u32, kind: Kind, branch: &BranchInfo) -> Result<Binding> {
+        let gone = || FsError::UnknownVersion(format!("there is no process {pid}"));
+        let started = proc::stat(pid).ok_or_else(gone)?.started;
+        let outer = self.standing(pid).map_err(|_| gone())?.map(|binding| binding.mark);
+        let (branch, view) = (branch.id, branch.view);
+        Ok(Binding { mark: Mark::fresh(), kind, branch, view, pid, started, since_ms: now_ms(), outer })
+    }
+
+    /// From now on the mark means this.
+    ///
+    /// # Errors
+    /// When that cannot be written down; nothing has changed then.
+    pub(crate) fn put(&self, binding: Binding) -> Result<()> {
+        let mut table = self.write();
+        let (mark, before) = (binding.mark, table.known.insert(binding.mark, binding));
+        if let Err(error) = self.save(&table) {
+            match before {
+                Some(before) => table.known.insert(mark, before),
+                None => table.known.remove(&mark),
+            };
+            return Err(FsError::Io(error));
+        }
+        self.refresh(&mut table);
+        Ok(())
+    }
+
+    /// The mark means nothing after all: it was given to nobody.
+    pub(crate) fn withdraw(&self, mark: Mark) {
+        let mut table = self.write();
+        table.known.remove(&mark);
+        self.refresh(&mut table);
+        if let Err(error) = self.save(&table) {
+            tracing::warn!(%error, "a binding that was withdrawn is still written down");
+        }
+    }
+
+    /// Gives the mark to the process and to all that descend from it and carry what it carried before, through `set`.
+    /// Bindings of their own that they have, or another volume's, lie within it from now on.
+    ///
+    /// # Errors
+    /// When the process is gone or may not be marked; nobody carries the mark then.
+    pub(crate) fn spread(&self, binding: &Binding, set: impl Fn(u32, u64) -> io::Result<()>) -> Result<()> {
+        let before = carried(binding.pid);
+        set(binding.pid, binding.mark.value()).map_err(|error| refusal(binding.pid, &error))?;
+        // Who is forked from now on by a member is one; who was forked before is found by the next look.
+        loop {
+            let mut found = false;
+            for pid in proc::tree(binding.pid) {
+                let carries = carried(pid);
+                if carries == before && carries.is_some() && set(pid, binding.mark.value()).is_ok() {
+                    found = true;
+                } else if let Some(Carried::Mark(inner)) = carries {
+                    self.enclose(inner, binding);
+                }
+            }
+            if !found {
+                return Ok(());
+            }
+        }
+    }
+
+    /// A mark found below the process of another binding: what it lies in is that now.
+    fn enclose(&self, inner: Mark, binding: &Binding) {
+        if inner == binding.mark {
+            return;
+        }
+        let mut table = self.write();
+        match table.known.get_mut(&inner) {
+            Some(known) if known.outer == binding.outer => known.outer = Some(binding.mark),
+            Some(_) => {}
+            None => {
+                table.foreign.insert(inner, Some(binding.mark));
+            }
+        }
+    }
+
+    fn save(&self, table: &Table) -> io::Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        let saved = Saved { boot: self.boot.clone(), bindings: table.known.values().cloned().collect() };
+        let draft = file.with_extension("json.new");
+        let mut out = fs::File::create(&draft)?;
+        out.write_all(&serde_json::to_vec(&saved)?)?;
+        // It need not outlive a power cut: the processes do not.
+        fs::rename(&draft, file)
+    }
+
+    /// The living processes that are bound to a branch, or live in one.
+    pub(crate) fn living(&self) -> Vec<Bound> {
+        if self.read().known.is_empty() {
+            return Vec::new();
+        }
+        let shows = |binding: &Binding| binding.kind == Kind::Exec || binding.view != ViewId::MAIN;
+        let member = |pid: u32| {
+            proc::stat(pid)?;
+            let binding = self.standing(pid).ok().flatten().filter(shows)?;
+            Some(Bound { pid, command: proc::command(pid), binding })
+        };
+        proc::all().into_iter().filter_map(member).collect()
+    }
+
+    /// Ends the bindings whose last process has ended. To be called every few seconds.
+    pub(crate) fn sweep(&self) {
+        if self.read().known.is_empty() {
+            return;
+        }
+        let mut carried_by_some: HashSet<Mark> = HashSet::new();
+        for pid in proc::all() {
+            if let Some(Carried::Mark(mark)) = proc::stat(pid).and_then(|_| carried(pid)) {
+                carried_by_some.insert(mark);
+            }
+        }
+        let _changing = self.change();
+        let mut table = self.write();
+        let held: HashSet<Mark> = table
+            .known
+            .values()
+            .filter_map(|binding| binding.outer)
+            .chain(table.foreign.values().flatten().copied())
+            .chain(carried_by_some.iter().copied())
+            .collect();
+        table.foreign.retain(|mark, _| carried_by_some.contains(mark));
+        let missed: Vec<Mark> = table.known.keys().filter(|mark| !held.contains(*mark)).copied().collect();
+        table.misses.retain(|mark, _| missed.contains(mark));
+        let mut over = false;
+        for mark in missed {
+            let misses = table.misses.entry(mark).or_insert(0);
+            *misses += 1;
+            if *misses >= MISSES {
+                table.misses.remove(&mark);
+                if let Some(binding) = table.known.remove(&mark) {
+                    table.ended.insert(mark, binding);
+                }
+                over = true;
+            }
+        }
+        if over {
+            self.refresh(&mut table);
+            if let Err(error) = self.save(&table) {
+                tracing::warn!(%error, "bindings that have ended are still written down");
+            }
+        }
+    }
+}
+
+fn refusal(pid: u32, error: &io::Error) -> FsError {
+    match error.raw_os_error() {
+        Some(libc::ESRCH) => FsError::UnknownVersion(format!("there is no process {pid}")),
+        Some(libc::EPERM) => FsError::Refused(format!(
+            "process {pid} belongs to another user than the daemon: only a daemon that runs as root can bind it"
+        )),
+        Some(libc::EINVAL) => FsError::Refused(format!(
+            "process {pid} has a hard limit on real-time processor time (RLIMIT_RTTIME), so it cannot carry a binding: \
+             raise the limit to unlimited"
+        )),
+        _ => FsError::Refused(format!("process {pid} cannot be bound: {error}")),
+    }
+}

@@ -1,0 +1,9 @@
+//! Which process sees which branch. A binding is a mark that the process carries and its children inherit; see `mark`.
+
+mod bindings;
+mod mark;
+mod proc;
+
+pub(crate) use bindings::{Binding, Bindings, Bound, Kind};
+pub(crate) use mark::set as set_mark;
+pub(crate) use proc::{namespace_differs, owner, process_of, uids};

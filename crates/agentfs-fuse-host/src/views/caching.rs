@@ -1,0 +1,219 @@
+//! How long the kernel may keep names and directories. While nobody is bound it keeps them for long, as every change
+//! comes through it. While somebody is, what a name at the mount point leads to depends on who asks, and a branch that
+//! is seen there may be seen in its fixed view too: then each look-up asks. A file's own attributes and pages may always
+//! be kept, as a file has one node in its branch.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::thread;
+use std::time::Duration;
+
+use agentfs_core::{Attr, FileKind, FsCore, Name, ViewId};
+
+use super::{Node, NodeId, PidView};
+use crate::notices::Notices;
+use crate::processes::Bindings;
+
+/// Missing names that the kernel may remember; more are not remembered until some are expired.
+const MAX_MISSING: usize = 1 << 16;
+/// Answers that may still be on their way when all names are expired.
+const MAX_RECENT: usize = 1024;
+/// After how long the names of such answers are expired again; the first time before anybody is bound.
+const AGAIN: [u64; 4] = [2, 20, 200, 2000];
+
+/// How long the kernel may keep what it is told.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ttl {
+    /// Attributes.
+    pub(crate) attr: Duration,
+    /// Names.
+    pub(crate) entry: Duration,
+    /// Missing names.
+    pub(crate) negative: Duration,
+}
+
+type Place = (NodeId, Box<[u8]>);
+
+/// What the kernel was allowed to keep.
+pub(crate) struct Caching {
+    ttl: Ttl,
+    core: Arc<FsCore>,
+    bindings: Arc<Bindings>,
+    pid_view: Arc<PidView>,
+    /// Shared by whoever answers, exclusive to whoever changes for how long the kernel may keep the answer.
+    gate: RwLock<()>,
+    missing: Mutex<HashSet<Place>>,
+    recent: Mutex<VecDeque<Place>>,
+    notices: OnceLock<Arc<Notices>>,
+}
+
+/// While it lives, what it says of times holds.
+pub(crate) struct Keep<'a> {
+    caching: &'a Caching,
+    _gate: RwLockReadGuard<'a, ()>,
+}
+
+impl Keep<'_> {
+    /// Does every look have to ask?
+    pub(crate) fn must_ask(&self, directory: NodeId) -> bool {
+        match directory.node() {
+            Node::Tree(ViewId::MAIN, _) | Node::Private(..) | Node::Shared(_) => self.caching.bindings.any(),
+            Node::Tree(view, _) => self.caching.bindings.shows(view),
+            // Branches and snapshots come and go without the kernel's knowing.
+            Node::Special(..) => true,
+        }
+    }
+
+    /// For a name in a directory, which is about to be told.
+    pub(crate) fn entry(&self, directory: NodeId, name: &[u8]) -> Duration {
+        if self.must_ask(directory) || self.caching.ttl.entry.is_zero() {
+            return Duration::ZERO;
+        }
+        self.caching.note_recent(directory, name);
+        self.caching.ttl.entry
+    }
+
+    /// For a file that was made and opened: its name and its attributes have one time.
+    pub(crate) fn created(&self, (directory, name): (NodeId, &[u8])) -> Duration {
+        self.entry(directory, name)
+    }
+
+    /// For a name that a directory does not have, which is about to be told.
+    pub(crate) fn negative(&self, directory: NodeId, name: &[u8]) -> Duration {
+        if self.must_ask(directory) || self.caching.ttl.negative.is_zero() {
+            return Duration::ZERO;
+        }
+        let mut missing = lock(&self.caching.missing);
+        if missing.len() >= MAX_MISSING {
+            return Duration::ZERO;
+        }
+        missing.insert((directory, name.into()));
+        drop(missing);
+        self.caching.note_recent(directory, name);
+        self.caching.ttl.negative
+    }
+
+    /// For attributes.
+    pub(crate) fn attr(&self, node: NodeId, attr: &Attr) -> Duration {
+        let asks = attr.kind == FileKind::Directory && self.must_ask(node);
+        if asks { Duration::ZERO } else { self.caching.ttl.attr }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Caching {
+    pub(crate) fn new(
+        ttl: Ttl,
+        core: Arc<FsCore>,
+        bindings: Arc<Bindings>,
+        pid_view: Arc<PidView>,
+    ) -> Arc<Caching> {
+        let (gate, missing, recent, notices) =
+            (RwLock::default(), Mutex::default(), Mutex::default(), OnceLock::new());
+        Arc::new(Caching { ttl, core, bindings, pid_view, gate, missing, recent, notices })
+    }
+
+    /// The kernel can be told from now on.
+    pub(crate) fn connect(&self, notices: Arc<Notices>) {
+        // There is one connection.
+        let _ = self.notices.set(notices);
+    }
+
+    /// The connection to the kernel, once there is one.
+    pub(crate) fn notices(&self) -> Option<&Arc<Notices>> {
+        self.notices.get()
+    }
+
+    /// To be held while an answer is made and sent.
+    pub(crate) fn hold(&self) -> Keep<'_> {
+        Keep { caching: self, _gate: self.gate.read().unwrap_or_else(PoisonError::into_inner) }
+    }
+
+    /// What the kernel may keep of attributes of files.
+    pub(crate) fn ttl(&self) -> Ttl {
+        self.ttl
+    }
+
+    fn note_recent(&self, directory: NodeId, name: &[u8]) {
+        let mut recent = lock(&self.recent);
+        if recent.len() >= MAX_RECENT {
+            recent.pop_front();
+        }
+        recent.push_back((directory, name.into()));
+    }
+
+    /// Does `change`, by which a process comes to see the branch of `view` at the mount point, and returns when the kernel
+    /// asks anew for all that it knew and that depends on who asks. Not to be called by a thread that serves requests.
+    pub(crate) fn switch<T>(self: &Arc<Self>, view: ViewId, change: impl FnOnce() -> T) -> T {
+        let (value, first, of_view) = {
+            let _gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+            let (any, shown) = (self.bindings.any(), self.bindings.shows(view));
+            let value = change();
+            (value, !any && self.bindings.any(), !shown && self.bindings.shows(view))
+        };
+        if first {
+            self.expire_known(ViewId::MAIN, |dir| self.pid_view.nodes_of_main(dir));
+        }
+        if of_view {
+            self.expire_known(view, |dir| vec![NodeId::of(view, dir)]);
+        }
+        if first || of_view {
+            self.expire_missing();
+            self.expire_recent_again();
+        }
+        value
+    }
+
+    fn expire_known(&self, view: ViewId, nodes: impl Fn(agentfs_core::InodeId) -> Vec<NodeId>) {
+        let Some(notices) = self.notices.get() else { return };
+        let told = |result: std::io::Result<()>| {
+            if let Err(error) = result {
+                tracing::debug!(%error, "a notice was not taken");
+            }
+        };
+        let directory = |dir| nodes(dir).into_iter().for_each(|node| told(notices.drop_cached(node)));
+        let name = |dir, name: &Name| {
+            nodes(dir).into_iter().for_each(|node| told(notices.expire(node, name.as_bytes())))
+        };
+        self.core.known(view, directory, name);
+    }
+
+    /// Has the kernel ask again for names that it may remember as missing.
+    pub(crate) fn expire_missing(&self) {
+        let Some(notices) = self.notices.get() else { return };
+        let missing = std::mem::take(&mut *lock(&self.missing));
+        for (directory, name) in missing {
+            let _ = notices.expire(directory, &name);
+        }
+    }
+
+    /// Makes room for more missing names. To be called now and then.
+    pub(crate) fn tend(&self) {
+        if lock(&self.missing).len() > MAX_MISSING / 2 {
+            self.expire_missing();
+        }
+    }
+
+    /// An answer that was sent before may reach its reader only now.
+    fn expire_recent_again(self: &Arc<Self>) {
+        let recent = std::mem::take(&mut *lock(&self.recent));
+        let caching = self.clone();
+        let expire = move |after: u64| {
+            thread::sleep(Duration::from_millis(after));
+            let notices = caching.notices.get();
+            for (directory, name) in &recent {
+                let _ = notices.map(|notices| notices.expire(*directory, name));
+            }
+        };
+        let [now, later @ ..] = AGAIN;
+        expire(now);
+        // Without the thread the times are up to the kernel: it is asked once more here.
+        let spawned = thread::Builder::new().name("expiry".into()).spawn(move || later.map(expire));
+        if let Err(error) = spawned {
+            tracing::warn!(%error, "names that were told just now are not expired again");
+        }
+    }
+}
