@@ -1,5 +1,6 @@
 //! The command line: what scripts may rely on.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, value_parser};
@@ -76,7 +77,7 @@ pub(crate) enum Command {
     BranchDelete {
         #[command(flatten)]
         branch: BranchArg,
-        /// Delete it although processes are bound to it or files are open in it.
+        /// Delete it although snapshots of it or branches grown from it exist; they keep all they hold.
         #[arg(long)]
         force: bool,
     },
@@ -103,12 +104,53 @@ pub(crate) enum Command {
         #[arg(long, value_parser = value_parser!(u32).range(1..))]
         pid: Option<u32>,
     },
-    /// Show the state of the volume and of its daemon.
+    /// Tell which branch a process sees at the mount point, and why.
+    Whoami {
+        /// The process; else the one that started this command, as a rule the shell.
+        #[arg(long, value_parser = value_parser!(u32).range(1..))]
+        pid: Option<u32>,
+    },
+    /// Run a command in a branch: it sees the branch where the volume is mounted, and no other.
+    ///
+    /// Exits as the command does; with 125 when the branch cannot be entered, 126 when the command cannot be run, 127 when
+    /// there is none. Without root this needs user namespaces: inside, other groups than your own are shown as nogroup,
+    /// and programs such as sudo cannot become root.
+    BranchExec(ExecArgs),
+    /// Unmount the volume and end its daemon.
+    Stop {
+        /// Stop although processes are bound to branches or live in them; these lose the volume.
+        #[arg(long)]
+        force: bool,
+    },
+    /// Show the state of the volume and of its daemon: who sees which branch, and what each branch holds.
     Status {
         /// Show instead how often the kernel asked for which operation.
         #[arg(long)]
         requests: bool,
     },
+}
+
+/// What to run, and where.
+#[derive(Debug, Clone, PartialEq, Eq, clap::Args)]
+pub(crate) struct ExecArgs {
+    /// The branch.
+    #[arg(long)]
+    pub(crate) branch: String,
+    /// Grow the branch first; --branch is its name then.
+    #[arg(long)]
+    pub(crate) create: bool,
+    /// The snapshot or branch it grows from; else the branch that is seen now.
+    #[arg(long, requires = "create")]
+    pub(crate) from: Option<String>,
+    /// Delete the branch when the command has ended, snapshots and branches of it excepted.
+    #[arg(long)]
+    pub(crate) rm: bool,
+    /// Let the command see the other branches and the snapshots too, under .agentfs.
+    #[arg(long)]
+    pub(crate) see_branches: bool,
+    /// The command and its arguments.
+    #[arg(value_name = "COMMAND", required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    pub(crate) command: Vec<OsString>,
 }
 
 /// A snapshot, bare or as an option.
@@ -195,6 +237,21 @@ mod tests {
         assert_eq!(parse("branch-unbind --pid 7").unwrap(), Command::BranchUnbind { pid: Some(7) });
         assert_eq!(parse("branch-unbind").unwrap(), Command::BranchUnbind { pid: None });
         for line in ["branch-unbind --pid 0", "branch-unbind --pid x", "branch-bind --pid 7"] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_run_may_have_options_of_its_own() {
+        let run = |line| match parse(line).unwrap() {
+            Command::BranchExec(args) => args,
+            other => panic!("{other:?}"),
+        };
+        let args = run("branch-exec --branch b --create --from s -- make -j 4 --rm");
+        assert_eq!(args.command, ["make", "-j", "4", "--rm"]);
+        assert!(args.create && !args.rm && args.from.as_deref() == Some("s"));
+        assert_eq!(run("branch-exec --branch b ls --json").command, ["ls", "--json"]);
+        for line in ["branch-exec --branch b", "branch-exec ls", "branch-exec --branch b --from s ls"] {
             assert!(parse(line).is_err(), "{line}");
         }
     }

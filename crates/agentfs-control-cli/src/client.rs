@@ -27,6 +27,11 @@ impl Client {
         Ok(Self { control, volume: volume.to_owned() })
     }
 
+    /// The directory whose control file it is.
+    pub(crate) fn volume(&self) -> &Path {
+        &self.volume
+    }
+
     /// Asks, and waits for the answer. The daemon's refusal is a failure.
     pub(crate) fn call(&self, request: impl Into<Request>) -> Result<Response, Failure> {
         let mut buffer = frame::encode(&request.into().encode())

@@ -14,17 +14,18 @@ use crate::output::shown;
 pub(crate) struct Failure {
     sentence: String,
     errno: Option<u32>,
+    code: Option<u8>,
 }
 
 impl Failure {
     /// A failure that no system call reported.
     pub(crate) fn new(sentence: impl Into<String>) -> Self {
-        Self { sentence: sentence.into(), errno: None }
+        Self { sentence: sentence.into(), errno: None, code: None }
     }
 
     /// A failure with its errno.
     pub(crate) fn with_errno(sentence: impl Into<String>, errno: Errno) -> Self {
-        Self { sentence: sentence.into(), errno: Some(errno.raw_os_error().unsigned_abs()) }
+        Self { sentence: sentence.into(), errno: Some(errno.raw_os_error().unsigned_abs()), code: None }
     }
 
     /// A failure of the standard library; what it reports without an errno is told in words.
@@ -33,6 +34,16 @@ impl Failure {
             Some(errno) => Self::with_errno(sentence, errno),
             None => Self::new(format!("{sentence}: {error}")),
         }
+    }
+
+    /// The same, for a command that ends with this exit code then, unless with another already.
+    pub(crate) fn or_exit(self, code: u8) -> Self {
+        Self { code: self.code.or(Some(code)), ..self }
+    }
+
+    /// What to exit with.
+    pub(crate) fn exit_code(&self) -> u8 {
+        self.code.unwrap_or(1)
     }
 
     /// The mount is still there, the daemon behind it is not.
@@ -44,7 +55,7 @@ impl Failure {
 
 impl From<ErrorReply> for Failure {
     fn from(reply: ErrorReply) -> Self {
-        Self { sentence: shown(&reply.error), errno: reply.code }
+        Self { sentence: shown(&reply.error), errno: reply.code, code: None }
     }
 }
 

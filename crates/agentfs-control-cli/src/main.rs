@@ -26,12 +26,14 @@ fn main() -> ExitCode {
     exit_code::of(run(&Args::parse()))
 }
 
-fn run(args: &Args) -> Result<(), Failure> {
+fn run(args: &Args) -> Result<u8, Failure> {
     let volume = mount::find(args.mount.as_deref())?;
     let answer = command::run(&Client::open(&volume)?, &args.command)?;
     match answer.print(args.format(), &mut io::stdout().lock()) {
-        // Whoever read the answer has seen enough, as `head` does.
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.map_err(|error| Failure::io("cannot write the answer", &error)),
+        // Whoever closes the pipe has seen enough, as `head` does.
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::io("cannot write the answer", &error))
+        }
+        _ => Ok(answer.code()),
     }
 }

@@ -38,6 +38,44 @@ fn nearest(start: &Path) -> Result<PathBuf, Failure> {
     Err(Failure::new("the current directory is in no AgentFS volume; name one with --mount"))
 }
 
+/// Below the mount point of a branch that was entered: the whole volume, for those inside.
+pub(crate) const VOLUME: &str = ".agentfs/volume";
+
+/// Is a branch mounted here, with the whole volume inside?
+pub(crate) fn is_inside(place: &Path) -> bool {
+    control_file(&place.join(VOLUME)).exists()
+}
+
+/// Where the volume that this directory belongs to is mounted.
+///
+/// # Errors
+/// When it cannot be told.
+pub(crate) fn mount_point(directory: &Path) -> Result<PathBuf, Failure> {
+    let unknown = |error: &io::Error| Failure::io("cannot tell where the volume is mounted", error);
+    let directory = directory.canonicalize().map_err(|error| unknown(&error))?;
+    let table = fs::read_to_string("/proc/self/mountinfo").map_err(|error| unknown(&error))?;
+    let places =
+        table.lines().filter(|line| line.contains(" - fuse")).filter_map(|line| line.split(' ').nth(4));
+    let around = places.map(unescaped).filter(|place| directory.starts_with(place));
+    around
+        .max_by_key(|place| place.as_os_str().len())
+        .ok_or_else(|| Failure::new(format!("no volume is mounted at {}", directory.display())))
+}
+
+/// A path as the kernel writes it in its tables.
+fn unescaped(text: &str) -> PathBuf {
+    let mut rest = text;
+    let mut path = String::new();
+    while let Some((before, escaped)) = rest.split_once('\\') {
+        path.push_str(before);
+        let (code, after) = escaped.split_at_checked(3).unwrap_or((escaped, ""));
+        path.push(u8::from_str_radix(code, 8).map_or('\\', char::from));
+        rest = after;
+    }
+    path.push_str(rest);
+    path.into()
+}
+
 fn is_disconnected(error: &io::Error) -> bool {
     Errno::from_io_error(error) == Some(Errno::NOTCONN)
 }
@@ -61,6 +99,12 @@ mod tests {
         place_control_file(&view);
         assert_eq!(nearest(&view.join("src/deep")).unwrap(), view);
         assert_eq!(nearest(&root.path().join(".agentfs/branches")).unwrap(), root.path());
+    }
+
+    #[test]
+    fn paths_of_the_kernels_tables_are_read() {
+        assert_eq!(unescaped("/a/b"), Path::new("/a/b"));
+        assert_eq!(unescaped("/a\\040b\\134c"), Path::new("/a b\\c"));
     }
 
     #[test]

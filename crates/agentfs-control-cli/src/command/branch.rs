@@ -1,10 +1,8 @@
-//! The commands about branches, and about which process sees which.
+//! The commands about branches.
 
 use agentfs_proto::Response;
-use agentfs_proto::request::{
-    BranchBind, BranchCreate, BranchDelete, BranchList, BranchRename, BranchUnbind,
-};
-use rustix::process::getppid;
+use agentfs_proto::record::BranchEntry;
+use agentfs_proto::request::{BranchCreate, BranchDelete, BranchList, BranchRename};
 
 use crate::client::{Client, all_pages, unexpected};
 use crate::failure::Failure;
@@ -18,11 +16,14 @@ pub(super) fn create(client: &Client, from: &str, name: Option<&str>) -> Result<
 }
 
 pub(super) fn list(client: &Client) -> Result<Output, Failure> {
-    let branches = all_pages(|after| match client.call(BranchList { after })? {
+    Ok(output::branch_list(&all(client)?))
+}
+
+pub(super) fn all(client: &Client) -> Result<Vec<BranchEntry>, Failure> {
+    all_pages(|after| match client.call(BranchList { after })? {
         Response::BranchList(page) => Ok(page),
         _ => Err(unexpected()),
-    })?;
-    Ok(output::branch_list(&branches))
+    })
 }
 
 pub(super) fn delete(client: &Client, branch: &str, force: bool) -> Result<Output, Failure> {
@@ -37,26 +38,4 @@ pub(super) fn rename(client: &Client, branch: &str, name: &str) -> Result<Output
         Response::BranchRename(reply) => Ok(output::branch_renamed(&reply.branch)),
         _ => Err(unexpected()),
     }
-}
-
-pub(super) fn bind(client: &Client, branch: &str, pid: Option<u32>) -> Result<Output, Failure> {
-    match client.call(BranchBind { branch: branch.into(), pid: Some(or_parent(pid)?) })? {
-        Response::BranchBind(reply) => Ok(output::bound(&reply)),
-        _ => Err(unexpected()),
-    }
-}
-
-pub(super) fn unbind(client: &Client, pid: Option<u32>) -> Result<Output, Failure> {
-    match client.call(BranchUnbind { pid: Some(or_parent(pid)?) })? {
-        Response::BranchUnbind(reply) => Ok(output::unbound(&reply)),
-        _ => Err(unexpected()),
-    }
-}
-
-/// A request without a pid is about the process that sends it, and this one is about to end: what is meant
-/// is the shell that started it.
-fn or_parent(pid: Option<u32>) -> Result<u32, Failure> {
-    let parent = || getppid().map(|parent| parent.as_raw_nonzero().get().unsigned_abs());
-    pid.or_else(parent)
-        .ok_or_else(|| Failure::new("the parent process is in another pid namespace; name one with --pid"))
 }

@@ -1,6 +1,8 @@
 //! From a command to the daemon's answer to it: one function a command.
 
 mod branch;
+mod exec;
+mod process;
 mod snapshot;
 mod status;
 
@@ -22,8 +24,11 @@ pub(crate) fn run(client: &Client, command: &Command) -> Result<Output, Failure>
         Command::BranchList => branch::list(client),
         Command::BranchDelete { branch, force } => branch::delete(client, branch.given(), *force),
         Command::BranchRename { branch, name } => branch::rename(client, branch, name),
-        Command::BranchBind { branch, pid } => branch::bind(client, branch, *pid),
-        Command::BranchUnbind { pid } => branch::unbind(client, *pid),
+        Command::BranchBind { branch, pid } => process::bind(client, branch, *pid),
+        Command::BranchUnbind { pid } => process::unbind(client, *pid),
+        Command::Whoami { pid } => process::whoami(client, *pid),
+        Command::BranchExec(args) => exec::run(client, args),
+        Command::Stop { force } => process::stop(client, *force),
         Command::Status { requests: false } => status::show(client),
         Command::Status { requests: true } => status::requests(client),
     }

@@ -1,17 +1,29 @@
 //! The commands that only look.
 
-use agentfs_proto::request::RequestCounts;
+use agentfs_proto::request::{BranchUsage, ProcessList, RequestCounts};
 use agentfs_proto::{Request, Response};
 
+use super::branch;
 use crate::client::{Client, all_pages, unexpected};
 use crate::failure::Failure;
 use crate::output::{self, Output};
 
 pub(super) fn show(client: &Client) -> Result<Output, Failure> {
-    match client.call(Request::Status)? {
-        Response::Status(reply) => Ok(output::status(&reply)),
+    let Response::Status(reply) = client.call(Request::Status)? else { return Err(unexpected()) };
+    let branches = branch::all(client)?;
+    let usages: Vec<_> = branches
+        .into_iter()
+        .filter_map(|entry| match client.call(BranchUsage { branch: entry.id.clone() }) {
+            Ok(Response::BranchUsage(usage)) => Some((entry, usage)),
+            // Deleted meanwhile.
+            _ => None,
+        })
+        .collect();
+    let processes = all_pages(|after| match client.call(ProcessList { after })? {
+        Response::ProcessList(page) => Ok(page),
         _ => Err(unexpected()),
-    }
+    })?;
+    Ok(output::status(&reply, &usages, &processes))
 }
 
 pub(super) fn requests(client: &Client) -> Result<Output, Failure> {

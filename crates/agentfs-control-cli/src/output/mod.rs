@@ -2,8 +2,13 @@
 
 use std::io::{self, Write};
 
-use agentfs_proto::record::{BranchEntry, BranchRecord, RequestCount, SnapshotEntry, SnapshotRecord};
-use agentfs_proto::response::{BindReply, BranchDeleteReply, SnapshotDeleteReply, StatusReply, UnbindReply};
+use agentfs_proto::record::{
+    BranchEntry, BranchRecord, ProcessEntry, RequestCount, SnapshotEntry, SnapshotRecord,
+};
+use agentfs_proto::response::{
+    BindReply, BranchDeleteReply, SnapshotDeleteReply, StatusReply, StopReply, UnbindReply, UsageReply,
+    WhoamiReply,
+};
 use serde_json::{Map, Value, json};
 
 /// Which of the two looks is asked for.
@@ -19,23 +24,36 @@ pub(crate) enum Format {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Output {
     lines: Vec<String>,
-    json: Value,
+    /// None is nothing to print.
+    json: Option<Value>,
+    code: u8,
 }
 
 impl Output {
     fn line(line: String, json: Value) -> Self {
-        Self { lines: vec![line], json }
+        Self { lines: vec![line], json: Some(json), code: 0 }
     }
 
     fn list<T>(items: &[T], line: impl Fn(&T) -> String, json: impl Fn(&T) -> Value) -> Self {
-        Self { lines: items.iter().map(line).collect(), json: items.iter().map(json).collect() }
+        let lines = items.iter().map(line).collect();
+        Self { lines, json: Some(items.iter().map(json).collect()), code: 0 }
+    }
+
+    /// Nothing to say, and what to exit with.
+    pub(crate) fn exit(code: u8) -> Self {
+        Self { lines: Vec::new(), json: None, code }
+    }
+
+    /// What to exit with.
+    pub(crate) fn code(&self) -> u8 {
+        self.code
     }
 
     /// Writes the answer; an empty list is no line of text.
     pub(crate) fn print(&self, format: Format, out: &mut impl Write) -> io::Result<()> {
         match format {
             Format::Text => self.lines.iter().try_for_each(|line| writeln!(out, "{line}"))?,
-            Format::Json => writeln!(out, "{}", self.json)?,
+            Format::Json => self.json.iter().try_for_each(|json| writeln!(out, "{json}"))?,
         }
         out.flush()
     }
@@ -112,6 +130,24 @@ pub(crate) fn unbound(reply: &UnbindReply) -> Output {
     Output::line("BRANCH_UNBIND_OK".into(), json)
 }
 
+pub(crate) fn whoami(reply: &WhoamiReply) -> Output {
+    let of = reply.of.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+    let name = or_dash(reply.name.as_deref());
+    let line = format!("BRANCH\t{}\t{name}\t{}\t{of}", shown(&reply.branch), shown(&reply.reason));
+    let json = json!({
+        "branch": text(&reply.branch),
+        "name": reply.name.as_deref().map(text),
+        "pid": reply.pid,
+        "reason": text(&reply.reason),
+        "of": reply.of,
+    });
+    Output::line(line, json)
+}
+
+pub(crate) fn stopped(reply: &StopReply) -> Output {
+    Output::line("STOP_OK".into(), json!({"pid": reply.pid}))
+}
+
 pub(crate) fn request_counts(counts: &[RequestCount]) -> Output {
     let line = |count: &RequestCount| {
         format!("REQUEST\t{}\t{}\t{}", shown(&count.operation), count.count, count.total_ns)
@@ -123,8 +159,13 @@ pub(crate) fn request_counts(counts: &[RequestCount]) -> Output {
     )
 }
 
-/// One `key: value` a line, the values in one column; in JSON the settings are an object of their own.
-pub(crate) fn status(reply: &StatusReply) -> Output {
+/// One `key: value` a line, the values in one column, then a line for each branch and each process; in JSON the settings
+/// are an object of their own, branches and processes are lists.
+pub(crate) fn status(
+    reply: &StatusReply,
+    usages: &[(BranchEntry, UsageReply)],
+    processes: &[ProcessEntry],
+) -> Output {
     let fields = status_fields(reply);
     let settings = reply.settings.iter().map(|setting| (text(&setting.key), text(&setting.value).into()));
     let mut rows: Vec<(String, String)> =
@@ -138,7 +179,48 @@ pub(crate) fn status(reply: &StatusReply) -> Output {
     let mut json: Map<String, Value> =
         fields.iter().map(|(key, value)| ((*key).to_owned(), value.clone())).collect();
     json.insert("settings".to_owned(), Value::Object(settings.collect()));
-    Output { lines: aligned(&rows), json: Value::Object(json) }
+    let mut lines = aligned(&rows);
+    lines.extend(usages.iter().map(usage_line));
+    json.insert("branch_usage".to_owned(), usages.iter().map(usage_json).collect());
+    let name =
+        |id: &[u8]| usages.iter().find(|(entry, _)| entry.id == id).and_then(|(entry, _)| entry.name.clone());
+    lines.extend(processes.iter().map(|process| process_line(process, name(&process.branch).as_deref())));
+    json.insert("processes".to_owned(), processes.iter().map(process_json).collect());
+    Output { lines, json: Some(Value::Object(json)), code: 0 }
+}
+
+fn usage_line((entry, usage): &(BranchEntry, UsageReply)) -> String {
+    let (id, name) = (shown(&entry.id), or_dash(entry.name.as_deref()));
+    let (open, inodes) = (entry.open_files, usage.inodes);
+    let (private, shared) = (usage.private_bytes, usage.shared_bytes);
+    format!("BRANCH\t{id}\t{name}\tOPEN_FILES={open}\tINODES={inodes}\tPRIVATE={private}\tSHARED={shared}")
+}
+
+fn usage_json((entry, usage): &(BranchEntry, UsageReply)) -> Value {
+    json!({
+        "id": text(&entry.id),
+        "name": entry.name.as_deref().map(text),
+        "open_files": entry.open_files,
+        "inodes": usage.inodes,
+        "private_bytes": usage.private_bytes,
+        "shared_bytes": usage.shared_bytes,
+    })
+}
+
+fn process_line(process: &ProcessEntry, branch: Option<&[u8]>) -> String {
+    let branch = branch.map_or_else(|| shown(&process.branch), shown);
+    let (pid, reason, since) = (process.pid, shown(&process.reason), process.since_ms);
+    format!("PROCESS\t{pid}\t{branch}\t{reason}\tSINCE_MS={since}\t{}", shown(&process.command))
+}
+
+fn process_json(process: &ProcessEntry) -> Value {
+    json!({
+        "pid": process.pid,
+        "command": text(&process.command),
+        "branch": text(&process.branch),
+        "reason": text(&process.reason),
+        "since_ms": process.since_ms,
+    })
 }
 
 fn status_fields(reply: &StatusReply) -> [(&'static str, Value); 10] {

@@ -119,13 +119,13 @@ fn the_status_is_aligned_and_complete() {
         reflink: false,
         settings: vec![Setting::new("max_write", 4_194_304)],
     };
-    let output = status(&reply);
+    let output = status(&reply, &[], &[]);
     let text = printed(&output, Format::Text);
     assert!(text.starts_with("version:            0.1.0\nstore:              memory\n"), "{text}");
     assert!(text.ends_with("reflink:            false\nsettings.max_write: 4194304\n"), "{text}");
     let json: Value = serde_json::from_str(&printed(&output, Format::Json)).unwrap();
     assert_eq!(json["settings"], json!({"max_write": "4194304"}));
-    assert_eq!(json.as_object().unwrap().len(), 11);
+    assert_eq!(json.as_object().unwrap().len(), 13);
 }
 
 #[test]
