@@ -28,6 +28,7 @@ pub fn errno(error: &FsError) -> Errno {
         FsError::TooManyHandles => Errno::NFILE,
         FsError::LimitReached(_) => Errno::NOSPC,
         FsError::Busy(_) => Errno::BUSY,
+        FsError::UnknownCaller => Errno::ACCESS,
         FsError::Io(error) => Errno::from_io_error(error).unwrap_or(Errno::IO),
     }
 }

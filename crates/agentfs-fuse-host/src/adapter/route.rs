@@ -65,7 +65,12 @@ impl Adapter {
         match NodeId::from(ino).node() {
             Node::Special(view, special) => Ok(self.synthetic.attr(view, special)),
             _ => {
-                let (view, inode) = self.tree(req, ino)?;
+                let (view, inode) = match (self.tree(req, ino), self.pid_view.stand_in(ino.into())) {
+                    (Err(FsError::NotFound), Some((view, inode))) => {
+                        return Ok(Attr { nlink: 0, ..self.core.getattr(view, inode)? });
+                    }
+                    (found, _) => found?,
+                };
                 let attr = self.core.getattr(view, inode)?;
                 if inode != InodeId::ROOT || NodeId::from(ino) != NodeId::MOUNT_POINT || view == ViewId::MAIN
                 {

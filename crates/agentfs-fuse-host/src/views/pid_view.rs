@@ -106,6 +106,18 @@ impl PidView {
         }
     }
 
+    /// For a directory that the branch of who asks does not have, and in which a process of it stands all the same, as one
+    /// that was removed: somebody's, for its attributes.
+    pub(crate) fn stand_in(&self, node: NodeId) -> Option<(ViewId, InodeId)> {
+        match node.node() {
+            Node::Tree(view, ino) | Node::Private(view, ino) => Some((view, ino)),
+            Node::Shared(_) => {
+                self.read().nodes.get(&node)?.pins.iter().next().map(|(view, ino)| (*view, *ino))
+            }
+            Node::Special(..) => None,
+        }
+    }
+
     /// The inode that a common node is in a branch.
     fn inode_in(&self, node: NodeId, view: ViewId) -> Result<InodeId> {
         if node == NodeId::MOUNT_POINT {
