@@ -374,7 +374,7 @@ fn on_a_small_disk(make: impl FnOnce(&Path, &str)) {
 
 fn wait_for(mount: &Path) {
     let begun = std::time::Instant::now();
-    while rustix::fs::statfs(&mount.join(".agentfs/control")).is_err() {
+    while rustix::fs::statfs(mount.join(".agentfs/control")).is_err() {
         assert!(begun.elapsed().as_secs() < 20, "no mount");
         std::thread::sleep(Duration::from_millis(5));
     }

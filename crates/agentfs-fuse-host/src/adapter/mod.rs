@@ -3,6 +3,7 @@
 //! handles. A reply that is dropped, as by a panic, is answered EIO by fuser: nobody waits for ever.
 
 mod attr;
+mod attributes;
 mod caller;
 mod errno;
 mod reply;

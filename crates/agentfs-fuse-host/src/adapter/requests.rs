@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-use agentfs_core::{CreateMode, FallocateFlags, FileKind, FsError, HandleId, Seek, SetAttr, Strip, is_acl};
+use agentfs_core::{CreateMode, FallocateFlags, FileKind, FsError, HandleId, Seek, SetAttr, Strip};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
@@ -80,26 +80,7 @@ impl Filesystem for Adapter {
             mtime: mtime.map(attr::set_time),
             ctime: ctime.map(attr::exact_time),
         };
-        let changes_face = mode.is_some() || uid.is_some() || gid.is_some();
-        self.serve(Request::Setattr, || {
-            let (caller, place) = (self.changer(req, ino), self.tree(req, ino));
-            // Cutting shared content copies what is kept. What can be cut is a file.
-            if size.is_some_and(|size| size > 0) {
-                let (core, keep) = (self.core.clone(), self.caching.ttl().attr);
-                return self.pool.submit(0, move || {
-                    let result = place.and_then(|(view, file)| core.setattr(view, file, &set, caller));
-                    reply::attr(reply, |_| keep, result.map(|attr| (ino.into(), attr)));
-                });
-            }
-            let keep = self.caching.hold();
-            let result = place.and_then(|place| {
-                if changes_face {
-                    self.may_change_face(ino, place)?;
-                }
-                self.core.setattr(place.0, place.1, &set, caller)
-            });
-            reply::attr(reply, |attr| keep.attr(ino.into(), attr), result.map(|attr| (ino.into(), attr)));
-        });
+        self.serve(Request::Setattr, || self.set_attributes(req, ino, set, reply));
     }
 
     fn readlink(&self, _req: &fuser::Request, ino: INodeNo, reply: ReplyData) {
@@ -407,14 +388,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.serve(Request::Setxattr, || {
-            let result = self.tree(req, ino).and_then(|(view, file)| match name.as_bytes() {
-                acl if is_acl(acl) => {
-                    self.may_change_face(ino, (view, file))?;
-                    self.core.set_acl(view, file, acl, value, self.changer(req, ino))
-                }
-                name => self.core.setxattr(view, file, name, value, route::xattr_mode(flags)?),
-            });
-            reply::empty(reply, result);
+            reply::empty(reply, self.set_xattr(req, ino, name, value, flags));
         });
     }
 
@@ -432,13 +406,7 @@ impl Filesystem for Adapter {
 
     fn removexattr(&self, req: &fuser::Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         self.serve(Request::Removexattr, || {
-            let result = self.tree(req, ino).and_then(|place| {
-                if is_acl(name.as_bytes()) {
-                    self.may_change_face(ino, place)?;
-                }
-                self.core.removexattr(place.0, place.1, name.as_bytes())
-            });
-            reply::empty(reply, result);
+            reply::empty(reply, self.remove_xattr(req, ino, name));
         });
     }
 

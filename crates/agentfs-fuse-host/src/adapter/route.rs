@@ -3,12 +3,10 @@
 use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use agentfs_core::{
     Attr, Caller, CreateMode, FileKind, FsError, InodeId, Name, OpenMode, RenameMode, Result, ViewId,
-    XattrMode, is_acl,
 };
 use fuser::{INodeNo, RenameFlags, ReplyDirectory, ReplyDirectoryPlus};
 
@@ -57,59 +55,6 @@ impl Adapter {
             }
             Node::Special(..) => {}
             Node::Tree(..) | Node::Private(..) | Node::Shared(_) => self.pid_view.forget(node, times),
-        }
-    }
-
-    /// The attributes of a node, as who asks has them.
-    pub(super) fn attributes(&self, req: &fuser::Request, ino: INodeNo) -> Result<Attr> {
-        match NodeId::from(ino).node() {
-            Node::Special(view, special) => Ok(self.synthetic.attr(view, special)),
-            _ => {
-                let (view, inode) = match (self.tree(req, ino), self.pid_view.stand_in(ino.into())) {
-                    (Err(FsError::NotFound), Some((view, inode))) => {
-                        return Ok(Attr { nlink: 0, ..self.core.getattr(view, inode)? });
-                    }
-                    (found, _) => found?,
-                };
-                let attr = self.core.getattr(view, inode)?;
-                if inode != InodeId::ROOT || NodeId::from(ino) != NodeId::MOUNT_POINT || view == ViewId::MAIN
-                {
-                    return Ok(attr);
-                }
-                // The kernel has one mode and owner for the mount point: main's.
-                let main = self.core.getattr(ViewId::MAIN, InodeId::ROOT)?;
-                Ok(Attr { mode: main.mode, uid: main.uid, gid: main.gid, ..attr })
-            }
-        }
-    }
-
-    /// The value of an extended attribute; the volume's own directories have none.
-    pub(super) fn xattr(&self, req: &fuser::Request, ino: INodeNo, name: &OsStr) -> Result<Arc<[u8]>> {
-        let found = self.tree(req, ino);
-        let (view, inode) = match found {
-            Err(FsError::NotPermitted) => return Err(FsError::NoAttribute),
-            found => found?,
-        };
-        let common = NodeId::from(ino) == NodeId::MOUNT_POINT && is_acl(name.as_bytes());
-        self.core.getxattr(if common { ViewId::MAIN } else { view }, inode, name.as_bytes())
-    }
-
-    /// The names of all extended attributes that the caller may see.
-    pub(super) fn xattr_names(&self, req: &fuser::Request, ino: INodeNo) -> Result<Vec<u8>> {
-        match self.tree(req, ino) {
-            Err(FsError::NotPermitted) => Ok(Vec::new()),
-            found => {
-                let (view, ino) = found?;
-                Ok(name_list(self.core.listxattr(view, ino)?, caller(req)))
-            }
-        }
-    }
-
-    /// May mode, owner or ACL be changed under this node? `Stale` has the kernel look it up once more.
-    pub(super) fn may_change_face(&self, ino: INodeNo, (view, inode): (ViewId, InodeId)) -> Result<()> {
-        match self.pid_view.split_face(ino.into(), view, inode)? {
-            Split::NotNeeded => Ok(()),
-            Split::LookUpAgain => Err(FsError::Stale),
         }
     }
 
@@ -326,21 +271,6 @@ pub(super) fn rename_mode(flags: RenameFlags, owner: Caller) -> Result<RenameMod
         }
         _ => Err(FsError::InvalidArgument("these flags of rename are not known")),
     }
-}
-
-pub(super) fn xattr_mode(flags: i32) -> Result<XattrMode> {
-    match flags {
-        0 => Ok(XattrMode::Any),
-        libc::XATTR_CREATE => Ok(XattrMode::Create),
-        libc::XATTR_REPLACE => Ok(XattrMode::Replace),
-        _ => Err(FsError::InvalidArgument("unknown flags of setxattr")),
-    }
-}
-
-/// Names as `listxattr` gives them, each with its NUL; those in `trusted` are the superuser's to see.
-fn name_list(names: Vec<Box<[u8]>>, caller: Caller) -> Vec<u8> {
-    let visible = |name: &[u8]| caller.is_root() || !name.starts_with(b"trusted.");
-    names.iter().filter(|name| visible(name)).flat_map(|name| name.iter().copied().chain([0])).collect()
 }
 
 /// Lends the thread's read buffer: made once, not for each read.

@@ -1,0 +1,129 @@
+//! Attributes, plain and extended: of a node, as who asks has it.
+
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
+
+use agentfs_core::{Attr, Caller, FsError, InodeId, Result, SetAttr, ViewId, XattrMode, is_acl};
+use fuser::{INodeNo, ReplyAttr};
+
+use super::Adapter;
+use super::caller::caller;
+use super::reply;
+use crate::views::{Node, NodeId, Split};
+
+impl Adapter {
+    /// The attributes of a node, as who asks has them.
+    pub(super) fn attributes(&self, req: &fuser::Request, ino: INodeNo) -> Result<Attr> {
+        let node = NodeId::from(ino);
+        if let Node::Special(view, special) = node.node() {
+            return Ok(self.synthetic.attr(view, special));
+        }
+        match self.tree(req, ino) {
+            Ok((view, inode)) => self.as_shown(ino, view, self.core.getattr(view, inode)?),
+            // As of a directory that was removed: there is nothing in it, and a way out.
+            Err(FsError::NotFound) => {
+                let (view, inode) = self.pid_view.stand_in(node).ok_or(FsError::NotFound)?;
+                Ok(Attr { nlink: 0, ..self.core.getattr(view, inode)? })
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The kernel has one mode and owner for the mount point: main's.
+    fn as_shown(&self, ino: INodeNo, view: ViewId, attr: Attr) -> Result<Attr> {
+        if NodeId::from(ino) != NodeId::MOUNT_POINT || view == ViewId::MAIN {
+            return Ok(attr);
+        }
+        let main = self.core.getattr(ViewId::MAIN, InodeId::ROOT)?;
+        Ok(Attr { mode: main.mode, uid: main.uid, gid: main.gid, ..attr })
+    }
+
+    pub(super) fn set_attributes(&self, req: &fuser::Request, ino: INodeNo, set: SetAttr, reply: ReplyAttr) {
+        let (caller, place) = (self.changer(req, ino), self.tree(req, ino));
+        // Cutting shared content copies what is kept. What can be cut is a file.
+        if set.size.is_some_and(|size| size > 0) {
+            let (core, keep) = (self.core.clone(), self.caching.ttl().attr);
+            return self.pool.submit(0, move || {
+                let result = place.and_then(|(view, file)| core.setattr(view, file, &set, caller));
+                reply::attr(reply, |_| keep, result.map(|attr| (ino.into(), attr)));
+            });
+        }
+        let keep = self.caching.hold();
+        let result = place.and_then(|place| {
+            if set.mode.is_some() || set.uid.is_some() || set.gid.is_some() {
+                self.may_change_face(ino, place)?;
+            }
+            self.as_shown(ino, place.0, self.core.setattr(place.0, place.1, &set, caller)?)
+        });
+        reply::attr(reply, |attr| keep.attr(ino.into(), attr), result.map(|attr| (ino.into(), attr)));
+    }
+
+    /// May mode, owner or ACL be changed under this node? `Stale` has the kernel look it up once more.
+    fn may_change_face(&self, ino: INodeNo, (view, inode): (ViewId, InodeId)) -> Result<()> {
+        match self.pid_view.split_face(ino.into(), view, inode)? {
+            Split::NotNeeded => Ok(()),
+            Split::LookUpAgain => Err(FsError::Stale),
+        }
+    }
+
+    /// The value of an extended attribute; the volume's own directories have none.
+    pub(super) fn xattr(&self, req: &fuser::Request, ino: INodeNo, name: &OsStr) -> Result<Arc<[u8]>> {
+        let (view, inode) = match self.tree(req, ino) {
+            Err(FsError::NotPermitted) => return Err(FsError::NoAttribute),
+            found => found?,
+        };
+        let common = NodeId::from(ino) == NodeId::MOUNT_POINT && is_acl(name.as_bytes());
+        self.core.getxattr(if common { ViewId::MAIN } else { view }, inode, name.as_bytes())
+    }
+
+    /// The names of all extended attributes that the caller may see.
+    pub(super) fn xattr_names(&self, req: &fuser::Request, ino: INodeNo) -> Result<Vec<u8>> {
+        let (view, inode) = match self.tree(req, ino) {
+            Err(FsError::NotPermitted) => return Ok(Vec::new()),
+            found => found?,
+        };
+        Ok(name_list(self.core.listxattr(view, inode)?, caller(req)))
+    }
+
+    pub(super) fn set_xattr(
+        &self,
+        req: &fuser::Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+    ) -> Result<()> {
+        let place = self.tree(req, ino)?;
+        match name.as_bytes() {
+            acl if is_acl(acl) => {
+                self.may_change_face(ino, place)?;
+                self.core.set_acl(place.0, place.1, acl, value, self.changer(req, ino))
+            }
+            name => self.core.setxattr(place.0, place.1, name, value, xattr_mode(flags)?),
+        }
+    }
+
+    pub(super) fn remove_xattr(&self, req: &fuser::Request, ino: INodeNo, name: &OsStr) -> Result<()> {
+        let place = self.tree(req, ino)?;
+        if is_acl(name.as_bytes()) {
+            self.may_change_face(ino, place)?;
+        }
+        self.core.removexattr(place.0, place.1, name.as_bytes())
+    }
+}
+
+fn xattr_mode(flags: i32) -> Result<XattrMode> {
+    match flags {
+        0 => Ok(XattrMode::Any),
+        libc::XATTR_CREATE => Ok(XattrMode::Create),
+        libc::XATTR_REPLACE => Ok(XattrMode::Replace),
+        _ => Err(FsError::InvalidArgument("unknown flags of setxattr")),
+    }
+}
+
+/// Names as `listxattr` gives them, each with its NUL; those in `trusted` are the superuser's to see.
+fn name_list(names: Vec<Box<[u8]>>, caller: Caller) -> Vec<u8> {
+    let visible = |name: &[u8]| caller.is_root() || !name.starts_with(b"trusted.");
+    names.iter().filter(|name| visible(name)).flat_map(|name| name.iter().copied().chain([0])).collect()
+}
