@@ -34,7 +34,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             max_open_handles: 1 << 20,
-            max_branches: 1 << 19,
+            max_branches: (1 << 19) - 1,
             max_snapshots: 1 << 24,
             log_factor: 4,
             log_slack: 4 << 20,

@@ -49,6 +49,8 @@ fn keep(core: &Weak<FsCore>) {
 
 /// How often there is a look at which bound processes live.
 const PROCESS_INTERVAL: Duration = Duration::from_secs(2);
+/// And how often when one look has not found those of a binding.
+const MISSING_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Starts the thread that ends bindings with their last process; it ends with the volume.
 ///
@@ -57,10 +59,11 @@ const PROCESS_INTERVAL: Duration = Duration::from_secs(2);
 pub(crate) fn watch_processes(bindings: &Arc<Bindings>, caching: &Arc<Caching>) -> io::Result<()> {
     let (bindings, caching) = (Arc::downgrade(bindings), Arc::downgrade(caching));
     thread::Builder::new().name("processes".into()).spawn(move || {
+        let mut interval = PROCESS_INTERVAL;
         loop {
-            thread::sleep(PROCESS_INTERVAL);
+            thread::sleep(interval);
             let (Some(bindings), Some(caching)) = (bindings.upgrade(), caching.upgrade()) else { return };
-            bindings.sweep();
+            interval = if bindings.sweep() { MISSING_INTERVAL } else { PROCESS_INTERVAL };
             caching.tend();
         }
     })?;

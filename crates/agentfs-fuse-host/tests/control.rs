@@ -13,8 +13,8 @@ use std::os::unix::process::CommandExt;
 use std::time::{Duration, Instant};
 
 use agentfs_proto::request::{
-    BranchBind, BranchCreate, BranchDelete, BranchList, BranchRename, BranchSnapshot, SnapshotCreate,
-    SnapshotDelete, SnapshotPage,
+    BranchBind, BranchCreate, BranchDelete, BranchList, BranchRename, BranchSnapshot, BranchUnbind,
+    SnapshotCreate, SnapshotDelete, SnapshotPage, Stop,
 };
 use agentfs_proto::{Request, Response, frame, ioctl};
 use proptest::prelude::Rng;
@@ -30,7 +30,7 @@ fn wrong_names_and_ids_are_named_in_the_answer() {
     v.take_snapshot("main", "s");
     v.grow_branch("s", "b");
     let create = |name: &str| SnapshotCreate { name: Some(name.into()) };
-    let cases: [(Request, i32); 14] = [
+    let cases: [(Request, i32); 18] = [
         (create("s").into(), libc::EEXIST),
         (create("").into(), libc::EINVAL),
         (create("a/b").into(), libc::EINVAL),
@@ -44,7 +44,11 @@ fn wrong_names_and_ids_are_named_in_the_answer() {
         (BranchDelete { branch: "main".into(), force: true }.into(), libc::EPERM),
         (BranchRename { branch: "main".into(), name: "x".into() }.into(), libc::EPERM),
         (SnapshotDelete { snapshot: "s".into() }.into(), libc::EBUSY),
-        (BranchBind { branch: "b".into(), pid: Some(1) }.into(), libc::EOPNOTSUPP),
+        (BranchBind { branch: "nobody".into(), pid: Some(std::process::id()) }.into(), libc::ENOENT),
+        (BranchBind { branch: "b".into(), pid: Some(u32::MAX) }.into(), libc::ENOENT),
+        (BranchUnbind { pid: Some(std::process::id()) }.into(), libc::EINVAL),
+        (BranchUnbind { pid: Some(0) }.into(), libc::ENOENT),
+        (Stop { how: "now".into() }.into(), libc::EINVAL),
     ];
     for (request, errno) in cases {
         let shown = format!("{request:?}");
@@ -191,7 +195,7 @@ fn a_thousand_hostile_frames_change_nothing_kill_nothing_and_stall_nobody() {
     let seeds: [Vec<u8>; 3] = [
         Request::from(BranchCreate { from: "missing-origin".into(), name: Some("name".into()) }).encode(),
         Request::from(BranchDelete { branch: "main".into(), force: true }).encode(),
-        Request::from(BranchBind { branch: "b".into(), pid: Some(1) }).encode(),
+        Request::from(BranchBind { branch: "missing-branch".into(), pid: Some(1) }).encode(),
     ];
     let mut slowest = Duration::ZERO;
     for round in 0..1000_usize {

@@ -349,10 +349,11 @@ impl Bindings {
         proc::all().into_iter().filter_map(member).collect()
     }
 
-    /// Ends the bindings whose last process has ended. To be called every few seconds.
-    pub(crate) fn sweep(&self) {
+    /// Ends the bindings whose last process has ended. To be called every few seconds, and soon again when it answers true:
+    /// then the processes of some were not found, and it takes more looks to be sure.
+    pub(crate) fn sweep(&self) -> bool {
         if self.read().known.is_empty() {
-            return;
+            return false;
         }
         let mut carried_by_some: HashSet<Mark> = HashSet::new();
         for pid in proc::all() {
@@ -390,6 +391,7 @@ impl Bindings {
                 tracing::warn!(%error, "bindings that have ended are still written down");
             }
         }
+        !table.misses.is_empty()
     }
 }
 
