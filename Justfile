@@ -36,6 +36,10 @@ test-real-programs:
 bench-store:
     scripts/bench-store
 
+# What looking at a path costs: nobody bound, bound, inside branch-exec
+bench-views *ARGS:
+    scripts/bench-views {{ARGS}}
+
 # The command line over a mounted volume, message by message
 test-fuse-control-plane:
     scripts/test-fuse-control-plane

@@ -101,6 +101,24 @@ def main(mount, host, cli, rounds):
             call()
         return (time.perf_counter() - begun) / times * 1e6
 
+    def bind_ms(pid, branch):
+        begun = time.perf_counter()
+        ask("branch-bind", "--branch", branch, "--pid", str(pid))
+        return round((time.perf_counter() - begun) * 1000, 1)
+
+    for files in (0, 50_000):
+        for n in range(files):
+            with open(os.path.join(mount, "a", f"file{n}"), "w"):
+                pass
+        workers = [Worker(path), Worker(path)]
+        first, second = [bind_ms(worker.process.pid, "one") for worker in workers]
+        for worker in workers:
+            worker.end()
+        time.sleep(3)
+        medians[f"first bind with {files} files known, ms"] = first
+        medians[f"second bind with {files} files known, ms"] = second
+        print(f"binding the first process with {files} files known {first} ms, the second {second} ms, with the command")
+
     pid = os.getpid()
     empty = cost(lambda: os.getppid())
 

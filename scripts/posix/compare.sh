@@ -1,9 +1,10 @@
 # shellcheck shell=bash
 # Runs a file of cases (see engine.py) on ext4 and on a volume, and compares what they print: in main, in a branch, with a
-# snapshot taken wherever a case allows it, and with a remount there. To be sourced after lib.sh.
+# snapshot taken wherever a case allows it, with a remount there, and at the mount point bound to a branch, while somebody
+# who is bound to another looks at the same paths all the time. To be sourced after lib.sh.
 
 # The branch comes last: bound elsewhere, it keeps the volume from being unmounted.
-MODES=(main snapshot remount branch)
+MODES=(main snapshot remount bound branch)
 RUN_SECONDS=${RUN_SECONDS:-300}
 
 # make_reference DIR: an ext4 to compare with, where one can be mounted; else what the scratch directory is on.
@@ -37,8 +38,35 @@ place_of() {
         printf '%s\n' "$mount/.agentfs/branches/work/cases"
       fi
       ;;
+    bound)
+      cli "$mount" branch-create --from main --name bound >/dev/null
+      cli "$mount" branch-create --from main --name onlooker >/dev/null
+      printf '%s\n' "$mount/bound"
+      ;;
     *) printf '%s\n' "$mount/$1" ;;
   esac
+}
+
+# look_on: looks at everything again and again, as another branch has it: it has the same directories, and others' files.
+look_on() {
+  cli "$mount" branch-bind --branch onlooker --pid "$BASHPID" >/dev/null || return
+  while [ -e "$SCRATCH/looking" ]; do
+    mkdir -p "$mount/bound/cases" 2>/dev/null
+    ls -laR "$mount/bound" >/dev/null 2>&1
+  done
+}
+
+# with_onlooker COMMAND...: runs it bound to the branch `bound`.
+with_onlooker() {
+  local status=0 looker
+  touch "$SCRATCH/looking"
+  look_on &
+  looker=$!
+  # shellcheck disable=SC2016  # the words of the new shell
+  bash -c '"$1" --mount "$2" branch-bind --branch bound --pid $$ >/dev/null && shift 2 && "$@"' bound "$CLI_BIN" "$mount" "$@" || status=$?
+  rm -f "$SCRATCH/looking"
+  wait "$looker" || :
+  return "$status"
 }
 
 # hook_of MODE: what happens between the steps of a case.
@@ -56,8 +84,11 @@ hook_of() {
 
 # run_cases CASES DIR NAME HOOK: the facts go to LOG_DIR/NAME.facts.
 run_cases() {
-  mkdir -p "$2"
-  timeout --kill-after=10 "$RUN_SECONDS" python3 "$ROOT/scripts/posix/engine.py" "$1" "$2" "$4" \
+  local run=()
+  if [ "$3" = bound ]; then run=(with_onlooker); else mkdir -p "$2"; fi
+  # shellcheck disable=SC2016  # the words of the new shell
+  [ "$3" != bound ] || run+=(bash -c 'mkdir -p "$1" && shift && exec "$@"' run "$2")
+  "${run[@]}" timeout --kill-after=10 "$RUN_SECONDS" python3 "$ROOT/scripts/posix/engine.py" "$1" "$2" "$4" \
     >"$LOG_DIR/$3.facts" 2>"$LOG_DIR/$3.log"
 }
 
