@@ -21,12 +21,15 @@ prepare_pjdfstest() {
   mkdir -p "$SCRATCH/secondary"
 }
 
+# In front of the suite's command.
+RUNNER=()
+
 # run_pjdfstest DIR LOG [PATTERN...]: false when a case failed, or the suite did.
 run_pjdfstest() {
   local dir=$1 log=$2
   shift 2
   mkdir -p "$dir"
   chmod 777 "$dir"
-  timeout --kill-after=10 "$PJDFSTEST_SECONDS" pjdfstest --configuration-file "$SCRATCH/pjdfstest.toml" \
+  "${RUNNER[@]}" timeout --kill-after=10 "$PJDFSTEST_SECONDS" pjdfstest --configuration-file "$SCRATCH/pjdfstest.toml" \
     --path "$dir" --secondary-fs "$SCRATCH/secondary" "$@" 2>&1 | tee -a "$log"
 }
