@@ -72,7 +72,7 @@ impl Dispatcher {
             }
             Request::BranchCreate(r) => {
                 let from = text(&r.from)?;
-                if core.find_snapshot(from).is_err() {
+                if core.find_branch(from).is_ok() {
                     self.write_mapped(from)?;
                 }
                 Response::BranchCreate(branch_reply(&core.create_branch(from, name(&r.name)?)?))
@@ -82,6 +82,7 @@ impl Dispatcher {
                 let _changing = self.bindings.change();
                 let view = self.check_left(text(&r.branch)?)?.view;
                 let (id, bytes_reclaimed) = core.delete_branch(text(&r.branch)?, r.force)?;
+                self.bindings.branch_gone(id);
                 self.pid_view.forget_branch(view);
                 Response::BranchDelete(BranchDeleteReply { branch: id.to_string().into(), bytes_reclaimed })
             }

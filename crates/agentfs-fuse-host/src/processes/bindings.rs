@@ -20,6 +20,8 @@ const FILE: &str = "bindings.json";
 /// A mark that so many looks at all processes in a row have not found is carried by nobody: one look may miss a process
 /// that is just being replaced by its child.
 const MISSES: u32 = 3;
+/// Bindings that are remembered after their end, in case a process was missed all the same.
+const MAX_ENDED: usize = 10_000;
 
 /// How a process came to see a branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -325,6 +327,16 @@ impl Bindings {
         }
     }
 
+    /// A branch is gone: who still is bound to it gets errors, whatever its view comes to show.
+    pub(crate) fn branch_gone(&self, branch: BranchId) {
+        let mut table = self.write();
+        let Table { known, ended, .. } = &mut *table;
+        for binding in known.values_mut().chain(ended.values_mut()).filter(|b| b.branch == branch) {
+            binding.view = no_view();
+        }
+        self.refresh(&mut table);
+    }
+
     fn save(&self, table: &Table) -> io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         let saved = Saved { boot: self.boot.clone(), bindings: table.known.values().cloned().collect() };
@@ -379,6 +391,9 @@ impl Bindings {
             *misses += 1;
             if *misses >= MISSES {
                 table.misses.remove(&mark);
+                if table.ended.len() >= MAX_ENDED {
+                    table.ended.clear();
+                }
                 if let Some(binding) = table.known.remove(&mark) {
                     table.ended.insert(mark, binding);
                 }

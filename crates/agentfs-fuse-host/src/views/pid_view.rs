@@ -25,7 +25,8 @@ struct Face {
 struct Shared {
     parent: NodeId,
     name: Name,
-    face: Face,
+    /// `None` when it was changed while nobody was bound: it is that of who looks next.
+    face: Option<Face>,
     /// Which inode it is in which branch, as of its last lookup there.
     pins: HashMap<ViewId, InodeId>,
     /// Open descriptors.
@@ -177,6 +178,16 @@ impl PidView {
         }
     }
 
+    /// A node is common no more: all branches but one let go of it.
+    fn keep_for(&self, shared: &mut Shared, view: ViewId) {
+        let (own, others): (HashMap<_, _>, HashMap<_, _>) =
+            std::mem::take(&mut shared.pins).into_iter().partition(|(of, _)| *of == view);
+        shared.pins = own;
+        others.into_iter().for_each(|(of, ino)| {
+            self.core.forget(of, ino, 1);
+        });
+    }
+
     fn face(&self, view: ViewId, attr: &Attr) -> Face {
         let acl = self.core.getxattr(view, attr.ino, b"system.posix_acl_access").ok();
         Face { mode: attr.mode, uid: attr.uid, gid: attr.gid, acl }
@@ -225,8 +236,9 @@ impl PidView {
             None => self.first_node(table, (parent, name), (view, ino), face),
         };
         let agreeing = node.and_then(|node| Some((node, table.nodes.get_mut(&node)?)));
-        match agreeing.filter(|(_, shared)| shared.face == *face) {
+        match agreeing.filter(|(_, shared)| shared.face.as_ref().is_none_or(|known| known == face)) {
             Some((node, shared)) => {
+                shared.face = Some(face.clone());
                 self.pin(shared, view, ino);
                 node
             }
@@ -264,7 +276,8 @@ impl PidView {
             }
         };
         let (pins, name) = (HashMap::new(), name.clone());
-        let mut shared = Shared { parent, name: name.clone(), face: face.clone(), pins, opened: 0, told: 0 };
+        let mut shared =
+            Shared { parent, name: name.clone(), face: Some(face.clone()), pins, opened: 0, told: 0 };
         if let Node::Tree(_, main) = node.node() {
             self.pin(&mut shared, ViewId::MAIN, main);
         }
@@ -350,12 +363,7 @@ impl PidView {
             };
             (shared.parent, shared.name) = (parent, name.clone());
             // To the others it is where it was, and they find it under another number.
-            let (own, others): (HashMap<_, _>, HashMap<_, _>) =
-                std::mem::take(&mut shared.pins).into_iter().partition(|(of, _)| *of == view);
-            shared.pins = own;
-            others.into_iter().for_each(|(of, ino)| {
-                self.core.forget(of, ino, 1);
-            });
+            self.keep_for(shared, view);
             table.names.insert((parent, name.clone()), node);
         }
     }
@@ -374,11 +382,17 @@ impl PidView {
             return Ok(Split::NotNeeded);
         }
         let mut table = self.write();
+        if !self.bindings.any() {
+            if let Some(shared) = table.nodes.get_mut(&node) {
+                self.keep_for(shared, view);
+                shared.face = None;
+            }
+            return Ok(Split::NotNeeded);
+        }
         self.used.store(true, Ordering::Release);
         let first = table.private.insert((view, ino));
         let open = table.nodes.get(&node).is_some_and(|shared| shared.opened > 0);
-        let again = first && !open && self.bindings.any();
-        Ok(if again { Split::LookUpAgain } else { Split::NotNeeded })
+        Ok(if first && !open { Split::LookUpAgain } else { Split::NotNeeded })
     }
 
     /// A descriptor of a directory was opened, or closed.

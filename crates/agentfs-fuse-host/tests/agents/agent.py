@@ -3,7 +3,7 @@
 A request is Python: an expression is answered with its value, other code with None. What fails is answered with its
 errno, or with the traceback when it is no failure of a system call.
 """
-import errno, json, mmap, os, random, signal, subprocess, sys, threading, time, traceback
+import ctypes, errno, json, mmap, os, random, signal, subprocess, sys, threading, time, traceback
 
 
 def write(path, text, mode="w"):
@@ -126,6 +126,39 @@ def verify_main(root, others):
         wrong.append("main: attributes have changed")
     wrong += [f"main: has {other}'s" for other in others if not missing(f"{root}/d/only-{other}")]
     return wrong
+
+
+def exchange(a, b):
+    """renameat2(RENAME_EXCHANGE), which Python does not have."""
+    if ctypes.CDLL(None, use_errno=True).renameat2(-100, a.encode(), -100, b.encode(), 2) != 0:
+        raise OSError(ctypes.get_errno(), "exchange")
+
+
+def outcome(call, *args):
+    """What a call answers, or its errno."""
+    try:
+        answer = call(*args)
+        return sorted(answer) if isinstance(answer, list) else answer
+    except OSError as error:
+        return -error.errno
+
+
+def mode_of(path):
+    status = os.lstat(path)
+    return [status.st_mode, status.st_uid, 0 if os.path.isdir(path) else status.st_size]
+
+
+def dump(root):
+    """All there is below a directory: kinds, modes, link counts of directories, content."""
+    found = []
+    for dir, dirs, files in os.walk(root, onerror=lambda error: found.append(f"{error.errno} {dir}")):
+        dirs.sort()
+        for name in sorted(dirs) + sorted(files):
+            path = os.path.join(dir, name)
+            status = os.lstat(path)
+            content = read(path) if name in files else status.st_nlink
+            found.append([os.path.relpath(path, root), status.st_mode, content])
+    return found
 
 
 class Worker:
