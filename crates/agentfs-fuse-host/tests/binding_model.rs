@@ -11,6 +11,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use agentfs_proto::Response;
@@ -24,18 +25,33 @@ const BRANCHES: [&str; 4] = ["main", "a", "b", "c"];
 
 struct Player {
     agent: Agent,
+    /// Does the same on the host.
+    shadow: Agent,
     /// Which branch it sees.
     branch: usize,
+    /// Does it stand in the volume?
+    inside: bool,
 }
 
 struct History {
     v: Volume,
     rng: TestRng,
     players: Vec<Player>,
-    /// Does the same on the host, each branch in a directory of its own.
+    /// Looks at everything, and is bound to nothing.
     shadow: Agent,
+    /// Each branch's directory on the host.
     shadows: Vec<PathBuf>,
     told: Vec<String>,
+}
+
+impl Player {
+    /// It sees another branch now, and stands where that makes no difference: a place that was moved is another path there.
+    fn switched(&mut self, to: usize) {
+        for agent in [&mut self.agent, &mut self.shadow] {
+            agent.value("os.chdir('/')");
+        }
+        (self.branch, self.inside) = (to, false);
+    }
 }
 
 impl History {
@@ -73,12 +89,24 @@ impl History {
 
     fn step(&mut self) {
         let at = self.below(self.players.len() as u32);
-        let call = self.call();
         let branch = self.players[at].branch;
+        let call = match self.below(6) {
+            0 => format!("os.chdir, f'{{ROOT}}/{}'", self.path()),
+            // From where it stands, which may have been moved or removed.
+            1 if self.players[at].inside => {
+                ["os.listdir, '.'", "write, 'w', 'here'", "os.unlink, 'w'", "os.mkdir, 'x'", "os.rmdir, 'x'"]
+                    [self.below(5)]
+                .to_owned()
+            }
+            _ => self.call(),
+        };
         self.told.push(format!("{at} in {}: {call}", BRANCHES[branch]));
         let root = self.v.root();
-        let found = self.players[at].agent.value(&with_root(&call, &root));
-        let expected = self.shadow.value(&with_root(&call, &self.shadows[branch]));
+        let shadow = self.shadows[branch].clone();
+        let player = &mut self.players[at];
+        let found = player.agent.value(&with_root(&call, &root));
+        let expected = player.shadow.value(&with_root(&call, &shadow));
+        player.inside |= call.starts_with("os.chdir") && expected.is_null();
         if found != expected {
             self.fail(&format!("{call} answers {found} and not {expected}"));
         }
@@ -97,7 +125,7 @@ impl History {
             }
             _ => self.players[at].agent.bind(&self.v, BRANCHES[to]),
         }
-        self.players[at].branch = to;
+        self.players[at].switched(to);
     }
 
     fn compare(&mut self) {
@@ -141,8 +169,12 @@ fn random_histories_with_rebinding_are_those_of_separate_directories() {
         return;
     }
     for seed in 0..6_u8 {
-        let v = Volume::mount();
+        let root = rustix::process::geteuid().is_root();
+        let v = Volume::mount_with(if root { &["--allow-other"] } else { &[] }, &[]);
         let host = tempfile::tempdir().unwrap();
+        for dir in [v.root(), host.path().to_owned(), v.root().parent().unwrap().to_owned()] {
+            fs::set_permissions(dir, fs::Permissions::from_mode(0o777)).unwrap();
+        }
         let mut seeded = [0; 32];
         seeded[0] = seed;
         let mut shadow = Agent::start(host.path());
@@ -156,14 +188,24 @@ fn random_histories_with_rebinding_are_those_of_separate_directories() {
             if *branch != "main" {
                 v.grow_branch("main", branch);
             }
-            for dir in ["x/y/z", "y/x", "z"] {
+            for dir in ["", "x/y/z", "y/x", "z"] {
                 fs::create_dir_all(shadow.join(dir)).unwrap();
             }
+            fs::set_permissions(shadow, fs::Permissions::from_mode(0o777)).unwrap();
         }
-        let players = (0..3).map(|_| {
-            let mut agent = Agent::start(host.path());
+        // Half of them as somebody whom permissions hold back, and who owns what he makes.
+        let somebody = rustix::process::geteuid().is_root() && seed % 2 == 1;
+        let player = |dir: &std::path::Path| {
+            let mut agent = Agent::start(dir);
             agent.value("os.umask(0)");
-            Player { agent, branch: 0 }
+            if somebody {
+                agent.value("os.setgroups([]) or os.setgid(65534) or os.setuid(65534)");
+            }
+            agent
+        };
+        let players = (0..3).map(|_| {
+            let (agent, shadow) = (player(host.path()), player(host.path()));
+            Player { agent, shadow, branch: 0, inside: false }
         });
         let players = players.collect();
         let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &seeded);
@@ -182,7 +224,7 @@ fn random_histories_with_rebinding_are_those_of_separate_directories() {
                     if history.players[at].branch != 0 {
                         let pid = history.players[at].agent.pid();
                         history.v.ask(BranchUnbind { pid: Some(pid) });
-                        history.players[at].branch = 0;
+                        history.players[at].switched(0);
                     }
                 }
                 history.told.push("nobody is bound".into());
