@@ -73,6 +73,51 @@ fn eight_processes_in_four_branches_leak_nothing() {
     assert!(steps > 1000, "only {steps}");
 }
 
+/// Directories are listed, made and looked up, and files written, all at once and in several branches: nobody waits for
+/// somebody who waits for him.
+#[test]
+fn listing_looking_up_and_writing_at_the_same_time_goes_on() {
+    if !can_mount() || !has_python() {
+        return;
+    }
+    let v = Volume::mount();
+    for n in 0..100 {
+        fs::create_dir_all(v.path(&format!("big/d{n}"))).unwrap();
+    }
+    fs::create_dir(v.path("w")).unwrap();
+    for branch in ["a", "b"] {
+        v.grow_branch("main", branch);
+    }
+    let work = "
+def work(root, what, n, seconds):
+    end, rounds = time.monotonic() + seconds, 0
+    while time.monotonic() < end:
+        rounds += 1
+        if what == 'list': os.listdir(f'{root}/big')
+        elif what == 'write': write(f'{root}/w/x{n}', 'x'); os.unlink(f'{root}/w/x{n}')
+        elif what == 'look': [os.stat(f'{root}/big/d{k}') for k in range(100)]
+        else: os.mkdir(f'{root}/big/new{n}'); os.rmdir(f'{root}/big/new{n}')
+    return rounds
+";
+    let whats = ["list", "write", "look", "make", "list", "write", "look", "make"];
+    let mut agents: Vec<Agent> = Vec::new();
+    for (n, branch) in [None, Some("a"), None, Some("b"), Some("a"), None, Some("b"), None].iter().enumerate()
+    {
+        let mut agent = match branch {
+            Some(branch) => Agent::bound(&v, branch, Path::new("/")),
+            None => Agent::start(Path::new("/")),
+        };
+        agent.value(work);
+        agent.tell(&format!("work({:?}, {:?}, {n}, 8)", v.root(), whats[n]));
+        agents.push(agent);
+    }
+    for (agent, what) in agents.iter_mut().zip(whats) {
+        let rounds = agent.answered();
+        println!("{what}: {rounds}");
+        assert!(rounds.as_u64() > Some(20), "{what}: {rounds}");
+    }
+}
+
 /// `getcwd` while others look up, create and remove below the same directory, and move or remove it itself.
 #[test]
 fn the_current_directory_holds_in_every_branch() {

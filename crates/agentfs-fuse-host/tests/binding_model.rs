@@ -139,11 +139,11 @@ impl History {
             }
         }
         // The fixed views agree, whoever is bound.
-        for branch in 1..BRANCHES.len() {
-            let found = self.shadow.value(&format!("dump({:?})", self.v.branch(BRANCHES[branch])));
-            let expected = self.shadow.value(&format!("dump({:?})", self.shadows[branch]));
+        for (branch, shadow) in BRANCHES.iter().zip(&self.shadows).skip(1) {
+            let found = self.shadow.value(&format!("dump({:?})", self.v.branch(branch)));
+            let expected = self.shadow.value(&format!("dump({shadow:?})"));
             if found != expected {
-                self.fail(&format!("view of {}: {}", BRANCHES[branch], difference(&found, &expected)));
+                self.fail(&format!("view of {branch}: {}", difference(&found, &expected)));
             }
         }
     }

@@ -19,6 +19,20 @@ use crate::views::{DOT_AGENTFS, Keep, Node, NodeId, Special, Split};
 /// A name in a tree's directory.
 pub(super) type Place = (ViewId, InodeId, Name);
 
+/// An entry of a listing.
+struct Listed {
+    position: u64,
+    name: Box<[u8]>,
+    ino: InodeId,
+    kind: FileKind,
+    attr: Option<Attr>,
+}
+
+/// What an entry with its attributes takes in an answer, besides its name.
+const ENTRY_BYTES: usize = 152;
+/// How much is listed in one go.
+const LISTED_BYTES: usize = 32 * 1024;
+
 impl Adapter {
     /// The file or directory that a node is to who asks.
     pub(super) fn tree(&self, req: &fuser::Request, ino: INodeNo) -> Result<(ViewId, InodeId)> {
@@ -173,15 +187,14 @@ impl Adapter {
                 !reply.add(ino, position, file_type(kind), OsStr::from_bytes(name))
             }),
             _ => self.tree(req, ino).and_then(|(view, dir)| {
-                self.core.readdir(view, dir, offset, |entry| {
-                    let node = self.listed_node(ino, view, (entry.name, entry.ino, entry.kind));
-                    !reply.add(
-                        node.into(),
-                        entry.position,
-                        file_type(entry.kind),
-                        OsStr::from_bytes(entry.name),
-                    )
-                })
+                for entry in self.entries(view, dir, offset)? {
+                    let node = self.listed_node(ino, view, &entry);
+                    let name = OsStr::from_bytes(&entry.name);
+                    if reply.add(node.into(), entry.position, file_type(entry.kind), name) {
+                        break;
+                    }
+                }
+                Ok(())
             }),
         };
         match result {
@@ -190,13 +203,25 @@ impl Adapter {
         }
     }
 
+    /// Some entries of a directory, which may be more or fewer than one answer takes. They are told outside the core's
+    /// locks: whoever has the lock on common nodes may wait for those.
+    fn entries(&self, view: ViewId, dir: InodeId, offset: u64) -> Result<Vec<Listed>> {
+        let (mut entries, mut bytes) = (Vec::new(), 0);
+        self.core.readdirplus(view, dir, offset, |entry, attr| {
+            let (position, name) = (entry.position, Box::from(entry.name));
+            bytes += entry.name.len() + ENTRY_BYTES;
+            entries.push(Listed { position, name, ino: entry.ino, kind: entry.kind, attr });
+            bytes < LISTED_BYTES
+        })?;
+        Ok(entries)
+    }
+
     /// The number that a listing shows.
-    fn listed_node(&self, dir: INodeNo, view: ViewId, entry: (&[u8], InodeId, FileKind)) -> NodeId {
-        let (name, ino, kind) = entry;
-        match (kind, name) {
+    fn listed_node(&self, dir: INodeNo, view: ViewId, entry: &Listed) -> NodeId {
+        match (entry.kind, &*entry.name) {
             (_, b".") => dir.into(),
-            (FileKind::Directory, name) => self.pid_view.listed(dir.into(), name, view, ino),
-            _ => NodeId::of(view, ino),
+            (FileKind::Directory, name) => self.pid_view.listed(dir.into(), name, view, entry.ino),
+            _ => NodeId::of(view, entry.ino),
         }
     }
 
@@ -227,21 +252,24 @@ impl Adapter {
                 added
             }),
             _ => self.tree(req, ino).and_then(|(view, dir)| {
-                self.core.readdirplus(view, dir, offset, |entry, attr| {
+                for entry in self.entries(view, dir, offset)? {
                     // The kernel counts no lookup for "." and "..".
-                    let (Some(attr), Ok(name)) = (attr, Name::new(entry.name)) else {
-                        let node = self.listed_node(ino, view, (entry.name, entry.ino, entry.kind));
+                    let (Some(attr), Ok(name)) = (entry.attr, Name::new(&entry.name)) else {
+                        let node = self.listed_node(ino, view, &entry);
                         let plain = reply::plain(entry.ino, entry.kind);
-                        return add(node, entry.position, entry.name, &plain, Duration::ZERO);
+                        if !add(node, entry.position, &entry.name, &plain, Duration::ZERO) {
+                            break;
+                        }
+                        continue;
                     };
                     let node = self.pid_view.tell(ino.into(), &name, view, &attr);
-                    let times = keep.entry(ino.into(), entry.name);
-                    let added = add(node, entry.position, entry.name, &attr, times);
-                    if !added {
+                    let times = keep.entry(ino.into(), &entry.name);
+                    if !add(node, entry.position, &entry.name, &attr, times) {
                         self.forget_node(node, 1);
+                        break;
                     }
-                    added
-                })
+                }
+                Ok(())
             }),
         };
         match result {

@@ -69,7 +69,9 @@ impl Volume {
 
     fn spawn(dir: &Path, store: bool, args: &[&str], env: &[(&str, &str)]) -> Child {
         let log = std::fs::File::create(dir.join("log")).unwrap();
-        let mut command = Command::new(DAEMON);
+        // A test that is killed, because it hangs, takes its daemon along: nobody waits for that one any more.
+        let mut command = Command::new("setpriv");
+        command.args(["--pdeathsig", "KILL", DAEMON]);
         if store {
             command.arg("--store").arg(dir.join("store"));
         }
