@@ -14,7 +14,7 @@ use std::process::Command;
 
 use agentfs_proto::Response;
 use agentfs_proto::request::{BranchBind, BranchDelete, BranchUnbind, Whoami};
-use support::agents::{Agent, UNBOUND, assert_none, cli_of, has_python, told};
+use support::agents::{Agent, assert_each_fails_when_nobody_is_bound, assert_none, cli_of, has_python, told};
 use support::{Volume, can_mount, code};
 
 const BRANCHES: [&str; 3] = ["a", "b", "c"];
@@ -288,20 +288,12 @@ fn who_may_bind_whom_and_what_is_wrong_is_said() {
 
 #[test]
 fn each_test_here_fails_when_nobody_is_bound() {
-    if !can_mount() || !has_python() {
-        return;
-    }
-    if std::env::var_os(UNBOUND).is_some() {
-        return;
-    }
-    for name in [
+    assert_each_fails_when_nobody_is_bound(&[
         "three_bound_processes_diverge_in_everything_at_the_same_paths",
+        "bound_processes_and_those_that_live_in_branches_diverge_too",
         "a_binding_takes_effect_at_once_and_everywhere",
         "descendants_see_the_branch_whatever_becomes_of_their_parents",
         "ten_thousand_children_see_the_right_branch",
-    ] {
-        let mut run = Command::new(std::env::current_exe().unwrap());
-        let (passed, said) = told(run.args(["--exact", name]).env(UNBOUND, "1"));
-        assert!(!passed && said.contains("FAILED"), "{name} passes without a binding:\n{said}");
-    }
+        "a_number_that_is_used_again_inherits_nothing",
+    ]);
 }

@@ -15,7 +15,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::agents::{Agent, UNBOUND, assert_none, has_python};
+use support::agents::{Agent, assert_each_fails_when_nobody_is_bound, assert_none, has_python};
 use support::{Volume, can_mount, is_root, run};
 
 fn seconds(name: &str, default: u64) -> u64 {
@@ -51,7 +51,7 @@ fn eight_processes_in_four_branches_leak_nothing() {
     workers.iter_mut().for_each(|agent| {
         agent.value("worker.start()");
     });
-    let length = seconds("AGENTFS_STRESS_SECONDS", 20);
+    let length = seconds("AGENTFS_STRESS_SECONDS", 60);
     workers.iter_mut().for_each(|agent| agent.tell(&format!("worker.run({length})")));
     let steps: u64 = workers.iter_mut().map(|agent| agent.answered().as_u64().unwrap()).sum();
     println!("{steps} steps in {length} s");
@@ -415,8 +415,7 @@ def work(path, files, records):
     let mut agent = Agent::bound(&v, "a", &v.root());
     agent.value(writer);
     agent.value(&format!("progress = {progress:?}"));
-    let root = if std::env::var_os(UNBOUND).is_some() { v.branch("a") } else { v.root() };
-    agent.tell(&format!("work({root:?}, 10, {RECORDS})"));
+    agent.tell(&format!("work({:?}, 10, {RECORDS})", v.root()));
     let published = || u64::from_le_bytes(fs::read(&progress).unwrap().try_into().unwrap());
     let begun = Instant::now();
     while published() == 0 {
@@ -447,4 +446,16 @@ def work(path, files, records):
     println!("{checked} records checked up to {}; the slowest snapshot took {slowest:?}", published());
     fs::write(outside.path().join("progress.stop"), "").unwrap();
     assert!(agent.answered().as_u64().unwrap() < RECORDS - 1, "the writer was at work all the time");
+}
+
+#[test]
+fn each_test_here_of_what_is_seen_fails_when_nobody_is_bound() {
+    assert_each_fails_when_nobody_is_bound(&[
+        "eight_processes_in_four_branches_leak_nothing",
+        "the_current_directory_holds_in_every_branch",
+        "git_and_sqlite_and_cargo_work_in_three_branches_at_one_path",
+        "mounts_inside_live_through_binds_and_unbinds",
+        "a_hundred_bound_processes_never_see_main_over_restarts_of_the_daemon",
+        "a_snapshot_holds_all_that_was_published_before_it",
+    ]);
 }

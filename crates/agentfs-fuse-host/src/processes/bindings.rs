@@ -423,3 +423,54 @@ fn refusal(pid: u32, error: &io::Error) -> FsError {
         _ => FsError::Refused(format!("process {pid} cannot be bound: {error}")),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn binding(pid: u32, branch: u128, view: u32) -> Binding {
+        let (mark, kind, branch, view) = (Mark::fresh(), Kind::Bound, BranchId(branch), ViewId(view));
+        Binding { mark, kind, branch, view, pid, started: 0, since_ms: 0, outer: None }
+    }
+
+    #[test]
+    fn who_is_unknown_is_refused_while_anybody_is_bound_and_never_counts_as_main() {
+        let bindings = Bindings::default();
+        assert_eq!(bindings.view_of(0).unwrap(), ViewId::MAIN);
+        bindings.put(binding(1, 5, 3)).unwrap();
+        assert!(bindings.shows(ViewId(3)) && !bindings.shows(ViewId(4)));
+        assert!(matches!(bindings.view_of(0), Err(FsError::UnknownCaller)));
+        assert!(matches!(bindings.view_of(u32::MAX), Err(FsError::UnknownCaller)));
+        assert_eq!(bindings.unknown_callers(), 2);
+        assert_eq!(bindings.view_of(std::process::id()).unwrap(), ViewId::MAIN);
+    }
+
+    #[test]
+    fn a_process_is_in_its_branch_for_the_next_daemon_too_and_in_none_when_that_is_gone() {
+        let store = tempfile::tempdir().unwrap();
+        let info = |id: BranchId| BranchInfo {
+            id,
+            name: None,
+            origin: agentfs_core::Origin::Empty,
+            created: agentfs_core::Timestamp::default(),
+            view: ViewId(7),
+        };
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let open = |boot, there: bool| {
+            Bindings::open(Some(store.path()), boot, |id| there.then(|| info(id))).unwrap()
+        };
+        let bindings = open(1, true);
+        let given = bindings.prepare(child.id(), Kind::Bound, &info(BranchId(5))).unwrap();
+        bindings.put(given.clone()).unwrap();
+        bindings.spread(&given, super::super::mark::set).unwrap();
+        assert_eq!(bindings.view_of(child.id()).unwrap(), ViewId(7));
+        assert_eq!(open(1, true).view_of(child.id()).unwrap(), ViewId(7));
+        assert_eq!(open(1, false).view_of(child.id()).unwrap(), no_view());
+        assert!(!open(2, true).any(), "another boot has other processes");
+        bindings.branch_gone(BranchId(5));
+        assert_eq!(bindings.view_of(child.id()).unwrap(), no_view());
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!((0..MISSES).map(|_| bindings.sweep()).last() == Some(false) && !bindings.any());
+    }
+}

@@ -149,6 +149,21 @@ impl Drop for Agent {
     }
 }
 
+/// Each of these tests of the same file fails when nobody is bound.
+pub fn assert_each_fails_when_nobody_is_bound(names: &[&str]) {
+    if !super::can_mount() || !has_python() || std::env::var_os(UNBOUND).is_some() {
+        return;
+    }
+    for name in names {
+        let mut run = Command::new("timeout");
+        run.args(["-s", "KILL", "100"]).arg(std::env::current_exe().unwrap()).args(["--exact", name]);
+        let (passed, said) = told(run.env(UNBOUND, "1").env("AGENTFS_STRESS_SECONDS", "2"));
+        assert!(said.contains("running 1 test"), "there is no {name}");
+        let skipped = said.contains("SKIPPED");
+        assert!(skipped || (!passed && said.contains("FAILED")), "{name} passes without a binding:\n{said}");
+    }
+}
+
 /// No complaints?
 pub fn assert_none(wrong: &Value) {
     assert_eq!(wrong.as_array().map(Vec::len), Some(0), "{wrong:#}");
