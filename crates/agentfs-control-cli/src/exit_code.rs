@@ -6,6 +6,9 @@ use std::process::ExitCode;
 
 use crate::failure::Failure;
 
+/// `branch-exec` could not enter the branch.
+pub(crate) const CANNOT_ENTER: u8 = 125;
+
 /// The exit code of a run; its failure is told on standard error, in one line.
 pub(crate) fn of(result: Result<u8, Failure>) -> ExitCode {
     let failure = match result {

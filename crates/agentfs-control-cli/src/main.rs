@@ -18,12 +18,17 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-use crate::args::Args;
+use crate::args::{Args, Command};
 use crate::client::Client;
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
-    exit_code::of(run(&Args::parse()))
+    let args = Args::parse();
+    let of_command = |failure: Failure| match args.command {
+        Command::BranchExec(_) => failure.or_exit(exit_code::CANNOT_ENTER),
+        _ => failure,
+    };
+    exit_code::of(run(&args).map_err(of_command))
 }
 
 fn run(args: &Args) -> Result<u8, Failure> {

@@ -24,8 +24,6 @@ use crate::failure::Failure;
 use crate::mount::{VOLUME, is_inside, mount_point};
 use crate::output::Output;
 
-/// The branch cannot be entered.
-const CANNOT_ENTER: u8 = 125;
 /// The command cannot be run.
 const CANNOT_RUN: u8 = 126;
 /// There is no such command.
@@ -33,8 +31,7 @@ const NO_COMMAND: u8 = 127;
 
 /// Returns only when it failed, or when the branch was to be deleted afterwards.
 pub(super) fn run(client: &Client, args: &ExecArgs) -> Result<Output, Failure> {
-    let done = if args.rm { run_and_delete(client, args) } else { become_command(client, args) };
-    done.map_err(|failure| failure.or_exit(CANNOT_ENTER))
+    if args.rm { run_and_delete(client, args) } else { become_command(client, args) }
 }
 
 fn become_command(client: &Client, args: &ExecArgs) -> Result<Output, Failure> {

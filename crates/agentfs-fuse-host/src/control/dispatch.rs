@@ -80,7 +80,7 @@ impl Dispatcher {
             Request::BranchList(r) => Response::BranchList(self.branch_page(r.after.as_deref())?),
             Request::BranchDelete(r) => {
                 let _changing = self.bindings.change();
-                let view = self.check_left(text(&r.branch)?)?.view;
+                let view = self.check_left(asker, text(&r.branch)?)?.view;
                 let (id, bytes_reclaimed) = core.delete_branch(text(&r.branch)?, r.force)?;
                 self.bindings.branch_gone(id);
                 self.pid_view.forget_branch(view);
@@ -98,7 +98,7 @@ impl Dispatcher {
             Request::Whoami(r) => Response::Whoami(self.whoami(asker, r.pid)?),
             Request::ProcessList(r) => Response::ProcessList(self.process_page(r.after.as_deref())?),
             Request::BranchUsage(r) => Response::BranchUsage(self.usage(text(&r.branch)?)?),
-            Request::Stop(r) => Response::Stop(self.stop(&r.how)?),
+            Request::Stop(r) => Response::Stop(self.stop(asker, &r.how)?),
             Request::SnapshotExport(_) | Request::SnapshotExportRelease(_) => {
                 return Err(FsError::Unsupported(
                     "exporting is not supported; read the snapshot under .agentfs/snapshots/<name> instead",

@@ -171,23 +171,31 @@ impl Dispatcher {
     }
 
     /// Refuses to take a branch from those who see it or live in it.
-    pub(super) fn check_left(&self, branch: &str) -> Result<BranchInfo> {
+    pub(super) fn check_left(&self, asker: Asker, branch: &str) -> Result<BranchInfo> {
         let info = self.core.find_branch(branch)?;
-        let inside: Vec<Bound> =
-            self.bindings.living().into_iter().filter(|bound| bound.binding.branch == info.id).collect();
+        let mut inside = self.others(asker);
+        inside.retain(|bound| bound.binding.branch == info.id);
         if inside.is_empty() {
             return Ok(info);
         }
         Err(FsError::Busy(format!("the branch is in use by {}; end or unbind them first", list(&inside))))
     }
 
-    pub(super) fn stop(&self, how: &[u8]) -> Result<StopReply> {
+    /// The living processes in branches, but for the one that asks: it ends with the answer.
+    fn others(&self, asker: Asker) -> Vec<Bound> {
+        let own = processes::process_of(asker.tid);
+        let mut living = self.bindings.living();
+        living.retain(|bound| Some(bound.pid) != own);
+        living
+    }
+
+    pub(super) fn stop(&self, asker: Asker, how: &[u8]) -> Result<StopReply> {
         let force = match how {
             b"force" => true,
             b"" => false,
             _ => return Err(FsError::BadName("a stop is by force or not".into())),
         };
-        let inside = self.bindings.living();
+        let inside = self.others(asker);
         if !inside.is_empty() && !force {
             let list = list(&inside);
             return Err(FsError::Busy(format!("in branches live {list}; end them, or stop by --force")));

@@ -12,6 +12,9 @@ pub(crate) struct Stat {
     pub(crate) started: u64,
 }
 
+/// From `linux/sched.h`.
+const PF_KTHREAD: u32 = 0x0020_0000;
+
 /// All processes that can be seen from here.
 pub(super) fn all() -> Vec<u32> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
@@ -25,9 +28,11 @@ pub(super) fn stat(pid: u32) -> Option<Stat> {
     let mut fields = text.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
-    let started = fields.nth(17)?.parse().ok()?;
-    // A zombie sees nothing any more.
-    (state != "Z" && state != "X").then_some(Stat { parent, started })
+    let flags: u32 = fields.nth(4)?.parse().ok()?;
+    let started = fields.nth(12)?.parse().ok()?;
+    // A zombie sees nothing any more, and a thread of the kernel nothing of its own.
+    let is_process = state != "Z" && state != "X" && flags & PF_KTHREAD == 0;
+    is_process.then_some(Stat { parent, started })
 }
 
 /// The name of what a process runs.
