@@ -286,6 +286,76 @@ fn who_may_bind_whom_and_what_is_wrong_is_said() {
     assert!(!stopped && said.contains(&inside.pid().to_string()) && said.contains("--force"), "{said}");
 }
 
+/// What was told of a branch's own directory while nobody was bound does not count later.
+#[test]
+fn a_directory_of_a_branchs_own_shows_nothing_of_main_after_binding_again() {
+    let Some(v) = diverging() else { return };
+    fs::write(v.branch("a").join("d/over"), "of a").unwrap();
+    fs::create_dir(v.path("many")).unwrap();
+    for n in 0..1500 {
+        fs::write(v.path(&format!("many/{n}")), "").unwrap();
+    }
+    let mut agent = Agent::bound(&v, "a", &v.root());
+    agent.value("os.chmod('d', 0o711) or os.chdir('d')");
+    assert_eq!(agent.text("read('over')"), "of a");
+    assert!(matches!(v.ask(BranchUnbind { pid: Some(agent.pid()) }), Response::BranchUnbind(_)));
+    assert!(agent.text("read('over')").starts_with("main over"));
+    assert_eq!(agent.value("missing('new')"), true);
+    agent.value("[os.stat(f'../many/{n}').st_size for n in range(1500)] and None");
+    fs::write(v.branch("a").join("d/new"), "new in a").unwrap();
+    agent.bind(&v, "a");
+    assert_eq!(agent.text("read('over')"), "of a");
+    assert_eq!(agent.text("read('new')"), "new in a");
+    assert_eq!(agent.text(&format!("read({:?})", v.path("d/over"))), "of a");
+    agent.value("write('over', 'again')");
+    assert!(fs::read_to_string(v.path("d/over")).unwrap().starts_with("main over"));
+}
+
+#[test]
+fn threads_are_bound_when_their_process_has_lost_its_first() {
+    let Some(v) = diverging() else { return };
+    fs::write(v.branch("a").join("tag"), "a").unwrap();
+    fs::write(v.path("tag"), "main").unwrap();
+    let outside = tempfile::tempdir().unwrap();
+    let log = outside.path().join("log");
+    let mut agent = Agent::bound(&v, "a", &v.root());
+    agent.value(&format!(
+        "
+def go_on():
+    for n in range(60):
+        write({log:?}, read({tag:?}) + ' ', 'a')
+        time.sleep(0.1)
+    write({log:?}, 'end', 'a')
+",
+        tag = v.path("tag")
+    ));
+    agent.value("threading.Thread(target=go_on).start()");
+    // The first thread ends, not the process.
+    agent.tell("ctypes.CDLL(None).syscall(60, 0)");
+    let begun = std::time::Instant::now();
+    let seen = loop {
+        let seen = fs::read_to_string(&log).unwrap_or_default();
+        if seen.ends_with("end") {
+            break seen;
+        }
+        assert!(begun.elapsed().as_secs() < 60, "{seen}");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    };
+    assert_eq!(seen, "a ".repeat(60) + "end");
+}
+
+#[test]
+fn a_process_that_is_bound_in_one_volume_is_refused_by_another_and_stays_where_it_is() {
+    let Some(v) = diverging() else { return };
+    let other = Volume::mount();
+    other.grow_branch("main", "x");
+    fs::write(v.branch("a").join("tag"), "a").unwrap();
+    let mut agent = Agent::bound(&v, "a", &v.root());
+    let answer = other.ask(BranchBind { branch: "x".into(), pid: Some(agent.pid()) });
+    assert_eq!(code(&answer), libc::EPERM);
+    assert_eq!(agent.text("read('tag')"), "a");
+}
+
 #[test]
 fn each_test_here_fails_when_nobody_is_bound() {
     assert_each_fails_when_nobody_is_bound(&[
@@ -295,5 +365,8 @@ fn each_test_here_fails_when_nobody_is_bound() {
         "descendants_see_the_branch_whatever_becomes_of_their_parents",
         "ten_thousand_children_see_the_right_branch",
         "a_number_that_is_used_again_inherits_nothing",
+        "a_directory_of_a_branchs_own_shows_nothing_of_main_after_binding_again",
+        "threads_are_bound_when_their_process_has_lost_its_first",
+        "a_process_that_is_bound_in_one_volume_is_refused_by_another_and_stays_where_it_is",
     ]);
 }

@@ -51,7 +51,10 @@ impl Adapter {
         }
         let keep = self.caching.hold();
         let result = place.and_then(|place| {
-            if set.mode.is_some() || set.uid.is_some() || set.gid.is_some() {
+            let now = self.core.getattr(place.0, place.1)?;
+            let other = |new: Option<u32>, now: u32| new.is_some_and(|new| new != now);
+            let changes = set.mode.is_some_and(|mode| mode != now.mode);
+            if changes || other(set.uid, now.uid) || other(set.gid, now.gid) {
                 self.may_change_face(ino, place)?;
             }
             self.as_shown(ino, place.0, self.core.setattr(place.0, place.1, &set, caller)?)

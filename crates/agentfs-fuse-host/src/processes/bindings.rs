@@ -15,8 +15,6 @@ use serde::{Deserialize, Serialize};
 use super::mark::{Carried, Mark, carried};
 use super::proc;
 
-/// The file in the store.
-const FILE: &str = "bindings.json";
 /// A mark that so many looks at all processes in a row have not found is carried by nobody: one look may miss a process
 /// that is just being replaced by its child.
 const MISSES: u32 = 3;
@@ -126,8 +124,15 @@ impl Bindings {
         boot: u128,
         find: impl Fn(BranchId) -> Option<BranchInfo>,
     ) -> io::Result<Bindings> {
-        let file = store.map(|store| store.join(FILE));
         let boot = format!("{boot:032x}");
+        // A file of another boot says nothing, and may have been cut off by the end of that.
+        let file = store.map(|store| store.join(format!("bindings-{boot}.json")));
+        for old in store.into_iter().flat_map(|store| fs::read_dir(store).into_iter().flatten().flatten()) {
+            let named = old.file_name().to_string_lossy().starts_with("bindings-");
+            if named && Some(old.path()) != file {
+                let _ = fs::remove_file(old.path());
+            }
+        }
         let bindings = Bindings { file, boot, ..Bindings::default() };
         let saved: Saved = match bindings.file.as_deref().map(fs::read) {
             None => Saved::default(),
@@ -254,7 +259,16 @@ impl Bindings {
     pub(crate) fn prepare(&self, pid: u32, kind: Kind, branch: &BranchInfo) -> Result<Binding> {
         let gone = || FsError::UnknownVersion(format!("there is no process {pid}"));
         let started = proc::stat(pid).ok_or_else(gone)?.started;
-        let outer = self.standing(pid).map_err(|_| gone())?.map(|binding| binding.mark);
+        let standing = self.standing(pid).map_err(|_| gone())?;
+        if let Some(Carried::Mark(mark)) = carried(pid)
+            && standing.as_ref().is_none_or(|binding| binding.mark != mark)
+        {
+            return Err(FsError::Refused(format!(
+                "process {pid} is, or was, bound in another volume, and a process can be bound in one: use one that was \
+                 started elsewhere, or end that binding for good (prlimit --pid {pid} --rttime=unlimited)"
+            )));
+        }
+        let outer = standing.map(|binding| binding.mark);
         let (branch, view) = (branch.id, branch.view);
         Ok(Binding { mark: Mark::fresh(), kind, branch, view, pid, started, since_ms: now_ms(), outer })
     }
@@ -340,7 +354,7 @@ impl Bindings {
     fn save(&self, table: &Table) -> io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         let saved = Saved { boot: self.boot.clone(), bindings: table.known.values().cloned().collect() };
-        let draft = file.with_extension("json.new");
+        let draft = file.with_extension("new");
         let mut out = fs::File::create(&draft)?;
         out.write_all(&serde_json::to_vec(&saved)?)?;
         // It need not outlive a power cut: the processes do not.

@@ -29,10 +29,12 @@ pub(super) fn stat(pid: u32) -> Option<Stat> {
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
     let flags: u32 = fields.nth(4)?.parse().ok()?;
-    let started = fields.nth(12)?.parse().ok()?;
-    // A zombie sees nothing any more, and a thread of the kernel nothing of its own.
-    let is_process = state != "Z" && state != "X" && flags & PF_KTHREAD == 0;
-    is_process.then_some(Stat { parent, started })
+    let threads: u32 = fields.nth(10)?.parse().ok()?;
+    let started = fields.nth(1)?.parse().ok()?;
+    // A zombie sees nothing any more, unless it is one whose other threads live on; a thread of the kernel has nothing of
+    // its own to see.
+    let lives = !matches!(state, "Z" | "X") || threads > 1;
+    (lives && flags & PF_KTHREAD == 0).then_some(Stat { parent, started })
 }
 
 /// The name of what a process runs.
@@ -73,9 +75,12 @@ fn namespace(pid: &str) -> Option<PathBuf> {
     fs::read_link(format!("/proc/{pid}/ns/pid")).ok()
 }
 
-/// Does a process count processes in another way than we do? Who cannot be asked counts as we do: only a process of the
-/// same or a lower namespace can reach us.
+/// Does a process count processes in another way than we do? One that is not in our namespace, nor below, does; one that
+/// may not be asked counts as we do.
 pub(crate) fn namespace_differs(pid: u32) -> bool {
+    if pid == 0 {
+        return true;
+    }
     match (namespace(&pid.to_string()), namespace("self")) {
         (Some(theirs), Some(ours)) => theirs != ours,
         _ => false,

@@ -57,8 +57,10 @@ impl Keep<'_> {
     /// Does every look have to ask?
     pub(crate) fn must_ask(&self, directory: NodeId) -> bool {
         match directory.node() {
-            Node::Tree(ViewId::MAIN, _) | Node::Private(..) | Node::Shared(_) => self.caching.bindings.any(),
+            Node::Tree(ViewId::MAIN, _) => self.caching.bindings.any(),
             Node::Tree(view, _) => self.caching.bindings.shows(view),
+            // Of a directory with such a node there may be others, and what was told of it is not found again to be expired.
+            Node::Private(..) | Node::Shared(_) => true,
             // Branches and snapshots come and go without the kernel's knowing.
             Node::Special(..) => true,
         }
