@@ -181,8 +181,8 @@ impl FsCore {
         self.lookups.add(view, ino);
     }
 
-    /// The kernel forgets `times` of what it was told of an inode; true when it does not know the inode any more.
-    pub fn forget(&self, view: ViewId, ino: InodeId, times: u64) -> bool {
+    /// The kernel forgets `times` of what it was told of an inode.
+    pub fn forget(&self, view: ViewId, ino: InodeId, times: u64) {
         let forgotten = self.lookups.forget(view, ino, times);
         if forgotten.inode
             && let Ok(Tree::Branch(branch)) = self.views.get(view)
@@ -192,7 +192,6 @@ impl FsCore {
         if forgotten.view {
             self.views.forgotten(view, |view| !self.lookups.remembers_view(view));
         }
-        forgotten.inode
     }
 
     /// Makes everything durable, and leaves all objects where they are when the volume is dropped.

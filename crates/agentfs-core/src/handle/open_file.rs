@@ -85,6 +85,6 @@ impl OpenFiles {
 
     /// How many inodes of a view are open. Looks at all open files: for rare questions.
     pub fn count(&self, view: ViewId) -> usize {
-        self.files.iter().filter(|file| file.view == view).count()
+        self.of_view(view, |_| true).len()
     }
 }

@@ -65,7 +65,7 @@ impl Adapter {
     pub(super) fn forget_node(&self, node: NodeId, times: u64) {
         match node.node() {
             Node::Special(view, Special::NameLink) => {
-                self.core.forget(view, Special::NameLink.inode(), times);
+                self.core.forget(view, Special::NameLink.inode(), times)
             }
             Node::Special(..) => {}
             Node::Tree(..) | Node::Private(..) | Node::Shared(_) => self.pid_view.forget(node, times),

@@ -183,9 +183,7 @@ impl PidView {
         let (own, others): (HashMap<_, _>, HashMap<_, _>) =
             std::mem::take(&mut shared.pins).into_iter().partition(|(of, _)| *of == view);
         shared.pins = own;
-        others.into_iter().for_each(|(of, ino)| {
-            self.core.forget(of, ino, 1);
-        });
+        others.into_iter().for_each(|(of, ino)| self.core.forget(of, ino, 1));
     }
 
     fn face(&self, view: ViewId, attr: &Attr) -> Face {

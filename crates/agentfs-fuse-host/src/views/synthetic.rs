@@ -112,9 +112,7 @@ impl Synthetic {
     /// The root directory of a view just entered.
     fn root(&self, view: ViewId) -> Result<Found> {
         let attr = self.core.getattr(view, InodeId::ROOT);
-        let attr = attr.inspect_err(|_| {
-            self.core.forget(view, InodeId::ROOT, 1);
-        })?;
+        let attr = attr.inspect_err(|_| self.core.forget(view, InodeId::ROOT, 1))?;
         Ok(Found { node: NodeId::of(view, InodeId::ROOT), attr })
     }
 
