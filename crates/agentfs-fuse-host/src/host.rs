@@ -62,7 +62,7 @@ impl Host {
         };
         let covers_dead = mount::is_dead(&mount);
         let session = mount::mount(adapter, &mount, &options)?;
-        caching.connect(Arc::new(Notices::new(session.as_fd().try_clone_to_owned()?)));
+        caching.connect(Arc::new(Notices::new(session.as_fd().try_clone_to_owned()?)))?;
         let session = session.spawn().context("cannot start serving")?;
         housekeeping::watch_processes(&bindings, &caching)?;
         let place = Place { device: mount::devices_at(&mount).pop(), covers_dead };

@@ -104,11 +104,15 @@ fn a_binding_takes_effect_at_once_and_everywhere() {
     assert_eq!(agent.value("missing('new') and missing('mine')"), true);
     assert_eq!(code(&v.ask(BranchUnbind { pid: Some(agent.pid()) })), libc::EINVAL);
     // A directory that the branch does not have.
-    agent.value("os.mkdir('../of-main')");
+    agent.value("os.mkdir('../of-main', 0o711)");
     agent.value("os.chdir('../of-main')");
     agent.bind(&v, "a");
     assert_eq!(agent.errno("read('x')"), i64::from(libc::ENOENT));
     assert_eq!(agent.errno("write('x', 'x')"), i64::from(libc::ENOENT));
+    assert_eq!(
+        agent.value("[os.stat('.').st_mode & 0o777, os.stat('.').st_mtime]"),
+        serde_json::json!([0o555, 0.0])
+    );
     agent.value("os.mkdir('../of-main')");
     agent.value("write('x', 'of a')");
     assert!(!v.path("of-main/x").exists());
@@ -311,6 +315,91 @@ fn a_directory_of_a_branchs_own_shows_nothing_of_main_after_binding_again() {
     assert!(fs::read_to_string(v.path("d/over")).unwrap().starts_with("main over"));
 }
 
+fn unbind(v: &Volume, agent: &Agent) {
+    assert!(matches!(v.ask(BranchUnbind { pid: Some(agent.pid()) }), Response::BranchUnbind(_)));
+}
+
+/// A descriptor that was opened before anybody was bound reads from the kernel's cache of the listing, and fills it.
+#[test]
+fn a_listing_through_an_old_descriptor_is_the_own_branchs() {
+    let Some(v) = diverging() else { return };
+    fs::write(v.branch("a").join("d/of-a"), "").unwrap();
+    fs::write(v.branch("b").join("d/of-b"), "").unwrap();
+    let mut agents: Vec<Agent> = (0..4).map(|_| Agent::start(&v.path("d"))).collect();
+    for agent in &mut agents {
+        agent.value("globals().update(fd=os.open('.', os.O_RDONLY)) or len(os.listdir(fd))");
+    }
+    let list = "[n for n in os.listdir(fd) if n.startswith('of-')]";
+    let branches = [None, Some("a"), Some("b"), None];
+    for (agent, branch) in agents.iter().zip(branches) {
+        branch.into_iter().for_each(|branch| agent.bind(&v, branch));
+    }
+    let own = |branch: Option<&str>| branch.map_or_else(Vec::new, |branch| vec![format!("of-{branch}")]);
+    for round in 0..50 {
+        for (agent, branch) in agents.iter_mut().zip(branches) {
+            assert_eq!(agent.value(list), serde_json::json!(own(branch)), "round {round}");
+        }
+    }
+    // All at the same time, and when they are in main again.
+    let often = format!("[{list} for _ in range(300)]");
+    agents.iter_mut().for_each(|agent| agent.tell(&often));
+    for (agent, branch) in agents.iter_mut().zip(branches) {
+        assert_eq!(agent.answered(), serde_json::json!(vec![own(branch); 300]));
+    }
+    for (agent, _) in agents.iter().zip(branches).filter(|(_, branch)| branch.is_some()) {
+        unbind(&v, agent);
+    }
+    let mut late = Agent::start(&v.path("d"));
+    assert_eq!(late.value("[n for n in os.listdir('.') if n.startswith('of-')]"), serde_json::json!([]));
+    for agent in &mut agents {
+        assert_eq!(agent.value(list), serde_json::json!([]));
+    }
+}
+
+#[test]
+fn who_stands_in_a_directory_goes_on_to_stand_in_it() {
+    let Some(v) = diverging() else { return };
+    let mut main = Agent::start(&v.path("d"));
+    let mut agent = Agent::bound(&v, "a", &v.root());
+    // Another mode, where no other branch has the directory.
+    agent.value("os.mkdir('z') or os.chdir('z')");
+    main.value("os.mkdir('q') or os.chdir('q')");
+    for (agent, name) in [(&mut agent, "z"), (&mut main, "d/q")] {
+        agent.value("os.chmod('.', 0o700)");
+        assert_eq!(agent.text("os.getcwd()"), v.path(name).to_str().unwrap());
+        assert_eq!(agent.value("os.stat('.').st_mode & 0o777"), 0o700);
+    }
+    agent.value("os.mkdir('../d/q', 0o711)");
+    assert_eq!(agent.value("os.stat('../d/q').st_mode & 0o777"), 0o711);
+    assert_eq!(main.value("os.stat('.').st_mode & 0o777"), 0o700);
+    // Moved away, with another made in its place.
+    agent.value("os.chdir('../d') or os.rename('../d', '../d.old') or os.mkdir('../d')");
+    agent.value("write('here', 'still')");
+    let branch = v.branch("a");
+    assert_eq!(fs::read_to_string(branch.join("d.old/here")).unwrap(), "still");
+    assert!(!branch.join("d/here").exists() && !v.path("d/here").exists());
+}
+
+/// A directory that main moved while another process of main stood in it, and somebody was bound.
+#[test]
+fn a_directory_that_is_known_twice_shows_the_same_when_nobody_is_bound_any_more() {
+    let Some(v) = diverging() else { return };
+    let mut stands = Agent::start(&v.path("d"));
+    let mut moves = Agent::start(&v.root());
+    let mut agent = Agent::bound(&v, "a", &v.root());
+    agent.value("os.stat('d').st_mode");
+    moves.value("os.rename('d', 'e')");
+    agent.value("write('d/of-a', '')");
+    unbind(&v, &agent);
+    for n in 0..20 {
+        assert_eq!(stands.value(&format!("missing('x{n}')")), true);
+        moves.value(&format!("write('e/x{n}', 'x')"));
+        assert_eq!(stands.text(&format!("read('x{n}')")), "x");
+        stands.value(&format!("os.rename('x{n}', 'y{n}')"));
+        assert_eq!(moves.value(&format!("missing('e/x{n}') and not missing('e/y{n}')")), true);
+    }
+}
+
 #[test]
 fn threads_are_bound_when_their_process_has_lost_its_first() {
     let Some(v) = diverging() else { return };
@@ -367,6 +456,8 @@ fn each_test_here_fails_when_nobody_is_bound() {
         "a_number_that_is_used_again_inherits_nothing",
         "a_directory_of_a_branchs_own_shows_nothing_of_main_after_binding_again",
         "threads_are_bound_when_their_process_has_lost_its_first",
+        "a_listing_through_an_old_descriptor_is_the_own_branchs",
+        "who_stands_in_a_directory_goes_on_to_stand_in_it",
         "a_process_that_is_bound_in_one_volume_is_refused_by_another_and_stays_where_it_is",
     ]);
 }

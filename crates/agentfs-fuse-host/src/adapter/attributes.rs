@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use agentfs_core::{Attr, Caller, FsError, InodeId, Result, SetAttr, ViewId, XattrMode, is_acl};
+use agentfs_core::{Attr, Caller, FileKind, FsError, InodeId, Result, SetAttr, ViewId, XattrMode, is_acl};
 use fuser::{INodeNo, ReplyAttr};
 
 use super::Adapter;
@@ -21,10 +21,10 @@ impl Adapter {
         }
         match self.tree(req, ino) {
             Ok((view, inode)) => self.as_shown(ino, view, self.core.getattr(view, inode)?),
-            // As of a directory that was removed: there is nothing in it, and a way out.
+            // A directory that the branch of who asks does not have, and in which a process of it stands all the same, is as
+            // one that was removed: there is nothing in it, and a way out.
             Err(FsError::NotFound) => {
-                let (view, inode) = self.pid_view.stand_in(node).ok_or(FsError::NotFound)?;
-                Ok(Attr { nlink: 0, ..self.core.getattr(view, inode)? })
+                Ok(Attr { mode: 0o555, ..reply::plain(InodeId::ROOT, FileKind::Directory) })
             }
             Err(error) => Err(error),
         }
@@ -54,10 +54,15 @@ impl Adapter {
             let now = self.core.getattr(place.0, place.1)?;
             let other = |new: Option<u32>, now: u32| new.is_some_and(|new| new != now);
             let changes = set.mode.is_some_and(|mode| mode != now.mode);
-            if changes || other(set.uid, now.uid) || other(set.gid, now.gid) {
+            let changes = changes || other(set.uid, now.uid) || other(set.gid, now.gid);
+            if changes {
                 self.may_change_face(ino, place)?;
             }
-            self.as_shown(ino, place.0, self.core.setattr(place.0, place.1, &set, caller)?)
+            let attr = self.core.setattr(place.0, place.1, &set, caller)?;
+            if changes {
+                self.pid_view.face_changed(ino.into(), place.0, &attr);
+            }
+            self.as_shown(ino, place.0, attr)
         });
         reply::attr(reply, |attr| keep.attr(ino.into(), attr), result.map(|attr| (ino.into(), attr)));
     }
@@ -101,7 +106,8 @@ impl Adapter {
         match name.as_bytes() {
             acl if is_acl(acl) => {
                 self.may_change_face(ino, place)?;
-                self.core.set_acl(place.0, place.1, acl, value, self.changer(req, ino))
+                self.core.set_acl(place.0, place.1, acl, value, self.changer(req, ino))?;
+                self.acl_changed(ino, place)
             }
             name => self.core.setxattr(place.0, place.1, name, value, xattr_mode(flags)?),
         }
@@ -109,10 +115,18 @@ impl Adapter {
 
     pub(super) fn remove_xattr(&self, req: &fuser::Request, ino: INodeNo, name: &OsStr) -> Result<()> {
         let place = self.tree(req, ino)?;
-        if is_acl(name.as_bytes()) {
-            self.may_change_face(ino, place)?;
+        if !is_acl(name.as_bytes()) {
+            return self.core.removexattr(place.0, place.1, name.as_bytes());
         }
-        self.core.removexattr(place.0, place.1, name.as_bytes())
+        self.may_change_face(ino, place)?;
+        self.core.removexattr(place.0, place.1, name.as_bytes())?;
+        self.acl_changed(ino, place)
+    }
+
+    fn acl_changed(&self, ino: INodeNo, (view, inode): (ViewId, InodeId)) -> Result<()> {
+        let attr = self.core.getattr(view, inode)?;
+        self.pid_view.face_changed(ino.into(), view, &attr);
+        Ok(())
     }
 }
 

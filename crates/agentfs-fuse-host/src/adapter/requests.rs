@@ -310,10 +310,11 @@ impl Filesystem for Adapter {
         self.serve(Request::Opendir, || {
             let keep = self.caching.hold();
             self.pid_view.opened(ino.into(), true);
-            // Unless it depends on who asks, all changes of a directory come through its one node: the kernel knows them.
             let cached = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
-            let flags = if keep.must_ask(ino.into()) { FopenFlags::empty() } else { cached };
-            reply.opened(FileHandle(0), flags);
+            match keep.listing(ino.into()) {
+                Some(number) => reply.opened(FileHandle(number), cached),
+                None => reply.opened(FileHandle(0), FopenFlags::empty()),
+            }
         });
     }
 
@@ -321,24 +322,27 @@ impl Filesystem for Adapter {
         &self,
         req: &fuser::Request,
         ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         offset: u64,
         reply: ReplyDirectory,
     ) {
-        self.serve(Request::Readdir, || self.list(req, ino, offset, reply));
+        self.serve(Request::Readdir, || {
+            let keep = self.caching.hold();
+            self.list(req, &keep, (ino, fh), offset, reply);
+        });
     }
 
     fn readdirplus(
         &self,
         req: &fuser::Request,
         ino: INodeNo,
-        _fh: FileHandle,
+        fh: FileHandle,
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
         self.serve(Request::Readdirplus, || {
             let keep = self.caching.hold();
-            self.list_plus(req, &keep, ino, offset, reply);
+            self.list_plus(req, &keep, (ino, fh), offset, reply);
         });
     }
 

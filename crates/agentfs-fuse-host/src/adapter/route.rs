@@ -8,7 +8,7 @@ use std::time::Duration;
 use agentfs_core::{
     Attr, Caller, CreateMode, FileKind, FsError, InodeId, Name, OpenMode, RenameMode, Result, ViewId,
 };
-use fuser::{INodeNo, RenameFlags, ReplyDirectory, ReplyDirectoryPlus};
+use fuser::{FileHandle, INodeNo, RenameFlags, ReplyDirectory, ReplyDirectoryPlus};
 
 use super::Adapter;
 use super::attr::{file_attr, file_type};
@@ -180,14 +180,24 @@ impl Adapter {
         Ok(())
     }
 
-    pub(super) fn list(&self, req: &fuser::Request, ino: INodeNo, offset: u64, mut reply: ReplyDirectory) {
+    pub(super) fn list(
+        &self,
+        req: &fuser::Request,
+        keep: &Keep<'_>,
+        (ino, fh): (INodeNo, FileHandle),
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let mut ended = false;
         let result = match NodeId::from(ino).node() {
             Node::Special(view, dir) => self.synthetic.readdir(view, dir, offset, |position, kind, name| {
                 // A lookup tells the number; a listing need not enter every branch to know it.
                 !reply.add(ino, position, file_type(kind), OsStr::from_bytes(name))
             }),
             _ => self.tree(req, ino).and_then(|(view, dir)| {
-                for entry in self.entries(view, dir, offset)? {
+                let entries = self.entries(view, dir, offset)?;
+                ended = entries.is_empty();
+                for entry in entries {
                     let node = self.listed_node(ino, view, &entry);
                     let name = OsStr::from_bytes(&entry.name);
                     if reply.add(node.into(), entry.position, file_type(entry.kind), name) {
@@ -198,6 +208,9 @@ impl Adapter {
             }),
         };
         match result {
+            Ok(()) if ended && !keep.may_show_listing(ino.into(), fh.0) => {
+                self.caching.drop_listing(ino.into(), || reply.ok());
+            }
             Ok(()) => reply.ok(),
             Err(e) => reply.error(super::errno(&e)),
         }
@@ -229,7 +242,7 @@ impl Adapter {
         &self,
         req: &fuser::Request,
         keep: &Keep<'_>,
-        ino: INodeNo,
+        (ino, fh): (INodeNo, FileHandle),
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
@@ -237,6 +250,7 @@ impl Adapter {
             let name = OsStr::from_bytes(name);
             !reply.add(node.into(), position, name, &times, &file_attr(node, attr), reply::GENERATION)
         };
+        let mut ended = false;
         let result = match NodeId::from(ino).node() {
             Node::Special(view, dir) => self.synthetic.readdir(view, dir, offset, |position, kind, name| {
                 let plain = reply::plain(InodeId::ROOT, kind);
@@ -252,7 +266,9 @@ impl Adapter {
                 added
             }),
             _ => self.tree(req, ino).and_then(|(view, dir)| {
-                for entry in self.entries(view, dir, offset)? {
+                let entries = self.entries(view, dir, offset)?;
+                ended = entries.is_empty();
+                for entry in entries {
                     // The kernel counts no lookup for "." and "..".
                     let (Some(attr), Ok(name)) = (entry.attr, Name::new(&entry.name)) else {
                         let node = self.listed_node(ino, view, &entry);
@@ -273,6 +289,9 @@ impl Adapter {
             }),
         };
         match result {
+            Ok(()) if ended && !keep.may_show_listing(ino.into(), fh.0) => {
+                self.caching.drop_listing(ino.into(), || reply.ok());
+            }
             Ok(()) => reply.ok(),
             Err(e) => reply.error(super::errno(&e)),
         }

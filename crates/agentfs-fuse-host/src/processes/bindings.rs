@@ -12,6 +12,7 @@ use std::{fs, io};
 use agentfs_core::{BranchId, BranchInfo, FsError, Result, ViewId};
 use serde::{Deserialize, Serialize};
 
+use super::binding::{Binding, Bound, Kind, no_view, refusal};
 use super::mark::{Carried, Mark, carried};
 use super::proc;
 
@@ -20,62 +21,6 @@ use super::proc;
 const MISSES: u32 = 3;
 /// Bindings that are remembered after their end, in case a process was missed all the same.
 const MAX_ENDED: usize = 10_000;
-
-/// How a process came to see a branch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(crate) enum Kind {
-    /// `branch-bind`: the mount point shows it the branch.
-    Bound,
-    /// `branch-exec`: it has a mount of the branch.
-    Exec,
-}
-
-/// A mark and what it means.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Binding {
-    pub(crate) mark: Mark,
-    pub(crate) kind: Kind,
-    #[serde(with = "hexadecimal")]
-    pub(crate) branch: BranchId,
-    #[serde(skip, default = "no_view")]
-    pub(crate) view: ViewId,
-    /// The process it was given to.
-    pub(crate) pid: u32,
-    /// When that process was started, in ticks since the boot.
-    pub(crate) started: u64,
-    /// In Unix milliseconds.
-    pub(crate) since_ms: u64,
-    /// What that process carried before.
-    pub(crate) outer: Option<Mark>,
-}
-
-/// What a branch that is gone shows: errors.
-fn no_view() -> ViewId {
-    ViewId(u32::MAX)
-}
-
-mod hexadecimal {
-    use agentfs_core::BranchId;
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(id: &BranchId, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(id)
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BranchId, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        text.parse().map_err(|_| D::Error::custom("not an id"))
-    }
-}
-
-/// A living process and its binding.
-#[derive(Clone, Debug)]
-pub(crate) struct Bound {
-    pub(crate) pid: u32,
-    pub(crate) command: String,
-    pub(crate) binding: Binding,
-}
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Saved {
@@ -211,40 +156,51 @@ impl Bindings {
     pub(crate) fn standing(&self, tid: u32) -> Result<Option<Binding>> {
         match carried(tid).ok_or(FsError::UnknownCaller)? {
             Carried::Nothing => Ok(None),
-            Carried::Mark(mark) => Ok(self.meaning(mark, tid)),
-            Carried::OwnLimit => Ok(self.of_ancestors(tid)),
+            Carried::Mark(mark) => self.meaning(mark, tid),
+            Carried::OwnLimit => match self.of_ancestors(tid)? {
+                Some(binding) => Ok(Some(binding)),
+                // Its parents may be dead. Who is older than all that were bound descends from none of them.
+                None if self.is_older_than_all(tid)? => Ok(None),
+                None => Err(FsError::UnknownCaller),
+            },
         }
     }
 
-    fn meaning(&self, mark: Mark, tid: u32) -> Option<Binding> {
+    fn is_older_than_all(&self, tid: u32) -> Result<bool> {
+        let stat = proc::process_of(tid).and_then(proc::stat).ok_or(FsError::UnknownCaller)?;
+        Ok(self.read().known.values().all(|binding| stat.started < binding.started))
+    }
+
+    fn meaning(&self, mark: Mark, tid: u32) -> Result<Option<Binding>> {
         {
             let table = self.read();
             if let Some(binding) = table.known.get(&mark) {
-                return Some(binding.clone());
+                return Ok(Some(binding.clone()));
             }
             if let Some(foreign) = table.foreign.get(&mark) {
-                return foreign.and_then(|mark| table.known.get(&mark)).cloned();
+                return Ok(foreign.and_then(|mark| table.known.get(&mark)).cloned());
             }
         }
         let mut table = self.write();
         if let Some(binding) = table.ended.remove(&mark) {
             table.known.insert(mark, binding.clone());
             self.refresh(&mut table);
-            return Some(binding);
+            return Ok(Some(binding));
         }
         drop(table);
         // Another volume's: all that carry it descend from one process, so its ancestors are theirs.
-        let binding = self.of_ancestors(tid);
+        let binding = self.of_ancestors(tid)?;
         self.write().foreign.insert(mark, binding.as_ref().map(|binding| binding.mark));
-        binding
+        Ok(binding)
     }
 
-    fn of_ancestors(&self, tid: u32) -> Option<Binding> {
-        let process = proc::process_of(tid)?;
-        proc::parents(process).find_map(|pid| match carried(pid) {
+    /// The nearest binding of a process's ancestors, as far as they live.
+    fn of_ancestors(&self, tid: u32) -> Result<Option<Binding>> {
+        let process = proc::process_of(tid).ok_or(FsError::UnknownCaller)?;
+        Ok(proc::parents(process).find_map(|pid| match carried(pid) {
             Some(Carried::Mark(mark)) => self.read().known.get(&mark).cloned(),
             _ => None,
-        })
+        }))
     }
 
     /// Is this process the one that the binding was given to?
@@ -259,7 +215,11 @@ impl Bindings {
     pub(crate) fn prepare(&self, pid: u32, kind: Kind, branch: &BranchInfo) -> Result<Binding> {
         let gone = || FsError::UnknownVersion(format!("there is no process {pid}"));
         let started = proc::stat(pid).ok_or_else(gone)?.started;
-        let standing = self.standing(pid).map_err(|_| gone())?;
+        // Whatever a process without parents was, it is bound now.
+        let standing = match (self.standing(pid), carried(pid)) {
+            (_, None) => return Err(gone()),
+            (standing, Some(_)) => standing.unwrap_or_default(),
+        };
         if let Some(Carried::Mark(mark)) = carried(pid)
             && standing.as_ref().is_none_or(|binding| binding.mark != mark)
         {
@@ -321,9 +281,15 @@ impl Bindings {
                 }
             }
             if !found {
-                return Ok(());
+                break;
             }
         }
+        // Bindings that lie within this one now.
+        let table = self.read();
+        if table.known.values().any(|inner| inner.outer == Some(binding.mark)) {
+            self.save(&table).map_err(FsError::Io)?;
+        }
+        Ok(())
     }
 
     /// A mark found below the process of another binding: what it lies in is that now.
@@ -396,8 +362,9 @@ impl Bindings {
             .chain(table.foreign.values().flatten().copied())
             .chain(carried_by_some.iter().copied())
             .collect();
-        table.foreign.retain(|mark, _| carried_by_some.contains(mark));
-        let missed: Vec<Mark> = table.known.keys().filter(|mark| !held.contains(*mark)).copied().collect();
+        let marks = table.known.keys().filter(|mark| !held.contains(*mark));
+        let foreign = table.foreign.keys().filter(|mark| !carried_by_some.contains(*mark));
+        let missed: Vec<Mark> = marks.chain(foreign).copied().collect();
         table.misses.retain(|mark, _| missed.contains(mark));
         let mut over = false;
         for mark in missed {
@@ -405,6 +372,7 @@ impl Bindings {
             *misses += 1;
             if *misses >= MISSES {
                 table.misses.remove(&mark);
+                table.foreign.remove(&mark);
                 if table.ended.len() >= MAX_ENDED {
                     table.ended.clear();
                 }
@@ -421,20 +389,6 @@ impl Bindings {
             }
         }
         !table.misses.is_empty()
-    }
-}
-
-fn refusal(pid: u32, error: &io::Error) -> FsError {
-    match error.raw_os_error() {
-        Some(libc::ESRCH) => FsError::UnknownVersion(format!("there is no process {pid}")),
-        Some(libc::EPERM) => FsError::Refused(format!(
-            "process {pid} belongs to another user than the daemon: only a daemon that runs as root can bind it"
-        )),
-        Some(libc::EINVAL) => FsError::Refused(format!(
-            "process {pid} has a hard limit on real-time processor time (RLIMIT_RTTIME), so it cannot carry a binding: \
-             raise the limit to unlimited"
-        )),
-        _ => FsError::Refused(format!("process {pid} cannot be bound: {error}")),
     }
 }
 
@@ -457,6 +411,20 @@ mod tests {
         assert!(matches!(bindings.view_of(u32::MAX), Err(FsError::UnknownCaller)));
         assert_eq!(bindings.unknown_callers(), 2);
         assert_eq!(bindings.view_of(std::process::id()).unwrap(), ViewId::MAIN);
+    }
+
+    #[test]
+    fn who_limits_itself_is_main_only_when_older_than_all_that_are_bound() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        super::super::mark::set(child.id(), 300_000).unwrap();
+        let started = proc::stat(child.id()).unwrap().started;
+        let bindings = Bindings::default();
+        bindings.put(Binding { started: started + 1, ..binding(1, 5, 3) }).unwrap();
+        assert_eq!(bindings.view_of(child.id()).unwrap(), ViewId::MAIN);
+        bindings.put(Binding { started, ..binding(1, 5, 3) }).unwrap();
+        assert!(matches!(bindings.view_of(child.id()), Err(FsError::UnknownCaller)));
+        child.kill().unwrap();
+        child.wait().unwrap();
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
+use std::sync::OnceLock;
 
 use rlimit::Resource;
 use serde::{Deserialize, Serialize};
@@ -43,10 +44,20 @@ impl Mark {
     fn read(soft: u64) -> Carried {
         match soft {
             rlimit::INFINITY => Carried::Nothing,
+            usual if usual == usual_limit() => Carried::Nothing,
             soft if soft & TAG_BITS == TAG => Carried::Mark(Mark(soft)),
             _ => Carried::OwnLimit,
         }
     }
+}
+
+/// What processes have here that nobody gave a limit, as this one; a mark is not that.
+fn usual_limit() -> u64 {
+    static USUAL: OnceLock<u64> = OnceLock::new();
+    *USUAL.get_or_init(|| {
+        let own = rlimit::getrlimit(Resource::RTTIME).map_or(rlimit::INFINITY, |(soft, _)| soft);
+        if own & TAG_BITS == TAG { rlimit::INFINITY } else { own }
+    })
 }
 
 /// What a process or thread carries; `None` when there is no such one here.

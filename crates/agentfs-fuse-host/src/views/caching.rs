@@ -4,9 +4,10 @@
 //! be kept, as a file has one node in its branch.
 
 use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
-use std::thread;
 use std::time::Duration;
+use std::{io, thread};
 
 use agentfs_core::{Attr, FileKind, FsCore, Name, ViewId};
 
@@ -32,7 +33,10 @@ pub(crate) struct Ttl {
     pub(crate) negative: Duration,
 }
 
+/// A name in a directory; the empty one is for the listing of the directory itself.
 type Place = (NodeId, Box<[u8]>);
+
+type Job = Box<dyn FnOnce(&Notices) + Send>;
 
 /// What the kernel was allowed to keep.
 pub(crate) struct Caching {
@@ -44,7 +48,11 @@ pub(crate) struct Caching {
     gate: RwLock<()>,
     missing: Mutex<HashSet<Place>>,
     recent: Mutex<VecDeque<Place>>,
+    /// How often what depends on who asks has changed.
+    epoch: AtomicU64,
     notices: OnceLock<Arc<Notices>>,
+    /// What a thread that serves requests has to tell the kernel, by a thread that serves none.
+    jobs: OnceLock<crossbeam_channel::Sender<Job>>,
 }
 
 /// While it lives, what it says of times holds.
@@ -57,7 +65,9 @@ impl Keep<'_> {
     /// Does every look have to ask?
     pub(crate) fn must_ask(&self, directory: NodeId) -> bool {
         match directory.node() {
-            Node::Tree(ViewId::MAIN, _) => self.caching.bindings.any(),
+            Node::Tree(ViewId::MAIN, _) | Node::Private(ViewId::MAIN, _) => {
+                self.caching.bindings.any() || self.caching.pid_view.is_doubled()
+            }
             Node::Tree(view, _) => self.caching.bindings.shows(view),
             // Of a directory with such a node there may be others, and what was told of it is not found again to be expired.
             Node::Private(..) | Node::Shared(_) => true,
@@ -95,6 +105,23 @@ impl Keep<'_> {
         self.caching.ttl.negative
     }
 
+    /// For the listing of a directory that is opened: the number of a descriptor that may fill the kernel's cache with it
+    /// and read it from there. Unless it depends on who asks, all changes of a directory come through its one node, and
+    /// the kernel knows them.
+    pub(crate) fn listing(&self, directory: NodeId) -> Option<u64> {
+        (!self.must_ask(directory)).then(|| self.caching.epoch.load(Ordering::SeqCst) + 1)
+    }
+
+    /// At the end of a listing through descriptor `number` (0 for one that was given none), which makes what was listed
+    /// the kernel's to show to others: may it?
+    pub(crate) fn may_show_listing(&self, directory: NodeId, number: u64) -> bool {
+        if number == 0 {
+            return true;
+        }
+        self.caching.note_recent(directory, b"");
+        !self.must_ask(directory) && number == self.caching.epoch.load(Ordering::SeqCst) + 1
+    }
+
     /// For attributes.
     pub(crate) fn attr(&self, node: NodeId, attr: &Attr) -> Duration {
         let asks = attr.kind == FileKind::Directory && self.must_ask(node);
@@ -115,13 +142,35 @@ impl Caching {
     ) -> Arc<Caching> {
         let (gate, missing, recent, notices) =
             (RwLock::default(), Mutex::default(), Mutex::default(), OnceLock::new());
-        Arc::new(Caching { ttl, core, bindings, pid_view, gate, missing, recent, notices })
+        let (epoch, jobs) = (AtomicU64::new(0), OnceLock::new());
+        Arc::new(Caching { ttl, core, bindings, pid_view, gate, missing, recent, epoch, notices, jobs })
     }
 
     /// The kernel can be told from now on.
-    pub(crate) fn connect(&self, notices: Arc<Notices>) {
+    ///
+    /// # Errors
+    /// When the thread that tells it cannot be started.
+    pub(crate) fn connect(&self, notices: Arc<Notices>) -> io::Result<()> {
+        let (sender, jobs) = crossbeam_channel::unbounded::<Job>();
+        let to_tell = notices.clone();
+        let work = move || jobs.into_iter().for_each(|job| job(&to_tell));
+        thread::Builder::new().name("notices".into()).spawn(work)?;
         // There is one connection.
         let _ = self.notices.set(notices);
+        let _ = self.jobs.set(sender);
+        Ok(())
+    }
+
+    /// Has the kernel drop what it has of a directory's listing, then does `then`; not at once.
+    pub(crate) fn drop_listing(&self, directory: NodeId, then: impl FnOnce() + Send + 'static) {
+        let job: Job = Box::new(move |notices| {
+            if let Err(error) = notices.drop_cached(directory) {
+                tracing::debug!(%error, "a notice was not taken");
+            }
+            then();
+        });
+        // A job that is refused is dropped, and with it the reply: whoever waits gets an error.
+        let _ = self.jobs.get().map(|jobs| jobs.send(job));
     }
 
     /// The connection to the kernel, once there is one.
@@ -154,6 +203,7 @@ impl Caching {
             let _gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
             let (any, shown) = (self.bindings.any(), self.bindings.shows(view));
             let value = change();
+            self.epoch.fetch_add(1, Ordering::SeqCst);
             (value, !any && self.bindings.any(), !shown && self.bindings.shows(view))
         };
         if first {
@@ -192,8 +242,9 @@ impl Caching {
         }
     }
 
-    /// Makes room for more missing names. To be called now and then.
+    /// Makes room for more missing names, and lets go of what the kernel has forgotten. To be called now and then.
     pub(crate) fn tend(&self) {
+        self.pid_view.tend();
         if lock(&self.missing).len() > MAX_MISSING / 2 {
             self.expire_missing();
         }
@@ -207,7 +258,10 @@ impl Caching {
             thread::sleep(Duration::from_millis(after));
             let notices = caching.notices.get();
             for (directory, name) in &recent {
-                let _ = notices.map(|notices| notices.expire(*directory, name));
+                let _ = notices.map(|notices| match name.is_empty() {
+                    true => notices.drop_cached(*directory),
+                    false => notices.expire(*directory, name),
+                });
             }
         };
         let [now, later @ ..] = AGAIN;

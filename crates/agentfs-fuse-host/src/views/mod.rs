@@ -3,11 +3,14 @@
 mod caching;
 mod node_id;
 mod pid_view;
+mod shared;
+mod splitting;
 mod synthetic;
 
 pub(crate) use caching::{Caching, Keep, Ttl};
 pub(crate) use node_id::{Node, NodeId, Special};
-pub(crate) use pid_view::{PidView, Split};
+pub(crate) use pid_view::PidView;
+pub(crate) use splitting::Split;
 pub(crate) use synthetic::Synthetic;
 
 /// The directory in each view's root that leads to the control file. Found by lookup, not listed.

@@ -3,85 +3,57 @@
 //! each request by who asks. A branch whose directory has another mode or owner than that of the others, or is about to
 //! be moved or removed, gets a node of its own for it: the kernel keeps one mode a node, and one life.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use agentfs_core::{Attr, FileKind, FsCore, FsError, InodeId, Name, Result, ViewId};
 
+use super::shared::{Face, Shared, Table};
 use super::{Node, NodeId};
 use crate::processes::Bindings;
 
-/// What the kernel decides permissions by.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Face {
-    mode: u16,
-    uid: u32,
-    gid: u32,
-    acl: Option<Arc<[u8]>>,
-}
-
-/// A directory node that branches share.
-struct Shared {
-    parent: NodeId,
-    name: Name,
-    /// `None` when it was changed while nobody was bound: it is that of who looks next.
-    face: Option<Face>,
-    /// Which inode it is in which branch, as of its last lookup there.
-    pins: HashMap<ViewId, InodeId>,
-    /// Open descriptors.
-    opened: u32,
-    /// How often the kernel was told of it; of one that is main's, the core counts.
-    told: u64,
-}
-
-#[derive(Default)]
-struct Table {
-    nodes: HashMap<NodeId, Shared>,
-    names: HashMap<(NodeId, Name), NodeId>,
-    /// Directories that a branch has for itself.
-    private: HashSet<(ViewId, InodeId)>,
-    numbers: u64,
-}
-
-/// What to do with a request that a shared node cannot take.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Split {
-    /// Carry it out.
-    NotNeeded,
-    /// Answer ESTALE, once: the kernel looks the path up again, and finds the branch's own node.
-    LookUpAgain,
-}
-
 /// The directories at the mount point.
 pub(crate) struct PidView {
-    core: Arc<FsCore>,
-    bindings: Arc<Bindings>,
+    pub(super) core: Arc<FsCore>,
+    pub(super) bindings: Arc<Bindings>,
     table: RwLock<Table>,
     /// Is there anything in the table?
-    used: AtomicBool,
+    pub(super) used: AtomicBool,
+    /// Is any of main's directories known by two nodes?
+    doubled: AtomicBool,
+    /// Open descriptors of directories whose meaning depends on who asks.
+    opened: Mutex<HashMap<NodeId, u32>>,
 }
 
 impl PidView {
     pub(crate) fn new(core: Arc<FsCore>, bindings: Arc<Bindings>) -> PidView {
-        PidView { core, bindings, table: RwLock::default(), used: AtomicBool::new(false) }
+        let (table, opened) = (RwLock::default(), Mutex::default());
+        PidView {
+            core,
+            bindings,
+            table,
+            used: AtomicBool::new(false),
+            doubled: AtomicBool::new(false),
+            opened,
+        }
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Table> {
         self.table.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write(&self) -> RwLockWriteGuard<'_, Table> {
+    pub(super) fn write(&self) -> RwLockWriteGuard<'_, Table> {
         self.table.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Has nobody ever seen another branch here? Then all is main's.
-    fn is_plain(&self) -> bool {
+    pub(super) fn is_plain(&self) -> bool {
         !self.bindings.any() && !self.used.load(Ordering::Acquire)
     }
 
     /// Is this a node whose meaning depends on who asks?
-    fn is_common(&self, node: NodeId) -> bool {
+    pub(super) fn is_common(&self, node: NodeId) -> bool {
         match node.node() {
             Node::Tree(ViewId::MAIN, ino) => {
                 self.core.kind(ViewId::MAIN, ino).map_or(true, |kind| kind == FileKind::Directory)
@@ -104,18 +76,6 @@ impl PidView {
                 let view = self.bindings.view_of(tid)?;
                 Ok((view, self.inode_in(node, view)?))
             }
-        }
-    }
-
-    /// For a directory that the branch of who asks does not have, and in which a process of it stands all the same, as one
-    /// that was removed: somebody's, for its attributes.
-    pub(crate) fn stand_in(&self, node: NodeId) -> Option<(ViewId, InodeId)> {
-        match node.node() {
-            Node::Tree(view, ino) | Node::Private(view, ino) => Some((view, ino)),
-            Node::Shared(_) => {
-                self.read().nodes.get(&node)?.pins.iter().next().map(|(view, ino)| (*view, *ino))
-            }
-            Node::Special(..) => None,
         }
     }
 
@@ -179,14 +139,14 @@ impl PidView {
     }
 
     /// A node is common no more: all branches but one let go of it.
-    fn keep_for(&self, shared: &mut Shared, view: ViewId) {
+    pub(super) fn keep_for(&self, shared: &mut Shared, view: ViewId) {
         let (own, others): (HashMap<_, _>, HashMap<_, _>) =
             std::mem::take(&mut shared.pins).into_iter().partition(|(of, _)| *of == view);
         shared.pins = own;
         others.into_iter().for_each(|(of, ino)| self.core.forget(of, ino, 1));
     }
 
-    fn face(&self, view: ViewId, attr: &Attr) -> Face {
+    pub(super) fn face(&self, view: ViewId, attr: &Attr) -> Face {
         let acl = self.core.getxattr(view, attr.ino, b"system.posix_acl_access").ok();
         Face { mode: attr.mode, uid: attr.uid, gid: attr.gid, acl }
     }
@@ -194,28 +154,58 @@ impl PidView {
     /// The kernel is about to be told of what `name` leads to in `parent`, to one who sees the branch of `view`.
     pub(crate) fn tell(&self, parent: NodeId, name: &Name, view: ViewId, attr: &Attr) -> NodeId {
         let ino = attr.ino;
-        let common = match parent.node() {
+        let depends = match parent.node() {
             Node::Tree(ViewId::MAIN, _) | Node::Shared(_) => !self.is_plain(),
-            Node::Private(..) if attr.kind == FileKind::Directory => {
-                self.core.remember(view, ino);
-                return NodeId::private(view, ino);
-            }
-            Node::Tree(..) | Node::Private(..) | Node::Special(..) => false,
+            Node::Private(..) => true,
+            Node::Tree(..) | Node::Special(..) => false,
         };
-        if !common || attr.kind != FileKind::Directory {
+        if !depends || attr.kind != FileKind::Directory {
             self.core.remember(view, ino);
             return NodeId::of(view, ino);
         }
         self.used.store(true, Ordering::Release);
         let face = self.face(view, attr);
         let mut table = self.write();
-        let node = self.node_for(&mut table, (parent, name), (view, ino), &face);
-        match (node.node(), table.nodes.get_mut(&node)) {
-            (Node::Shared(_), Some(shared)) => shared.told += 1,
-            (Node::Tree(view, ino) | Node::Private(view, ino), _) => self.core.remember(view, ino),
-            (Node::Shared(_) | Node::Special(..), _) => {}
+        let node = match parent.node() {
+            Node::Private(..) => table.own(view, ino),
+            _ => self.node_for(&mut table, (parent, name), (view, ino), &face),
+        };
+        if let Some(shared) = table.nodes.get_mut(&node) {
+            shared.told += 1;
         }
+        match node.node() {
+            Node::Tree(view, ino) => self.core.remember(view, ino),
+            Node::Private(view, ino) => {
+                self.core.remember(view, ino);
+                *table.private.entry((view, ino)).or_insert(0) += 1;
+                if view == ViewId::MAIN && self.told_in_the_tree(&table, ino) > 0 {
+                    table.doubled.insert(ino);
+                }
+            }
+            Node::Shared(_) | Node::Special(..) => {}
+        }
+        self.note_doubled(&table);
         node
+    }
+
+    /// How often the kernel was told of one of main's directories by main's own node, and has not forgotten it.
+    fn told_in_the_tree(&self, table: &Table, ino: InodeId) -> u64 {
+        table.nodes.get(&NodeId::of(ViewId::MAIN, ino)).map_or_else(
+            || {
+                let own = table.private.get(&(ViewId::MAIN, ino)).copied().unwrap_or_default();
+                self.core.times_remembered(ViewId::MAIN, ino).saturating_sub(own)
+            },
+            |shared| shared.told,
+        )
+    }
+
+    pub(super) fn note_doubled(&self, table: &Table) {
+        self.doubled.store(!table.doubled.is_empty(), Ordering::SeqCst);
+    }
+
+    /// Is any of main's directories known by two nodes? What is changed under one, the kernel does not know of the other.
+    pub(crate) fn is_doubled(&self) -> bool {
+        self.doubled.load(Ordering::SeqCst)
     }
 
     /// The node of a directory: the common one where the branch agrees with the others, or its own.
@@ -226,24 +216,27 @@ impl PidView {
         (view, ino): (ViewId, InodeId),
         face: &Face,
     ) -> NodeId {
-        if table.private.contains(&(view, ino)) {
+        if table.private.contains_key(&(view, ino)) {
             return NodeId::private(view, ino);
         }
         let node = match table.names.get(&(parent, name.clone())) {
             Some(node) => Some(*node),
             None => self.first_node(table, (parent, name), (view, ino), face),
         };
-        let agreeing = node.and_then(|node| Some((node, table.nodes.get_mut(&node)?)));
-        match agreeing.filter(|(_, shared)| shared.face.as_ref().is_none_or(|known| known == face)) {
+        let Table { nodes, private, .. } = table;
+        let agreeing = node.and_then(|node| Some((node, nodes.get_mut(&node)?))).filter(|(_, shared)| {
+            // Who stands in what was here before and was moved away goes on to stand in that.
+            let stood_in = shared.pins.get(&view).filter(|before| **before != ino);
+            let moved = stood_in.is_some_and(|before| private.contains_key(&(view, *before)));
+            !moved && shared.face.as_ref().is_none_or(|known| known == face)
+        });
+        match agreeing {
             Some((node, shared)) => {
                 shared.face = Some(face.clone());
                 self.pin(shared, view, ino);
                 node
             }
-            None => {
-                table.private.insert((view, ino));
-                NodeId::private(view, ino)
-            }
+            None => table.own(view, ino),
         }
     }
 
@@ -274,9 +267,9 @@ impl PidView {
             }
         };
         let (pins, name) = (HashMap::new(), name.clone());
-        let mut shared =
-            Shared { parent, name: name.clone(), face: Some(face.clone()), pins, opened: 0, told: 0 };
+        let mut shared = Shared { parent, name: name.clone(), face: Some(face.clone()), pins, told: 0 };
         if let Node::Tree(_, main) = node.node() {
+            shared.told = self.told_in_the_tree(table, main);
             self.pin(&mut shared, ViewId::MAIN, main);
         }
         table.nodes.insert(node, shared);
@@ -292,7 +285,8 @@ impl PidView {
             _ => return None,
         };
         let attr = self.core.lookup(ViewId::MAIN, dir, name).ok().flatten()?;
-        let shared = attr.kind == FileKind::Directory && !table.private.contains(&(ViewId::MAIN, attr.ino));
+        let shared =
+            attr.kind == FileKind::Directory && !table.private.contains_key(&(ViewId::MAIN, attr.ino));
         shared.then(|| (attr.ino, self.face(ViewId::MAIN, &attr)))
     }
 
@@ -306,130 +300,66 @@ impl PidView {
         let Ok(name) = Name::new(name) else { return NodeId::of(view, ino) };
         let table = self.read();
         match table.names.get(&(parent, name)) {
-            Some(node) if !table.private.contains(&(view, ino)) => *node,
+            Some(node) if !table.private.contains_key(&(view, ino)) => *node,
             _ if view == ViewId::MAIN => NodeId::of(view, ino),
             _ => NodeId::private(view, ino),
         }
     }
 
-    /// Before a directory is moved, replaced or removed by who sees the branch of `view`.
-    pub(crate) fn split_name(&self, parent: NodeId, view: ViewId, ino: InodeId) -> Split {
-        if !matches!(parent.node(), Node::Tree(ViewId::MAIN, _) | Node::Shared(_)) || self.is_plain() {
-            return Split::NotNeeded;
-        }
-        if !self.bindings.any() {
-            return Split::NotNeeded;
-        }
-        self.used.store(true, Ordering::Release);
-        if self.write().private.insert((view, ino)) { Split::LookUpAgain } else { Split::NotNeeded }
-    }
-
-    /// A directory is gone from a name. A common node that was removed itself is dead to the kernel: it is found under
-    /// that name no more.
-    pub(crate) fn removed(&self, parent: NodeId, name: &Name, view: ViewId, ino: InodeId) {
-        if !self.used.load(Ordering::Acquire) {
-            return;
-        }
-        let mut table = self.write();
-        if !table.private.remove(&(view, ino)) {
-            table.names.remove(&(parent, name.clone()));
-        }
-    }
-
-    /// Directories of `view` have moved from one name to the other, and back where two were exchanged. A common node,
-    /// moved while nobody was bound, goes along.
-    pub(crate) fn moved(
-        &self,
-        from: ((NodeId, &Name), Option<InodeId>),
-        to: ((NodeId, &Name), Option<InodeId>),
-        view: ViewId,
-    ) {
-        if !self.used.load(Ordering::Acquire) {
-            return;
-        }
-        let mut table = self.write();
-        let mut take = |((parent, name), ino): ((NodeId, &Name), Option<InodeId>)| {
-            let common = ino.filter(|ino| !table.private.contains(&(view, *ino)))?;
-            let node = table.names.get(&(parent, name.clone())).copied()?;
-            let pinned = table.nodes.get(&node)?.pins.get(&view) == Some(&common);
-            pinned.then(|| table.names.remove(&(parent, name.clone())))?
-        };
-        let (there, back) = (take(from), take(to));
-        for (node, (parent, name)) in [(there, to.0), (back, from.0)] {
-            let Some((node, shared)) = node.and_then(|node| Some((node, table.nodes.get_mut(&node)?))) else {
-                continue;
-            };
-            (shared.parent, shared.name) = (parent, name.clone());
-            // To the others it is where it was, and they find it under another number.
-            self.keep_for(shared, view);
-            table.names.insert((parent, name.clone()), node);
-        }
-    }
-
-    /// Before mode, owner or ACL of the directory `node` are changed by who sees the branch of `view`. Of an open
-    /// directory that may happen through its descriptor, where nothing would be looked up again.
-    pub(crate) fn split_face(&self, node: NodeId, view: ViewId, ino: InodeId) -> Result<Split> {
-        if !matches!(node.node(), Node::Tree(ViewId::MAIN, _) | Node::Shared(_)) || self.is_plain() {
-            return Ok(Split::NotNeeded);
-        }
-        if ino == InodeId::ROOT {
-            // One node for all, for ever: it has main's mode and owner.
-            return if view == ViewId::MAIN { Ok(Split::NotNeeded) } else { Err(FsError::NotPermitted) };
-        }
-        if !self.is_common(node) {
-            return Ok(Split::NotNeeded);
-        }
-        let mut table = self.write();
-        if !self.bindings.any() {
-            if let Some(shared) = table.nodes.get_mut(&node) {
-                self.keep_for(shared, view);
-                shared.face = None;
-            }
-            return Ok(Split::NotNeeded);
-        }
-        self.used.store(true, Ordering::Release);
-        let first = table.private.insert((view, ino));
-        let open = table.nodes.get(&node).is_some_and(|shared| shared.opened > 0);
-        Ok(if first && !open { Split::LookUpAgain } else { Split::NotNeeded })
-    }
-
     /// A descriptor of a directory was opened, or closed.
     pub(crate) fn opened(&self, node: NodeId, more: bool) {
-        if self.used.load(Ordering::Acquire)
-            && let Some(shared) = self.write().nodes.get_mut(&node)
-        {
-            shared.opened = if more { shared.opened + 1 } else { shared.opened.saturating_sub(1) };
+        if !matches!(node.node(), Node::Tree(ViewId::MAIN, _) | Node::Shared(_)) {
+            return;
         }
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = opened.entry(node).or_insert(0);
+        *count = if more { *count + 1 } else { count.saturating_sub(1) };
+        if *count == 0 {
+            opened.remove(&node);
+        }
+    }
+
+    pub(super) fn is_open(&self, node: NodeId) -> bool {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&node)
     }
 
     /// The kernel forgets `times` of what it was told of a node.
     pub(crate) fn forget(&self, node: NodeId, times: u64) {
-        let plain = match node.node() {
+        let of_main = match node.node() {
             Node::Tree(view, ino) | Node::Private(view, ino) => {
                 self.core.forget(view, ino, times);
-                view != ViewId::MAIN || !self.used.load(Ordering::Acquire)
+                (view == ViewId::MAIN).then_some(ino)
             }
-            Node::Special(..) => true,
-            Node::Shared(_) => false,
+            Node::Special(..) | Node::Shared(_) => None,
         };
-        if plain {
+        if !self.used.load(Ordering::Acquire) || matches!(node.node(), Node::Special(..)) {
+            return;
+        }
+        if let (Node::Tree(..), None) = (node.node(), of_main) {
             return;
         }
         let mut table = self.write();
-        let Some(shared) = table.nodes.get_mut(&node) else { return };
-        let told = match node.node() {
-            // The table itself remembers what it has pinned.
-            Node::Tree(view, ino) => {
-                let own = u64::from(shared.pins.get(&view) == Some(&ino));
-                self.core.times_remembered(view, ino).saturating_sub(own)
+        if let Node::Private(view, ino) = node.node() {
+            table.own_forgotten(view, ino, times);
+        }
+        if let Some(shared) = table.nodes.get_mut(&node) {
+            shared.told = shared.told.saturating_sub(times);
+            if shared.told == 0 {
+                self.let_go(&mut table, node);
             }
-            _ => {
-                shared.told = shared.told.saturating_sub(times);
-                shared.told
-            }
-        };
-        if told == 0 {
-            self.let_go(&mut table, node);
+        }
+        if let Some(ino) = of_main.filter(|ino| table.doubled.contains(ino))
+            && self.told_in_the_tree(&table, ino) == 0
+        {
+            table.doubled.remove(&ino);
+        }
+        self.note_doubled(&table);
+    }
+
+    /// Lets go of what the kernel has forgotten. To be called now and then.
+    pub(crate) fn tend(&self) {
+        if self.used.load(Ordering::Acquire) {
+            self.write().tend();
         }
     }
 
@@ -448,7 +378,7 @@ impl PidView {
     /// A branch is gone: its index may come to mean another.
     pub(crate) fn forget_branch(&self, view: ViewId) {
         let mut table = self.write();
-        table.private.retain(|(of, _)| *of != view);
+        table.private.retain(|(of, _), _| *of != view);
         for shared in table.nodes.values_mut() {
             if let Some(ino) = shared.pins.remove(&view) {
                 self.core.forget(view, ino, 1);
