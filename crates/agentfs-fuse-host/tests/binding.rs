@@ -341,10 +341,10 @@ fn a_listing_through_an_old_descriptor_is_the_own_branchs() {
         }
     }
     // All at the same time, and when they are in main again.
-    let often = format!("[{list} for _ in range(300)]");
+    let often = format!("[{list} for _ in range(1000)]");
     agents.iter_mut().for_each(|agent| agent.tell(&often));
     for (agent, branch) in agents.iter_mut().zip(branches) {
-        assert_eq!(agent.answered(), serde_json::json!(vec![own(branch); 300]));
+        assert_eq!(agent.answered(), serde_json::json!(vec![own(branch); 1000]));
     }
     for (agent, _) in agents.iter().zip(branches).filter(|(_, branch)| branch.is_some()) {
         unbind(&v, agent);

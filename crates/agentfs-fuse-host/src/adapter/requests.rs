@@ -17,7 +17,7 @@ use fuser::{
 use super::caller::caller;
 use super::{Adapter, attr, reply, route};
 use crate::metrics::Request;
-use crate::views::{Node, NodeId};
+use crate::views::{ListingNumber, Node, NodeId};
 
 /// A private write up to this many bytes is done by the thread that received it: handing it over costs more.
 const INLINE_WRITE: usize = 128 * 1024;
@@ -312,8 +312,8 @@ impl Filesystem for Adapter {
             self.pid_view.opened(ino.into(), true);
             let cached = FopenFlags::FOPEN_CACHE_DIR | FopenFlags::FOPEN_KEEP_CACHE;
             match keep.listing(ino.into()) {
-                Some(number) => reply.opened(FileHandle(number), cached),
-                None => reply.opened(FileHandle(0), FopenFlags::empty()),
+                ListingNumber::NONE => reply.opened(FileHandle(0), FopenFlags::empty()),
+                number => reply.opened(FileHandle(number.0), cached),
             }
         });
     }

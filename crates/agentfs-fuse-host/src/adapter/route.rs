@@ -14,7 +14,7 @@ use super::Adapter;
 use super::attr::{file_attr, file_type};
 use super::caller::caller;
 use super::reply::{self, Entry};
-use crate::views::{DOT_AGENTFS, Keep, Node, NodeId, Special, Split};
+use crate::views::{DOT_AGENTFS, Keep, ListingNumber, Node, NodeId, Special, Split};
 
 /// A name in a tree's directory.
 pub(super) type Place = (ViewId, InodeId, Name);
@@ -188,14 +188,15 @@ impl Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let mut ended = false;
+        let number = ListingNumber(fh.0);
+        let (outdated, mut ended) = (keep.is_outdated(ino.into(), number), false);
         let result = match NodeId::from(ino).node() {
             Node::Special(view, dir) => self.synthetic.readdir(view, dir, offset, |position, kind, name| {
                 // A lookup tells the number; a listing need not enter every branch to know it.
                 !reply.add(ino, position, file_type(kind), OsStr::from_bytes(name))
             }),
             _ => self.tree(req, ino).and_then(|(view, dir)| {
-                let entries = self.entries(view, dir, offset)?;
+                let entries = self.entries((view, dir), offset, outdated.then_some(number))?;
                 ended = entries.is_empty();
                 for entry in entries {
                     let node = self.listed_node(ino, view, &entry);
@@ -207,25 +208,40 @@ impl Adapter {
                 Ok(())
             }),
         };
+        if ended {
+            keep.listed(ino.into(), number);
+        }
         match result {
-            Ok(()) if ended && !keep.may_show_listing(ino.into(), fh.0) => {
-                self.caching.drop_listing(ino.into(), || reply.ok());
-            }
+            Ok(()) if ended && outdated => self.caching.drop_listing(ino.into(), || reply.ok()),
             Ok(()) => reply.ok(),
             Err(e) => reply.error(super::errno(&e)),
         }
     }
 
     /// Some entries of a directory, which may be more or fewer than one answer takes. They are told outside the core's
-    /// locks: whoever has the lock on common nodes may wait for those.
-    fn entries(&self, view: ViewId, dir: InodeId, offset: u64) -> Result<Vec<Listed>> {
-        let (mut entries, mut bytes) = (Vec::new(), 0);
+    /// locks: whoever has the lock on common nodes may wait for those. The last of all gets the end of `own_end`.
+    fn entries(
+        &self,
+        (view, dir): (ViewId, InodeId),
+        offset: u64,
+        own_end: Option<ListingNumber>,
+    ) -> Result<Vec<Listed>> {
+        let (mut entries, mut bytes, mut all) = (Vec::new(), 0, true);
+        if ListingNumber::is_end(offset) {
+            return Ok(entries);
+        }
         self.core.readdirplus(view, dir, offset, |entry, attr| {
-            let (position, name) = (entry.position, Box::from(entry.name));
-            bytes += entry.name.len() + ENTRY_BYTES;
-            entries.push(Listed { position, name, ino: entry.ino, kind: entry.kind, attr });
-            bytes < LISTED_BYTES
+            all = bytes < LISTED_BYTES;
+            if all {
+                let (position, name) = (entry.position, Box::from(entry.name));
+                bytes += entry.name.len() + ENTRY_BYTES;
+                entries.push(Listed { position, name, ino: entry.ino, kind: entry.kind, attr });
+            }
+            all
         })?;
+        if let (true, Some(number), Some(last)) = (all, own_end, entries.last_mut()) {
+            last.position = number.end();
+        }
         Ok(entries)
     }
 
@@ -250,7 +266,8 @@ impl Adapter {
             let name = OsStr::from_bytes(name);
             !reply.add(node.into(), position, name, &times, &file_attr(node, attr), reply::GENERATION)
         };
-        let mut ended = false;
+        let number = ListingNumber(fh.0);
+        let (outdated, mut ended) = (keep.is_outdated(ino.into(), number), false);
         let result = match NodeId::from(ino).node() {
             Node::Special(view, dir) => self.synthetic.readdir(view, dir, offset, |position, kind, name| {
                 let plain = reply::plain(InodeId::ROOT, kind);
@@ -266,7 +283,7 @@ impl Adapter {
                 added
             }),
             _ => self.tree(req, ino).and_then(|(view, dir)| {
-                let entries = self.entries(view, dir, offset)?;
+                let entries = self.entries((view, dir), offset, outdated.then_some(number))?;
                 ended = entries.is_empty();
                 for entry in entries {
                     // The kernel counts no lookup for "." and "..".
@@ -288,10 +305,11 @@ impl Adapter {
                 Ok(())
             }),
         };
+        if ended {
+            keep.listed(ino.into(), number);
+        }
         match result {
-            Ok(()) if ended && !keep.may_show_listing(ino.into(), fh.0) => {
-                self.caching.drop_listing(ino.into(), || reply.ok());
-            }
+            Ok(()) if ended && outdated => self.caching.drop_listing(ino.into(), || reply.ok()),
             Ok(()) => reply.ok(),
             Err(e) => reply.error(super::errno(&e)),
         }

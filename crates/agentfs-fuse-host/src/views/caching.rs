@@ -11,7 +11,7 @@ use std::{io, thread};
 
 use agentfs_core::{Attr, FileKind, FsCore, Name, ViewId};
 
-use super::{Node, NodeId, PidView};
+use super::{ListingNumber, Node, NodeId, PidView};
 use crate::notices::Notices;
 use crate::processes::Bindings;
 
@@ -50,6 +50,8 @@ pub(crate) struct Caching {
     recent: Mutex<VecDeque<Place>>,
     /// How often what depends on who asks has changed.
     epoch: AtomicU64,
+    /// Numbers given to descriptors of directories.
+    listings: AtomicU64,
     notices: OnceLock<Arc<Notices>>,
     /// What a thread that serves requests has to tell the kernel, by a thread that serves none.
     jobs: OnceLock<crossbeam_channel::Sender<Job>>,
@@ -105,21 +107,25 @@ impl Keep<'_> {
         self.caching.ttl.negative
     }
 
-    /// For the listing of a directory that is opened: the number of a descriptor that may fill the kernel's cache with it
-    /// and read it from there. Unless it depends on who asks, all changes of a directory come through its one node, and
-    /// the kernel knows them.
-    pub(crate) fn listing(&self, directory: NodeId) -> Option<u64> {
-        (!self.must_ask(directory)).then(|| self.caching.epoch.load(Ordering::SeqCst) + 1)
+    /// For a directory that is opened. Unless its listing depends on who asks, all its changes come through its one node,
+    /// and the kernel knows them.
+    pub(crate) fn listing(&self, directory: NodeId) -> ListingNumber {
+        let epoch = self.caching.epoch.load(Ordering::SeqCst);
+        let opened = || self.caching.listings.fetch_add(1, Ordering::Relaxed);
+        if self.must_ask(directory) { ListingNumber::NONE } else { ListingNumber::new(epoch, opened()) }
     }
 
-    /// At the end of a listing through descriptor `number` (0 for one that was given none), which makes what was listed
-    /// the kernel's to show to others: may it?
-    pub(crate) fn may_show_listing(&self, directory: NodeId, number: u64) -> bool {
-        if number == 0 {
-            return true;
+    /// Was a directory opened when its listing did not depend on who asks, as it does now, or did meanwhile?
+    pub(crate) fn is_outdated(&self, directory: NodeId, number: ListingNumber) -> bool {
+        number != ListingNumber::NONE
+            && (self.must_ask(directory) || !number.is_of(self.caching.epoch.load(Ordering::SeqCst)))
+    }
+
+    /// A listing that is told to its end becomes the kernel's to show.
+    pub(crate) fn listed(&self, directory: NodeId, number: ListingNumber) {
+        if number != ListingNumber::NONE {
+            self.caching.note_recent(directory, b"");
         }
-        self.caching.note_recent(directory, b"");
-        !self.must_ask(directory) && number == self.caching.epoch.load(Ordering::SeqCst) + 1
     }
 
     /// For attributes.
@@ -142,8 +148,20 @@ impl Caching {
     ) -> Arc<Caching> {
         let (gate, missing, recent, notices) =
             (RwLock::default(), Mutex::default(), Mutex::default(), OnceLock::new());
-        let (epoch, jobs) = (AtomicU64::new(0), OnceLock::new());
-        Arc::new(Caching { ttl, core, bindings, pid_view, gate, missing, recent, epoch, notices, jobs })
+        let (epoch, listings, jobs) = (AtomicU64::new(0), AtomicU64::new(0), OnceLock::new());
+        Arc::new(Caching {
+            ttl,
+            core,
+            bindings,
+            pid_view,
+            gate,
+            missing,
+            recent,
+            epoch,
+            listings,
+            notices,
+            jobs,
+        })
     }
 
     /// The kernel can be told from now on.
