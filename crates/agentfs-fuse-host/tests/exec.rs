@@ -169,3 +169,46 @@ fn a_branch_that_is_lived_in_is_renamed_but_not_deleted() {
     drop(agent);
     assert!(matches!(v.ask(BranchDelete { branch: "a20".into(), force: true }), Response::BranchDelete(_)));
 }
+
+/// Runs `branch-exec` without the right to mount, after what the script does to the machine; what it says.
+fn refused(v: &Volume, unshare: &str, script: &str, chroot: &str) -> Option<String> {
+    let drop = "setpriv --bounding-set=-sys_admin --inh-caps=-sys_admin";
+    let line =
+        format!("{script} && exec {drop} {chroot} \"$0\" --mount \"$1\" branch-exec --branch a -- true");
+    let mut command = Command::new("timeout");
+    command
+        .args(["20", "unshare"])
+        .args(unshare.split(' '))
+        .args(["sh", "-c", &line])
+        .arg(cli())
+        .arg(v.root());
+    let output = command.output().unwrap();
+    let words = String::from_utf8(output.stderr).unwrap();
+    // The tools' own words, where they may not prepare it.
+    if !words.contains("agentfs-control-cli:") {
+        println!("SKIPPED: {words}");
+        return None;
+    }
+    assert_eq!(output.status.code(), Some(125), "{words}");
+    assert!(output.stdout.is_empty() && words.lines().count() == 1, "{words}");
+    Some(words)
+}
+
+#[test]
+fn what_the_machine_forbids_is_said_with_the_remedy() {
+    let Some(v) = volume() else { return };
+    if !rustix::process::geteuid().is_root() {
+        println!("SKIPPED: only root can take from this machine what branch-exec needs");
+        return;
+    }
+    if let Some(words) = refused(&v, "-U -r", "echo 0 > /proc/sys/user/max_user_namespaces", "") {
+        assert!(words.contains("no user namespaces") && words.contains("sysctl -w"), "{words}");
+    }
+    let elsewhere = tempfile::tempdir().unwrap();
+    let root = elsewhere.path().display();
+    if let Some(words) = refused(&v, "-m", &format!("mount --rbind / {root}"), &format!("chroot {root}")) {
+        assert!(words.contains("CAP_SYS_ADMIN") && words.contains("branch-bind works"), "{words}");
+    }
+    // Nothing was left behind.
+    assert_eq!(said(&v, "a", "cat f"), "a");
+}
