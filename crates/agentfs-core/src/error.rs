@@ -77,6 +77,9 @@ pub enum FsError {
     /// A limit on branches, snapshots or inodes was reached; the text says which.
     #[error("{0}")]
     LimitReached(String),
+    /// The file is being opened in another way; the operation is to be tried again.
+    #[error("the file is being opened")]
+    Contended,
     /// The volume does not allow it; the text says why.
     #[error("{0}")]
     Refused(String),

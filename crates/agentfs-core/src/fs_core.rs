@@ -9,7 +9,7 @@ use parking_lot::{Mutex, RwLock};
 use crate::branch::{Branch, BranchInfo, Catalog, Draft, Origin, Tree, Views};
 use crate::config::Config;
 use crate::error::{FsError, Result};
-use crate::handle::{Handles, Lookups, OpenFiles};
+use crate::handle::{DirectFiles, Handles, Lookups, OpenFiles};
 use crate::log::{Journal, Marks, NewBranch, Record, RootAttributes};
 use crate::patience::Patience;
 use crate::store::{Device, Store};
@@ -28,6 +28,9 @@ pub struct FsCore {
     pub(crate) compacting: Mutex<()>,
     /// Rank 0. Held by whoever adds, renames or deletes branches and snapshots.
     pub(crate) control: Mutex<()>,
+    /// After rank 0. What is written past the daemon: shared by who begins to, exclusive to whoever freezes a branch or
+    /// has files of the store change places.
+    pub(crate) direct: DirectFiles,
     /// Rank 4.
     pub(crate) catalog: RwLock<Catalog>,
     pub(crate) views: Views,
@@ -69,6 +72,7 @@ impl FsCore {
             journal,
             compacting: Mutex::new(()),
             control: Mutex::new(()),
+            direct: DirectFiles::default(),
             catalog: RwLock::default(),
             views: Views::default(),
             open_files: OpenFiles::default(),

@@ -23,7 +23,7 @@ use std::time::Instant;
 
 use agentfs_core::FileId;
 use agentfs_core::testing::{Cut, Disk, Io, caught};
-use crash_history::{Found, History, Point};
+use crash_history::{DIRECT, Found, History, Point};
 
 /// Operations in all, in parts that are histories of volumes of their own.
 const PARTS: u64 = 10;
@@ -90,6 +90,19 @@ fn every_crash_and_every_power_cut_leaves_what_was_promised() {
     assert!(wrong.is_empty(), "{} findings:\n{}", wrong.len(), told(&wrong));
     println!("{moves:?} contents were moved to other packs meanwhile");
     assert!(points.into_inner() > 20_000 && moves.into_inner() > 10);
+}
+
+/// The same of files that the kernel writes by itself.
+#[test]
+fn every_crash_leaves_what_was_promised_of_what_was_written_past_the_daemon() {
+    let points = AtomicUsize::new(0);
+    let wrong = in_parallel(12, |part| {
+        let history = History::record(DIRECT + part, 120, |_| false);
+        crashes(&history, &points)
+    });
+    println!("{points:?} crashes");
+    assert!(wrong.is_empty(), "{} findings:\n{}", wrong.len(), told(&wrong));
+    assert!(points.into_inner() > 20_000);
 }
 
 /// A device that leaves out some syncs is a program that forgot them: the matrix must see that.

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use agentfs_core::testing::{CoreDriver, Trial, config, random_cases};
-use agentfs_core::{Device, FsCore, HostFs, Memory, Unrecorded};
+use agentfs_core::{Config, Device, FsCore, HostFs, Memory, Unrecorded};
 
 /// Operations of a case, and after how many of them all trees are compared.
 const LENGTH: usize = 200;
@@ -29,6 +29,23 @@ fn run(kind: &str, cases: u32, device: impl Fn() -> (Arc<dyn Device>, Option<tem
         result.map_err(|mismatch| mismatch.to_string())
     });
     println!("{kind}: {executed:?} operations, {succeeded:?} succeeded, in {:.1?}", started.elapsed());
+}
+
+/// As the kernel reads and writes files by itself: a snapshot gets a copy of what is written, and of what is read once that
+/// is to be written.
+#[test]
+fn a_volume_whose_files_are_written_past_the_daemon_does_as_the_model() {
+    let direct = AtomicUsize::new(0);
+    random_cases("tests/model.proptest-regressions", 60, LENGTH, |ops| {
+        let config = Config { small_file: 0, ..config() };
+        let core = FsCore::new_volume(Arc::new(Memory::default()), Arc::new(Unrecorded), config).unwrap();
+        let mut trial = Trial::new(CoreDriver::new(Arc::new(core)).past_the_daemon());
+        let result = trial.run(ops, INTERVAL);
+        direct.fetch_add(trial.driver().direct(), Ordering::Relaxed);
+        result.map_err(|mismatch| mismatch.to_string())
+    });
+    println!("{direct:?} times past the daemon");
+    assert!(direct.into_inner() > 10);
 }
 
 #[test]

@@ -36,19 +36,24 @@ fn eager() -> Config {
 
 #[test]
 fn whatever_was_answered_is_there_after_a_crash() {
-    crash_and_compare(config);
+    crash_and_compare(config, |driver| driver);
 }
 
 #[test]
 fn whatever_was_answered_is_there_when_the_log_is_compacted_at_every_mount() {
-    crash_and_compare(eager);
+    crash_and_compare(eager, |driver| driver);
 }
 
-fn crash_and_compare(config: fn() -> Config) {
+#[test]
+fn whatever_was_written_past_the_daemon_is_there_after_a_crash() {
+    crash_and_compare(|| Config { small_file: 0, ..config() }, CoreDriver::past_the_daemon);
+}
+
+fn crash_and_compare(config: fn() -> Config, prepare: fn(CoreDriver) -> CoreDriver) {
     let (executed, restarts, begun) = (AtomicUsize::new(0), AtomicUsize::new(0), Instant::now());
     random_cases("tests/reopen.proptest-regressions", 60, 200, |ops| {
         let device = Arc::new(Memory::default());
-        let mut trial = Trial::new(CoreDriver::new(open_with(&device, config())));
+        let mut trial = Trial::new(prepare(CoreDriver::new(open_with(&device, config()))));
         for (round, batch) in ops.chunks(15).enumerate() {
             batch.iter().try_for_each(|op| trial.step(op)).map_err(|m| m.to_string())?;
             trial.restart(|driver| {

@@ -27,6 +27,8 @@ pub(crate) struct Settings {
     pub(crate) write_threads: usize,
     pub(crate) max_write: u32,
     pub(crate) max_background: u16,
+    /// May the kernel read and write files of the store by itself, where it can?
+    pub(crate) passthrough: bool,
     pub(crate) trace_writes: bool,
 }
 
@@ -122,9 +124,6 @@ impl Settings {
     pub(crate) fn gather(args: &Args, mount: &Path, env: Environment<'_>) -> Result<Settings> {
         let file = args.config.as_deref().map(read).transpose()?.unwrap_or_default();
         refuse_unsupported(&file)?;
-        if flag(env, "AGENTFS_FUSE_PASSTHROUGH")? {
-            bail!("AGENTFS_FUSE_PASSTHROUGH is not supported by this version: set it to 0, or leave it out");
-        }
         let ttl = |ms: Option<u64>| Duration::from_millis(ms.unwrap_or(DEFAULT_TTL_MS));
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
@@ -151,6 +150,7 @@ impl Settings {
                 as usize,
             max_write: number(env, "AGENTFS_FUSE_MAX_WRITE", 4096, 16 << 20)?.unwrap_or(4 << 20) as u32,
             max_background: number(env, "AGENTFS_FUSE_MAX_BACKGROUND", 1, 65535)?.unwrap_or(64) as u16,
+            passthrough: flag_or(env, "AGENTFS_FUSE_PASSTHROUGH", true)?,
             trace_writes: flag(env, "AGENTFS_FUSE_TRACE_WRITES")?,
         })
     }
@@ -266,9 +266,14 @@ pub(crate) fn escaped(path: &Path) -> String {
 }
 
 fn flag(env: Environment<'_>, name: &str) -> Result<bool> {
+    flag_or(env, name, false)
+}
+
+fn flag_or(env: Environment<'_>, name: &str, default: bool) -> Result<bool> {
     match env(name).as_deref() {
         Ok("1") => Ok(true),
-        Ok("0" | "") | Err(VarError::NotPresent) => Ok(false),
+        Ok("0") => Ok(false),
+        Ok("") | Err(VarError::NotPresent) => Ok(default),
         Ok(other) => bail!("{name} is {other:?}: it must be 0 or 1"),
         Err(VarError::NotUnicode(_)) => bail!("{name} is not text: it must be 0 or 1"),
     }

@@ -9,7 +9,7 @@ use agentfs_core::{BranchId, FsCore, HostFs, Memory, Unrecorded};
 use anyhow::{Context, Result, bail};
 use fuser::BackgroundSession;
 
-use crate::adapter::Adapter;
+use crate::adapter::{Adapter, Passthrough};
 use crate::config::{Backstore, Settings};
 use crate::control::{Control, Identity, Parts};
 use crate::housekeeping;
@@ -23,7 +23,9 @@ use crate::views::{Caching, PidView, Synthetic};
 use crate::write_pool::WritePool;
 
 /// Threads that receive requests, at least: some may wait for the disk below, one must be left to answer.
-const MIN_THREADS: usize = 4;
+const MIN_THREADS: usize = 8;
+/// Of these are never writing.
+const ANSWERING: usize = 2;
 
 /// A mounted volume.
 pub(crate) struct Host {
@@ -54,7 +56,7 @@ impl Host {
         housekeeping::start(&core)?;
         let adapter = adapter(settings, core.clone())?;
         let (bindings, caching) = (adapter.bindings.clone(), adapter.caching.clone());
-        let threads = thread::available_parallelism().map_or(1, usize::from).max(MIN_THREADS);
+        let threads = threads();
         let options = Options {
             allow_other: settings.allow_other,
             default_permissions: settings.default_permissions,
@@ -95,6 +97,11 @@ impl Host {
         }
         closed.context("what was done last may not be durable")
     }
+}
+
+/// Threads that receive requests.
+fn threads() -> usize {
+    thread::available_parallelism().map_or(1, usize::from).max(MIN_THREADS)
 }
 
 /// Unmounts; when the volume is in use, takes it out of sight and lets those inside finish. Asked a second time, ends at once.
@@ -171,18 +178,23 @@ fn adapter(settings: &Settings, core: Arc<FsCore>) -> Result<Adapter> {
         caching: caching.clone(),
         pid_view: pid_view.clone(),
     };
+    // The kernel takes files from root only.
+    let has_files = matches!(settings.backstore, Backstore::HostFs { .. }) && owner.0 == 0;
+    let passthrough = (settings.passthrough && has_files).then(|| Arc::new(OnceLock::new()));
     Ok(Adapter {
+        passthrough: Passthrough::new(passthrough.clone().unwrap_or_default()),
         synthetic: Synthetic::new(core.clone(), owner),
         control: Control::start(parts, identity)?,
         bindings,
         pid_view,
         caching,
-        pool: WritePool::start(settings.write_threads, settings.trace_writes)?,
+        pool: WritePool::start(settings.write_threads, threads() - ANSWERING, settings.trace_writes)?,
         metrics,
         wishes: Wishes {
             max_write: settings.max_write,
             max_background: settings.max_background,
             permissions: settings.default_permissions,
+            passthrough,
             granted,
         },
         core,

@@ -14,6 +14,8 @@ pub(crate) struct Wishes {
     pub(crate) max_background: u16,
     /// Is the kernel to check permissions, ACLs too? Asked for these, it checks all.
     pub(crate) permissions: bool,
+    /// Is the kernel to read and write files of the store by itself? Filled with whether it does.
+    pub(crate) passthrough: Option<Arc<OnceLock<bool>>>,
     /// Filled with what was granted.
     pub(crate) granted: Arc<OnceLock<Vec<(&'static str, String)>>>,
 }
@@ -45,6 +47,13 @@ impl Wishes {
         let is_wanted = |flag: InitFlags| self.permissions || flag != InitFlags::FUSE_POSIX_ACL;
         for (name, flag) in WANTED.into_iter().filter(|(_, flag)| is_wanted(*flag)) {
             granted.push((name, config.add_capabilities(flag).is_ok().to_string()));
+        }
+        if let Some(passthrough) = &self.passthrough {
+            // The store may not lie on a stacked filesystem itself, and one may be stacked on the volume.
+            let is_granted = config.add_capabilities(InitFlags::FUSE_PASSTHROUGH).is_ok()
+                && config.set_max_stack_depth(1).is_ok();
+            let _ = passthrough.set(is_granted);
+            granted.push(("passthrough", is_granted.to_string()));
         }
         let refused = |nearest: u32| io::Error::other(format!("the kernel takes at most {nearest}"));
         config.set_max_write(self.max_write).map_err(refused)?;

@@ -7,9 +7,9 @@ use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use super::Draft;
 use crate::error::{FsError, Result};
 use crate::log::{Journal, Record};
-use crate::store::Content;
+use crate::store::{Content, FileStat, Object};
 use crate::tree::{Aside, Edit, Inode, Version};
-use crate::types::{BranchId, Epoch, InodeId, ViewId};
+use crate::types::{BranchId, Epoch, InodeId, Timestamp, ViewId};
 
 /// A branch. Lock order: the epoch gate before the state.
 pub struct Branch {
@@ -36,6 +36,20 @@ impl State {
     pub(super) fn inode(&self, ino: InodeId) -> Option<&Arc<Inode>> {
         self.version.get(ino).or_else(|| self.aside.orphans.get(&ino))
     }
+}
+
+/// A file that is written past the daemon while its branch is frozen.
+pub struct Kept {
+    /// The file.
+    pub ino: InodeId,
+    /// What the host says of it.
+    pub stat: FileStat,
+    /// When it was written last, if that is not known yet.
+    pub modified: Option<Timestamp>,
+    /// What the frozen version gets.
+    pub copy: Arc<Object>,
+    /// What the branch goes on with.
+    pub own: Arc<Object>,
 }
 
 /// The result of a change, and the inodes that lost their last name by it.
@@ -128,29 +142,54 @@ impl Branch {
         self.state.read().epoch
     }
 
-    /// Ends the epoch: waits for the data writes under way, lets `commit` see and record the version that is now
-    /// frozen, and goes on in `next`. The sizes and times of files that are open to write are recorded before.
+    /// Ends the epoch: waits for the data writes under way, records the version that is now frozen by `record`, and goes
+    /// on in `next`. The sizes and times of files that are open to write are recorded before. `kept` tells, while nothing
+    /// changes but what is written past the daemon, which files the branch goes on with as they are: what is frozen has
+    /// copies of them.
     ///
     /// # Errors
-    /// What the journal or `commit` answers, `Stale` when the branch is deleted; the epoch then goes on.
-    pub fn freeze<T>(
+    /// What the journal or `kept` answers, `Stale` when the branch is deleted; the epoch then goes on.
+    pub fn freeze(
         &self,
         journal: &dyn Journal,
         next: Epoch,
-        commit: impl FnOnce(&Version) -> Result<T>,
-    ) -> Result<T> {
+        record: Record,
+        kept: impl FnOnce() -> Result<Vec<Kept>>,
+    ) -> Result<Version> {
         let _gate = self.gate.write();
         let mut state = self.state.write();
         if state.deleted {
             return Err(FsError::Stale);
         }
-        let metas = state.unrecorded_metas();
-        if !metas.is_empty() {
-            journal.append(&Record::Edits(self.id, metas))?;
+        let kept = kept()?;
+        for kept in &kept {
+            state.refresh(kept);
         }
-        let value = commit(&state.version)?;
+        let mut before = state.unrecorded_metas();
+        let (mut frozen, mut after) = (state.version.clone(), Vec::new());
+        for Kept { ino, copy, own, .. } in &kept {
+            own.set_epoch(next);
+            if frozen.get(*ino).is_some() {
+                let copied = Edit::Content(*ino, Content::Whole(copy.clone()));
+                copied.clone().apply(&mut frozen, &mut Aside::default());
+                before.push(copied);
+                after.push(Edit::Content(*ino, Content::Whole(own.clone())));
+            }
+        }
+        // What the copies take the place of may be durable: they are, before the record of it.
+        let copies: Vec<_> = kept.iter().map(|kept| kept.copy.id).collect();
+        let before = match (before.is_empty(), copies.is_empty()) {
+            (true, _) => None,
+            (false, true) => Some(Record::Edits(self.id, before)),
+            (false, false) => Some(Record::EditsAfter(self.id, copies, before)),
+        };
+        let after = (!after.is_empty()).then_some(Record::Edits(self.id, after));
+        let records: Vec<_> = before.into_iter().chain([record]).chain(after).collect();
+        journal
+            .append_all(&records)
+            .inspect_err(|_| kept.iter().for_each(|kept| kept.own.set_epoch(state.epoch)))?;
         state.epoch = next;
-        Ok(value)
+        Ok(frozen)
     }
 
     /// Takes the branch out of life: what is under way fails with `Stale`. Returns what it held.
@@ -162,7 +201,7 @@ impl Branch {
         let mut state = self.state.write();
         commit()?;
         state.deleted = true;
-        let empty = Version::new(0, 0, 0, crate::types::Timestamp::default());
+        let empty = Version::new(0, 0, 0, Timestamp::default());
         Ok((std::mem::replace(&mut state.version, empty), std::mem::take(&mut state.aside)))
     }
 
@@ -184,6 +223,14 @@ impl Branch {
 }
 
 impl State {
+    /// Takes over what the host says of a file that was written past the daemon.
+    fn refresh(&mut self, kept: &Kept) {
+        if let Some(mut meta) = self.inode(kept.ino).map(|inode| inode.meta) {
+            meta.note_host(kept.stat, kept.modified);
+            self.apply(vec![Edit::Meta(kept.ino, meta)]);
+        }
+    }
+
     /// What writes have changed and no record says.
     fn unrecorded_metas(&self) -> Vec<Edit> {
         let meta = |ino: &InodeId| Some(Edit::Meta(*ino, self.version.get(*ino)?.meta));

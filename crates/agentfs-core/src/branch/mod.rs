@@ -8,7 +8,7 @@ mod snapshot;
 mod tree_of;
 mod views;
 
-pub use branch::Branch;
+pub use branch::{Branch, Kept};
 pub use catalog::{BranchInfo, Catalog, Origin, SnapshotInfo, check_name};
 pub use draft::Draft;
 pub use snapshot::Snapshot;

@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::branch::Tree;
-use crate::store::{Object, ObjectFile};
+use crate::store::{FileStat, Object, ObjectFile};
 use crate::types::{InodeId, ViewId};
 
 /// Where an open file's bytes come from.
@@ -42,6 +42,12 @@ pub struct OpenFile {
     pub dirty: AtomicBool,
     /// Bytes of small content written anew since it was opened.
     pub rewritten: AtomicU64,
+    /// Handles past which reads and writes go, and those of them that may write. Changed under the direct gate.
+    pub direct: AtomicU32,
+    /// See `direct`.
+    pub direct_writers: AtomicU32,
+    /// Leaf lock: what the host last said of the object while it was written past the daemon.
+    pub seen: Mutex<FileStat>,
 }
 
 /// All open files.
@@ -57,7 +63,21 @@ impl OpenFiles {
             let (source, users, writers) =
                 (RwLock::new(Source::Unknown), AtomicU32::new(0), AtomicU32::new(0));
             let (dirty, rewritten) = (AtomicBool::new(false), AtomicU64::new(0));
-            Arc::new(OpenFile { tree: tree.clone(), view, ino, source, users, writers, dirty, rewritten })
+            let (direct, direct_writers, seen) = (AtomicU32::new(0), AtomicU32::new(0), Mutex::default());
+            let tree = tree.clone();
+            Arc::new(OpenFile {
+                tree,
+                view,
+                ino,
+                source,
+                users,
+                writers,
+                dirty,
+                rewritten,
+                direct,
+                direct_writers,
+                seen,
+            })
         });
         file.users.fetch_add(1, Ordering::Relaxed);
         file.clone()
@@ -71,6 +91,21 @@ impl OpenFiles {
             entry.remove();
         }
         last
+    }
+
+    /// Is this the only user?
+    pub fn has_one_user(&self, file: &OpenFile) -> bool {
+        file.users.load(Ordering::Relaxed) == 1
+    }
+
+    /// The open file of an inode, if it is open.
+    pub fn get(&self, view: ViewId, ino: InodeId) -> Option<Arc<OpenFile>> {
+        self.files.get(&(view, ino)).map(|file| file.clone())
+    }
+
+    /// The open files that `wanted` takes. Looks at all: for rare questions.
+    pub fn which(&self, wanted: impl Fn(&OpenFile) -> bool) -> Vec<Arc<OpenFile>> {
+        self.files.iter().filter(|file| wanted(file)).map(|file| file.value().clone()).collect()
     }
 
     /// Is the inode open?

@@ -1,7 +1,7 @@
 //! Handles: what an `open` gave out.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use dashmap::DashMap;
 
@@ -15,6 +15,8 @@ pub struct Handle {
     pub file: Arc<OpenFile>,
     /// May it be written through this handle?
     pub writable: bool,
+    /// Do its reads and writes go past the daemon?
+    pub direct: AtomicBool,
 }
 
 /// All handles.

@@ -418,7 +418,7 @@ fn loaded_body(stored: StoredBody, adopt: Adopter<'_>) -> Decoded<Body> {
 fn content(content: &Content) -> StoredContent {
     match content {
         Content::Hole => StoredContent::Hole,
-        Content::Whole(object) => StoredContent::Whole { object: object.id.0, epoch: object.epoch.0 },
+        Content::Whole(object) => StoredContent::Whole { object: object.id.0, epoch: object.epoch().0 },
         Content::Packed(extent) => {
             let (pack, offset) = extent.place();
             StoredContent::Packed { pack: pack.0, offset, len: extent.len, crc: extent.crc }

@@ -17,6 +17,14 @@ pub trait Journal: Send + Sync {
     /// When it could not be kept: the change must then not be made.
     fn append(&self, record: &Record) -> Result<()>;
 
+    /// Takes several records at once: all of them or none.
+    ///
+    /// # Errors
+    /// As [`Journal::append`].
+    fn append_all(&self, records: &[Record]) -> Result<()> {
+        records.iter().try_for_each(|record| self.append(record))
+    }
+
     /// Makes all records until now durable.
     ///
     /// # Errors

@@ -257,23 +257,29 @@ impl LogWriter {
 
 impl Journal for LogWriter {
     fn append(&self, record: &Record) -> Result<()> {
+        self.append_all(std::slice::from_ref(record))
+    }
+
+    fn append_all(&self, records: &[Record]) -> Result<()> {
         let mut head = self.head.lock();
         self.refuse_poisoned()?;
         // Not before the lock: content that is moved is not named by its old place after its move took effect.
-        let frame = framed(record)?;
+        let frame = records.iter().map(framed).collect::<Result<Vec<_>>>()?.concat();
         let has_room = head.reserve(frame.len() as u64);
         self.spare.store(if has_room { u64::MAX } else { head.spare() }, Ordering::Relaxed);
         let is_taken = has_room
-            || record.gives_back()
-            || (!record.grows() && head.spare() >= RESERVE / 2 + frame.len() as u64);
+            || records.iter().all(Record::gives_back)
+            || (!records.iter().any(Record::grows) && head.spare() >= RESERVE / 2 + frame.len() as u64);
         if !is_taken {
             return Err(FsError::no_space());
         }
         self.write(&mut head, &frame)?;
-        if let Record::EditsAfter(_, first, _) = record {
-            head.first.extend(first);
+        for record in records {
+            if let Record::EditsAfter(_, first, _) = record {
+                head.first.extend(first);
+            }
+            head.touched.extend(inodes(record));
         }
-        head.touched.extend(inodes(record));
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use super::privileges::Strip;
 use super::write::{check_end, note_change};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
+use crate::handle::OpenFile;
 use crate::types::{Caller, HandleId};
 
 impl FsCore {
@@ -32,14 +33,25 @@ impl FsCore {
             return Err(FsError::Unsupported("this mode of fallocate is not supported"));
         }
         check_end(offset, len)?;
-        let (file, end) = (&handle.file, offset + len);
+        let strip = Strip::by(caller);
+        self.with_own_direct(&handle.file, || self.allocate_open(&handle.file, mode, (offset, len), strip))
+    }
+
+    pub(super) fn allocate_open(
+        &self,
+        file: &OpenFile,
+        mode: FallocateFlags,
+        (offset, len): (u64, u64),
+        strip: Strip,
+    ) -> Result<()> {
+        let (keep, end) = (mode.contains(FallocateFlags::KEEP_SIZE), offset + len);
         let mut source = file.source.write();
         self.write_private(file, &mut source, u64::MAX, |branch, object| {
             self.with_room(|| object.allocate(mode, offset, len))?;
             let grown = |size: u64| if keep { size } else { size.max(end) };
             let blocks = object.stat()?.blocks;
             self.change_branch(branch, |draft| {
-                note_change(draft, file.ino, grown, Strip::by(caller))?;
+                note_change(draft, file.ino, grown, strip)?;
                 draft.touch(file.ino)?.blocks = blocks;
                 Ok(())
             })

@@ -13,6 +13,7 @@ impl FsCore {
     /// # Errors
     /// `Stale`.
     pub fn getattr(&self, view: ViewId, ino: InodeId) -> Result<Attr> {
+        self.refresh_inode(view, ino)?;
         self.views.get(view)?.with_inode(ino, |inode| inode.attr(ino))
     }
 
@@ -25,6 +26,7 @@ impl FsCore {
         if let Some(size) = set.size {
             self.truncate(view, ino, size, caller)?;
         }
+        self.refresh_inode(view, ino)?;
         let attributes = SetAttr { size: None, ..*set };
         if set.size.is_none() || attributes != SetAttr::default() {
             self.change(view, |draft| plan(draft, ino, &attributes, caller))?;

@@ -23,7 +23,7 @@ impl FsCore {
     ///
     /// # Errors
     /// `UnknownVersion`; `BadName` when the name means a snapshot and a branch, or may not be given; `NameTaken`,
-    /// `LimitReached`.
+    /// `LimitReached`; `Busy` as for a snapshot.
     pub fn create_branch(&self, from: &str, name: Option<&str>) -> Result<BranchInfo> {
         let control = self.control.lock();
         {
@@ -70,10 +70,7 @@ impl FsCore {
                 let source = self.catalog.read().branch(&id.to_string())?.1.clone();
                 let next = self.fresh_epoch();
                 (record.branch, record.source_epoch) = (Some(id), Some(next));
-                let version = source.freeze(&*self.journal, next, |version| {
-                    self.journal.append(&Record::BranchCreated(record.clone()))?;
-                    Ok(version.clone())
-                })?;
+                let version = self.freeze(&source, next, &Record::BranchCreated(record.clone()))?;
                 Ok(Seed { version, origin, source_epoch: Some(next) })
             }
         }

@@ -50,10 +50,10 @@ impl FsCore {
     pub fn write_copies(&self, file: &OpenFile) -> bool {
         let Ok(branch) = file.tree.branch() else { return false };
         match file.source.try_read().as_deref() {
-            Some(Source::Object(object, _)) => object.epoch != branch.epoch(),
+            Some(Source::Object(object, _)) => object.epoch() != branch.epoch(),
             Some(Source::Hole | Source::Small(_)) => false,
             Some(Source::Unknown) => match file.tree.content(file.ino) {
-                Ok(Content::Whole(object)) => object.epoch != branch.epoch(),
+                Ok(Content::Whole(object)) => object.epoch() != branch.epoch(),
                 Ok(Content::Hole | Content::Packed(_)) | Err(_) => false,
             },
             None => true,
@@ -78,7 +78,7 @@ impl FsCore {
                 self.adopt(file, source, copy, keep, permit.epoch)?;
             }
             if let Source::Object(object, open) = source
-                && object.epoch == permit.epoch
+                && object.epoch() == permit.epoch
             {
                 if self.journal.is_poisoned() {
                     return Err(FsError::read_only_store());
@@ -88,6 +88,9 @@ impl FsCore {
             }
             // The copy is made without the permit: a snapshot need not wait for it.
             drop(permit);
+            if self.is_direct(file) {
+                return Err(FsError::Contended);
+            }
             fresh = Some(self.copy_content(file, source, keep)?);
         }
     }
@@ -141,7 +144,7 @@ impl FsCore {
 
     /// The object of a file is about to be written in place: from here on its size and times are not recorded. The
     /// caller holds the content lock.
-    fn mark_dirty(&self, file: &OpenFile, branch: &Branch) -> Result<()> {
+    pub(super) fn mark_dirty(&self, file: &OpenFile, branch: &Branch) -> Result<()> {
         if !file.dirty.load(Ordering::Relaxed) {
             self.change_branch(branch, |draft| {
                 draft.set_dirty(file.ino, true);
@@ -206,7 +209,7 @@ fn fill(object: &dyn ObjectFile, bytes: &[u8], size: u64) -> io::Result<()> {
 /// not bring it back.
 fn cut_excess(file: &OpenFile, object: &Object, open: &dyn ObjectFile) -> Result<()> {
     let Ok(branch) = file.tree.branch() else { return Ok(()) };
-    if object.epoch == branch.epoch() {
+    if object.epoch() == branch.epoch() {
         let size = branch.with_inode(file.ino, |inode| inode.meta.size)?;
         if open.stat()?.len > size {
             open.set_len(size)?;

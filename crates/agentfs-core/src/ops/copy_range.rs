@@ -39,6 +39,19 @@ impl FsCore {
         if !target.writable {
             return Err(FsError::BadHandle);
         }
+        self.with_own_direct(&target.file, || self.copy_open((&source, from), (&target, to), len, caller))
+    }
+
+    fn copy_open(
+        &self,
+        (source, from): (&Handle, Place),
+        (target, to): (&Handle, Place),
+        len: u64,
+        caller: Caller,
+    ) -> Result<u64> {
+        // What is copied from stays where it is.
+        let _gate = self.direct.gate.read_recursive();
+        self.refresh(&source.file)?;
         let size = source.file.tree.with_inode(source.file.ino, |inode| inode.meta.size)?;
         let len = len.min(size.saturating_sub(from.1)).min(MOST);
         check_end(to.1, len)?;
@@ -49,10 +62,12 @@ impl FsCore {
         }
         match self.kind_of(&source.file)? {
             Kind::Object(object) if len > CHUNK => {
-                self.copy_object(&*object, from.1, &target, to.1, len.min(AT_ONCE), strip)
+                self.copy_object(&*object, from.1, target, to.1, len.min(AT_ONCE), strip)
             }
-            Kind::Hole if len > CHUNK => self.copy_hole(to, len, caller).map(|()| len),
-            Kind::Hole | Kind::Small | Kind::Object(_) => self.copy_through(from, to, len, strip),
+            Kind::Hole if len > CHUNK => self.copy_hole((&target.file, to.1), len, strip).map(|()| len),
+            Kind::Hole | Kind::Small | Kind::Object(_) => {
+                self.copy_through(from, (&target.file, to.1), len, strip)
+            }
         }
     }
 
@@ -68,7 +83,7 @@ impl FsCore {
             .with_inode(from.ino, |inode| (inode.content().cloned(), inode.meta.size, inode.meta.blocks))?;
         let is_written = match &content {
             Some(Content::Packed(_)) => false,
-            Some(Content::Whole(object)) => object.epoch == permit.epoch || writer == Some(object.epoch),
+            Some(Content::Whole(object)) => object.epoch() == permit.epoch || writer == Some(object.epoch()),
             Some(Content::Hole) | None => true,
         };
         let shared = self.change_branch(branch, |draft| {
@@ -98,14 +113,14 @@ impl FsCore {
     }
 
     /// Zeros that take no space.
-    fn copy_hole(&self, to: Place, len: u64, caller: Caller) -> Result<()> {
-        let file = self.handles.get(to.0)?.file.clone();
+    fn copy_hole(&self, to: (&OpenFile, u64), len: u64, strip: Strip) -> Result<()> {
+        let file = to.0;
         let size = file.tree.with_inode(file.ino, |inode| inode.meta.size)?;
         if to.1 < size {
             let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-            self.allocate(to.0, mode, to.1, len.min(size - to.1), caller)?;
+            self.allocate_open(file, mode, (to.1, len.min(size - to.1)), strip)?;
         }
-        if to.1 + len > size { self.truncate(file.view, file.ino, to.1 + len, caller) } else { Ok(()) }
+        if to.1 + len > size { self.truncate_open(file, to.1 + len, strip) } else { Ok(()) }
     }
 
     fn copy_object(
@@ -131,13 +146,13 @@ impl FsCore {
         })
     }
 
-    fn copy_through(&self, from: Place, to: Place, len: u64, strip: Strip) -> Result<u64> {
+    fn copy_through(&self, from: Place, to: (&OpenFile, u64), len: u64, strip: Strip) -> Result<u64> {
         let (mut done, mut buffer) = (0, vec![0; len.min(CHUNK) as usize]);
         while done < len {
             let want = (len - done).min(CHUNK) as usize;
             let copied = self.read(from.0, from.1 + done, buffer.get_mut(..want).unwrap_or_default());
             let copied = copied.and_then(|read| {
-                self.write(to.0, to.1 + done, buffer.get(..read).unwrap_or_default(), strip)
+                self.write_open(to.0, to.1 + done, buffer.get(..read).unwrap_or_default(), strip)
             });
             match copied {
                 Ok(0) => break,

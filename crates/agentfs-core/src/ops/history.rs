@@ -370,7 +370,10 @@ impl<'a> Adopted<'a> {
 impl Adopt for Adopted<'_> {
     fn object(&mut self, id: ObjectId, epoch: Epoch) -> Arc<Object> {
         self.store.passed(id.0);
-        self.objects.entry(id).or_insert_with(|| self.store.adopt(id, epoch)).clone()
+        let object = self.objects.entry(id).or_insert_with(|| self.store.adopt(id, epoch)).clone();
+        // Where a snapshot got a copy of what was being written, its branch goes on with what it had.
+        object.set_epoch(object.epoch().max(epoch));
+        object
     }
 
     fn extent(&mut self, place: Place, len: u32, crc: u32) -> Arc<Extent> {

@@ -13,6 +13,7 @@ impl FsCore {
     /// `NotPermitted` for a directory, `Exists`, `NotFound` when the file has no name left or the directory was
     /// removed, `TooManyLinks`, `NotDirectory`, `ReadOnly`, `Stale`.
     pub fn link(&self, view: ViewId, ino: InodeId, dir: InodeId, name: &Name) -> Result<Attr> {
+        self.refresh_inode(view, ino)?;
         self.change(view, |draft| plan(draft, ino, dir, name))
     }
 }

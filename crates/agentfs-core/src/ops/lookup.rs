@@ -16,6 +16,11 @@ impl FsCore {
             let inode = version.get(entry.ino()).ok_or(FsError::Stale)?;
             Ok(Some(inode.attr(entry.ino())))
         });
+        if let Ok(Some(attr)) = &found
+            && self.direct.any_writers()
+        {
+            return self.getattr(view, attr.ino).map(Some);
+        }
         match found {
             // A removed directory that somebody still stands in has no names.
             Err(FsError::Stale) => tree.with_inode(dir, |_| None),

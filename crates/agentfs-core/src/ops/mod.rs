@@ -8,6 +8,7 @@ mod checkpoint;
 mod content;
 mod copy_range;
 mod create;
+mod direct;
 mod fsync;
 mod history;
 mod known;

@@ -1,7 +1,7 @@
 //! `open` and `release` of regular files.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::create::Permissions;
 use crate::branch::Tree;
@@ -45,7 +45,7 @@ impl FsCore {
         if mode == OpenMode::Truncate {
             self.truncate(view, ino, 0, caller).inspect_err(|_| self.give_up(&file, writable))?;
         }
-        Ok(self.handles.insert(Handle { file, writable }))
+        Ok(self.handles.insert(Handle { file, writable, direct: AtomicBool::new(false) }))
     }
 
     /// Makes a regular file, with the permission bits `mode.0` but for the umask `mode.1` (see [`CreateMode`]), and opens it.
@@ -72,7 +72,7 @@ impl FsCore {
         let attr = self.add_inode(view, (dir, name), ino, Permissions { mode, umask }, body, caller);
         let attr = attr.inspect_err(|_| self.give_up(&file, writable))?;
         *file.source.write() = Source::Hole;
-        Ok((attr, self.handles.insert(Handle { file, writable })))
+        Ok((attr, self.handles.insert(Handle { file, writable, direct: AtomicBool::new(false) })))
     }
 
     /// The open file of an inode with a user, and maybe a writer, more.
@@ -96,6 +96,7 @@ impl FsCore {
     pub fn release(&self, handle: HandleId) -> Result<()> {
         let handle = self.handles.remove(handle)?;
         let file = &handle.file;
+        self.end_direct(&handle);
         if handle.writable {
             file.writers.fetch_sub(1, Ordering::Relaxed);
             self.settle(file);

@@ -16,6 +16,7 @@ impl FsCore {
     pub fn read(&self, handle: HandleId, offset: u64, buf: &mut [u8]) -> Result<usize> {
         let handle = self.handles.get(handle)?;
         let file = &handle.file;
+        self.refresh(file)?;
         let source = self.source_to_read(file)?;
         // An object may be longer, after a cut that a crash interrupted.
         let size = file.tree.with_inode(file.ino, |inode| inode.meta.size)?;

@@ -45,6 +45,7 @@ impl FsCore {
         position: u64,
         mut visit: impl FnMut(DirEntry<'_>, Option<Attr>) -> bool,
     ) -> Result<()> {
+        self.refresh_view(view)?;
         self.list(view, dir, |directory, version| {
             list_from(directory, dir, position, |entry| {
                 let is_dot = matches!(entry.name, b"." | b"..");

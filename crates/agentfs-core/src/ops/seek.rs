@@ -14,6 +14,7 @@ impl FsCore {
     pub fn seek(&self, handle: HandleId, what: Seek, offset: u64) -> Result<u64> {
         let handle = self.handles.get(handle)?;
         let file = &handle.file;
+        self.refresh(file)?;
         let source = self.source_to_read(file)?;
         let size = file.tree.with_inode(file.ino, |inode| inode.meta.size)?;
         if offset >= size {

@@ -14,7 +14,8 @@ impl FsCore {
     /// content of small files; that of others is when it was synced, or is by [`FsCore::sync_content`].
     ///
     /// # Errors
-    /// `UnknownVersion`, `BadName`, `NameTaken`, `LimitReached`.
+    /// `UnknownVersion`, `BadName`, `NameTaken`, `LimitReached`; `Busy` when files are written past the daemon all the
+    /// while.
     pub fn create_snapshot(&self, branch: &str, name: Option<&str>) -> Result<SnapshotInfo> {
         let control = self.control.lock();
         let (info, branch) = {
@@ -26,12 +27,9 @@ impl FsCore {
             (SnapshotInfo { id, name: name.map(Arc::from), branch: of.id, created }, branch.clone())
         };
         let epoch = self.fresh_epoch();
-        let version = branch.freeze(&*self.journal, epoch, |version| {
-            let (id, name, created) = (info.id, info.name.clone(), info.created);
-            let record = NewSnapshot { id, name, branch: info.branch, epoch, created };
-            self.journal.append(&Record::SnapshotCreated(record))?;
-            Ok(version.clone())
-        })?;
+        let (id, name, created) = (info.id, info.name.clone(), info.created);
+        let record = NewSnapshot { id, name, branch: info.branch, epoch, created };
+        let version = self.freeze(&branch, epoch, &Record::SnapshotCreated(record))?;
         let snapshot = Arc::new(Snapshot { id: info.id, version });
         self.catalog.write().insert_snapshot(info.clone(), snapshot);
         drop(control);

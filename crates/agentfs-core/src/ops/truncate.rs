@@ -19,7 +19,7 @@ impl FsCore {
         let tree = self.views.get(view)?;
         tree.branch()?;
         let file = self.open_files.acquire(&tree, view, ino);
-        let done = self.truncate_open(&file, size, Strip::by(caller));
+        let done = self.with_own_direct(&file, || self.truncate_open(&file, size, Strip::by(caller)));
         if file.writers.load(Ordering::Relaxed) == 0 {
             self.settle(&file);
         }
@@ -27,11 +27,12 @@ impl FsCore {
         done
     }
 
-    fn truncate_open(&self, file: &OpenFile, size: u64, strip: Strip) -> Result<()> {
+    pub(super) fn truncate_open(&self, file: &OpenFile, size: u64, strip: Strip) -> Result<()> {
         let mut source = file.source.write();
         match file.tree.content(file.ino)? {
             Content::Hole => self.record_size(file, size, strip),
-            Content::Packed(_) | Content::Whole(_) if size == 0 => {
+            // What the kernel has open stays the file's.
+            Content::Packed(_) | Content::Whole(_) if size == 0 && !self.is_direct(file) => {
                 self.empty(file, strip)?;
                 *source = Source::Hole;
                 Ok(())

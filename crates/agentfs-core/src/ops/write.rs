@@ -4,6 +4,7 @@ use super::privileges::{self, Strip};
 use crate::branch::Draft;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
+use crate::handle::OpenFile;
 use crate::types::{HandleId, InodeId, Timestamp};
 
 /// Largest size of a file in bytes (what a file offset can say).
@@ -28,7 +29,16 @@ impl FsCore {
             return Err(FsError::BadHandle);
         }
         check_end(offset, data.len() as u64)?;
-        let file = &handle.file;
+        self.with_own_direct(&handle.file, || self.write_open(&handle.file, offset, data, strip))
+    }
+
+    pub(super) fn write_open(
+        &self,
+        file: &OpenFile,
+        offset: u64,
+        data: &[u8],
+        strip: Strip,
+    ) -> Result<usize> {
         let mut source = file.source.write();
         if self.write_small(file, &mut source, offset, data, strip)? {
             return Ok(data.len());

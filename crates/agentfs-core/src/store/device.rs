@@ -103,6 +103,8 @@ pub struct FileStat {
     pub blocks: u64,
     /// Last change of content.
     pub modified: Timestamp,
+    /// Last change of anything, content too; the host sets it.
+    pub changed: Timestamp,
 }
 
 /// An open file of a store. Offsets and lengths are bytes; errors are the host's.
@@ -146,6 +148,8 @@ pub trait Device: Send + Sync {
     /// Makes the object `to` with the first `len` bytes of `from`, sharing blocks where the host can. Leaves no `to`
     /// behind when it fails.
     fn duplicate(&self, from: ObjectId, to: ObjectId, len: u64) -> io::Result<Arc<dyn ObjectFile>>;
+    /// Exchanges the names of two objects, durably: what is open goes on under the other name.
+    fn exchange(&self, a: ObjectId, b: ObjectId) -> io::Result<()>;
     /// Deletes a file; returns the bytes it held.
     fn remove(&self, id: FileId) -> io::Result<u64>;
     /// What lies in a folder, in no particular order.

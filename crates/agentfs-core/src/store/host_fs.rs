@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use rustix::fs::{self, AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, SeekFrom};
+use rustix::fs::{self, AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, SeekFrom};
 use rustix::io::Errno;
 
 use super::{Device, FileId, FileStat, Folder, ObjectFile, Seek, Space};
@@ -301,6 +301,15 @@ impl Device for HostFs {
         }
     }
 
+    fn exchange(&self, a: ObjectId, b: ObjectId) -> io::Result<()> {
+        let objects = &self.dirs.objects;
+        fs::renameat_with(objects, path_of(a), objects, path_of(b), RenameFlags::EXCHANGE)?;
+        for id in [a, b] {
+            fs::fsync(folder_of(objects, id.0 & 0xff)?)?;
+        }
+        Ok(())
+    }
+
     fn remove(&self, id: FileId) -> io::Result<u64> {
         let (dir, path) = self.dirs.place(id);
         let held = fs::statat(dir, &path, AtFlags::SYMLINK_NOFOLLOW)?.st_blocks;
@@ -453,8 +462,9 @@ impl ObjectFile for HostFile {
     fn stat(&self) -> io::Result<FileStat> {
         let stat = fs::fstat(&self.fd)?;
         let positive = |n: i64| u64::try_from(n).unwrap_or(0);
-        let modified =
-            Timestamp { secs: stat.st_mtime, nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) };
-        Ok(FileStat { len: positive(stat.st_size), blocks: positive(stat.st_blocks), modified })
+        let nanos = |n: u64| u32::try_from(n).unwrap_or(0);
+        let modified = Timestamp { secs: stat.st_mtime, nanos: nanos(stat.st_mtime_nsec) };
+        let changed = Timestamp { secs: stat.st_ctime, nanos: nanos(stat.st_ctime_nsec) };
+        Ok(FileStat { len: positive(stat.st_size), blocks: positive(stat.st_blocks), modified, changed })
     }
 }

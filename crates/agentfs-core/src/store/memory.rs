@@ -48,6 +48,16 @@ impl Device for Memory {
         Ok(file)
     }
 
+    fn exchange(&self, a: ObjectId, b: ObjectId) -> io::Result<()> {
+        let mut files = self.objects.lock();
+        let (a, b) = (FileId::Object(a), FileId::Object(b));
+        let (Some(of_a), Some(of_b)) = (files.get(&a).cloned(), files.get(&b).cloned()) else {
+            return Err(io::ErrorKind::NotFound.into());
+        };
+        files.extend([(a, of_b), (b, of_a)]);
+        Ok(())
+    }
+
     fn remove(&self, id: FileId) -> io::Result<u64> {
         match self.objects.lock().remove(&id) {
             Some(file) => Ok(file.pages.read().held()),
@@ -242,6 +252,7 @@ impl ObjectFile for MemoryFile {
 
     fn stat(&self) -> io::Result<FileStat> {
         let pages = self.pages.read();
-        Ok(FileStat { len: pages.len, blocks: pages.held() / 512, modified: pages.modified })
+        let (len, blocks, modified) = (pages.len, pages.held() / 512, pages.modified);
+        Ok(FileStat { len, blocks, modified, changed: modified })
     }
 }

@@ -15,14 +15,26 @@ use crate::types::{Epoch, ObjectId};
 pub struct Object {
     /// Its number in the store.
     pub id: ObjectId,
-    /// The epoch of the branch that made it; no other may write it.
-    pub epoch: Epoch,
+    /// The epoch of the branch that may write it; no other may.
+    epoch: AtomicU64,
     reaper: Arc<Reaper>,
 }
 
 impl std::fmt::Debug for Object {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "object {} of epoch {}", self.id.0, self.epoch.0)
+        write!(f, "object {} of epoch {}", self.id.0, self.epoch().0)
+    }
+}
+
+impl Object {
+    /// The epoch of the branch that may write it; no other may.
+    pub fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::Acquire))
+    }
+
+    /// It goes on as private content in another epoch of its branch: no other version names it.
+    pub fn set_epoch(&self, epoch: Epoch) {
+        self.epoch.store(epoch.0, Ordering::Release);
     }
 }
 
@@ -194,7 +206,7 @@ impl Store {
 
     /// Makes an unnamed object private content of `epoch`, deleted when nothing names it any more.
     pub fn adopt(&self, id: ObjectId, epoch: Epoch) -> Arc<Object> {
-        Arc::new(Object { id, epoch, reaper: self.reaper.clone() })
+        Arc::new(Object { id, epoch: AtomicU64::new(epoch.0), reaper: self.reaper.clone() })
     }
 
     /// Deletes an object that was never adopted.

@@ -8,9 +8,11 @@ use super::compare::{Answer, Driver, Outcome};
 use super::core_dump::{dump, stat};
 use super::core_tree::{At, Result, failed, read, write};
 use super::dump::Dump;
-use super::op::{KeptOp, MAX_BRANCHES, MAX_SNAPSHOTS, Op, Path, Place, ROOT_MODE, SLOTS, VolumeOp, pick};
+use super::op::{
+    KeptOp, MAX_BRANCHES, MAX_SNAPSHOTS, Op, Path, Place, ROOT_MODE, SLOTS, VolumeOp, pattern, pick,
+};
 use crate::types::{BranchId, Caller, HandleId, InodeId, SnapshotId, ViewId};
-use crate::{Config, FsCore, OpenMode, check};
+use crate::{Config, FsCore, ObjectFile, OpenMode, check};
 
 /// How a volume is set up for operations.
 pub fn config() -> Config {
@@ -28,12 +30,19 @@ pub struct CoreDriver {
     branches: Vec<(BranchId, ViewId)>,
     snapshots: Vec<SnapshotId>,
     slots: [Option<Kept>; SLOTS],
+    past_the_daemon: bool,
+    /// How often a file was read or written so.
+    direct: usize,
 }
 
 /// A file kept open.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Kept {
     handle: HandleId,
+    /// What the kernel reads and writes by itself.
+    object: Option<Arc<dyn ObjectFile>>,
+    /// In some slots the file is opened to be read, and once more when it is written.
+    writer: Option<(HandleId, Option<Arc<dyn ObjectFile>>)>,
     view: ViewId,
     ino: InodeId,
     writable: bool,
@@ -47,14 +56,24 @@ impl CoreDriver {
     pub fn new(core: Arc<FsCore>) -> CoreDriver {
         let branches = core.list_branches(None, usize::MAX).iter().map(|info| (info.id, info.view)).collect();
         let snapshots = core.list_snapshots(None, usize::MAX).iter().map(|info| info.id).collect();
-        CoreDriver { core, branches, snapshots, slots: [None; SLOTS] }
+        CoreDriver { core, branches, snapshots, slots: Default::default(), past_the_daemon: false, direct: 0 }
+    }
+
+    /// Files that are kept open are read and written past the daemon where that may be, as the kernel does.
+    pub fn past_the_daemon(self) -> CoreDriver {
+        CoreDriver { past_the_daemon: true, ..self }
+    }
+
+    /// How often a file was read or written past the daemon.
+    pub fn direct(&self) -> usize {
+        self.direct
     }
 
     /// The volume was ended, by a crash or cleanly, and this is it again.
     pub fn reopened(&mut self, core: Arc<FsCore>) {
         let at = |id: &BranchId| (*id, core.find_branch(&id.to_string()).expect("the branch is there").view);
         self.branches = self.branches.iter().map(|(id, _)| at(id)).collect();
-        self.slots = [None; SLOTS];
+        self.slots = Default::default();
         self.core = core;
     }
 
@@ -85,25 +104,44 @@ impl CoreDriver {
         self.close_slot(slot);
         let is_snapshot = matches!(place, Place::Snapshot(_));
         let (writable, remembered) = (!is_snapshot, slot.is_multiple_of(2));
+        let past = self.past_the_daemon;
+        let is_reader = past && slot % 4 > 1;
         let kept = self.at(place, |at| {
             let ino = at.find(path)?.ino;
-            let mode = if writable { OpenMode::Write } else { OpenMode::Read };
+            let mode = if writable && !is_reader { OpenMode::Write } else { OpenMode::Read };
             let handle = at.core.open(at.view, ino, mode, Caller::ROOT).map_err(failed)?;
+            let object = if past { at.core.open_direct(handle).map_err(failed)? } else { None };
+            let writer = (writable && !is_reader).then(|| (handle, object.clone()));
             if remembered {
                 at.core.remember(at.view, ino);
             }
             if is_snapshot {
                 at.core.remember(at.view, InodeId::ROOT);
             }
-            Ok(Kept { handle, view: at.view, ino, writable, remembered, is_snapshot })
+            Ok(Kept { handle, object, writer, view: at.view, ino, writable, remembered, is_snapshot })
         })?;
         self.slots[slot] = Some(kept);
         Ok(Answer::Done)
     }
 
+    fn open_to_write(&mut self, slot: usize) -> Result<()> {
+        let Some(kept) = self.slots[slot].as_mut().filter(|kept| kept.writable && kept.writer.is_none())
+        else {
+            return Ok(());
+        };
+        let handle = self.core.open(kept.view, kept.ino, OpenMode::Write, Caller::ROOT).map_err(failed)?;
+        let object = self.core.open_direct(handle).map_err(failed)?;
+        assert!(kept.object.is_none() || object.is_some(), "the kernel takes no other file meanwhile");
+        kept.writer = Some((handle, object));
+        Ok(())
+    }
+
     fn close_slot(&mut self, slot: usize) {
         let Some(kept) = self.slots[slot].take() else { return };
-        self.core.release(kept.handle).expect("the slot's handle is open");
+        let writer = kept.writer.map(|(writer, _)| writer).filter(|writer| *writer != kept.handle);
+        for handle in writer.into_iter().chain([kept.handle]) {
+            self.core.release(handle).expect("the slot's handle is open");
+        }
         if kept.remembered {
             self.core.forget(kept.view, kept.ino, 1);
         }
@@ -117,9 +155,29 @@ impl CoreDriver {
         if let KeptOp::Open(place, path) = op {
             return self.open_kept(slot, *place, path);
         }
-        let Kept { handle, view, ino, writable, .. } = self.slots[slot].ok_or(Errno::BADF)?;
+        if matches!(op, KeptOp::Write(..)) {
+            self.open_to_write(slot)?;
+        }
+        let Kept { handle, object, writer, view, ino, writable, .. } =
+            self.slots[slot].clone().ok_or(Errno::BADF)?;
+        self.direct += usize::from(object.is_some());
         match op {
-            KeptOp::Write(offset, len, fill) => write(&self.core, handle, *offset, *len, *fill),
+            KeptOp::Write(offset, len, fill) if matches!(&writer, Some((_, Some(_)))) => {
+                let data = pattern(*fill, u64::from(*offset), usize::from(*len));
+                let written = writer
+                    .and_then(|(_, object)| object)
+                    .map(|object| object.write_at(&data, u64::from(*offset)));
+                written.unwrap_or(Ok(0)).map(Answer::Count).map_err(|_| Errno::IO)
+            }
+            KeptOp::Read(offset, len) if object.is_some() => {
+                let mut bytes = vec![0xAA; usize::from(*len)];
+                let read = object.map(|object| object.read_at(&mut bytes, u64::from(*offset)));
+                bytes.truncate(read.unwrap_or(Ok(0)).map_err(|_| Errno::IO)?);
+                Ok(Answer::Data(bytes))
+            }
+            KeptOp::Write(offset, len, fill) => {
+                write(&self.core, writer.map_or(handle, |(writer, _)| writer), *offset, *len, *fill)
+            }
             KeptOp::Read(offset, len) => read(&self.core, handle, *offset, *len),
             KeptOp::Truncate(_) if !writable => Err(Errno::INVAL), // the kernel
             KeptOp::Truncate(size) => At { core: &self.core, view }.truncate(ino, *size),

@@ -25,6 +25,7 @@ pub fn errno(error: &FsError) -> Errno {
         FsError::NoData => Errno::NXIO,
         FsError::FileTooLarge => Errno::FBIG,
         FsError::TooManyLinks => Errno::MLINK,
+        FsError::Contended => Errno::AGAIN,
         FsError::TooManyHandles => Errno::NFILE,
         FsError::LimitReached(_) => Errno::NOSPC,
         FsError::Busy(_) => Errno::BUSY,

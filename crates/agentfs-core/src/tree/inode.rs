@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Directory;
-use crate::store::Content;
+use crate::store::{Content, FileStat};
 use crate::types::{Attr, FileKind, InodeId, Timestamp};
 
 /// What `stat` shows for a directory's size and blocks, whatever it holds.
@@ -72,6 +72,16 @@ pub struct Inode {
     pub body: Body,
     /// Extended attributes, if any.
     pub xattrs: Option<Arc<Xattrs>>,
+}
+
+impl Meta {
+    /// Takes over what the host says of the file's object, and when it was written last if that is not known yet.
+    pub fn note_host(&mut self, stat: FileStat, modified: Option<Timestamp>) {
+        (self.size, self.blocks) = (stat.len, stat.blocks);
+        if let Some(modified) = modified {
+            (self.times.mtime, self.times.ctime) = (modified, modified);
+        }
+    }
 }
 
 impl Inode {

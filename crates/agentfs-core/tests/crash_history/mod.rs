@@ -15,8 +15,8 @@ use agentfs_core::{BranchId, FileId, FileKind, FsCore, InodeId, Name, ViewId};
 
 pub use self::found::Found;
 use self::found::MODEL;
-pub use self::steps::at_once;
 use self::steps::{BOOT, Step, run, run_model, small, steps};
+pub use self::steps::{DIRECT, at_once};
 
 /// Steps between two mounts.
 const SESSION: usize = 25;
@@ -94,6 +94,7 @@ impl History {
             let start = (disk.clone(), model.clone());
             let core = Arc::new(FsCore::open_volume(device.clone(), small(BOOT)).unwrap().0);
             let driver = match &mut driver {
+                None if part >= DIRECT => driver.insert(CoreDriver::new(core).past_the_daemon()),
                 None => driver.insert(CoreDriver::new(core)),
                 Some(known) => {
                     known.reopened(core);

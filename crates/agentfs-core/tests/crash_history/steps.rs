@@ -5,7 +5,8 @@ use std::sync::Arc;
 use agentfs_core::testing::proptest::strategy::{Strategy, ValueTree};
 use agentfs_core::testing::proptest::test_runner::{Config as Cases, RngAlgorithm, TestRng, TestRunner};
 use agentfs_core::testing::{
-    Answer, CoreDriver, CrashDevice, Driver, FileOp, Io, KeptOp, Model, Op, Outcome, Path, Place, config, ops,
+    Answer, CoreDriver, CrashDevice, Driver, FileOp, Io, KeptOp, Model, Op, Outcome, Path, Place, config,
+    direct_ops, ops,
 };
 use agentfs_core::{Config, FsCore, Memory, PackLimits};
 
@@ -32,6 +33,9 @@ pub(super) fn small(boot: u128) -> Config {
 }
 
 pub(super) fn steps(part: u64, count: usize) -> Vec<Step> {
+    if part >= DIRECT {
+        return direct_steps(part, count);
+    }
     let seed: Vec<u8> = part.to_le_bytes().repeat(4);
     let mut runner =
         TestRunner::new_with_rng(Cases::default(), TestRng::from_seed(RngAlgorithm::ChaCha, &seed));
@@ -51,6 +55,19 @@ pub(super) fn steps(part: u64, count: usize) -> Vec<Step> {
         [vec![Step::Do(op)], small, other].concat()
     };
     ops.into_iter().enumerate().flat_map(with_others).collect()
+}
+
+/// From this part on histories are of files that are written past the daemon.
+pub const DIRECT: u64 = 1000;
+
+fn direct_steps(part: u64, count: usize) -> Vec<Step> {
+    let with_others = |(at, op): (usize, Op)| match at % 40 {
+        19 => vec![Step::Do(op), Step::Sync],
+        24 => vec![Step::Do(op), Step::Checkpoint],
+        35 => vec![Step::Do(op), Step::Sync, Step::Tend],
+        _ => vec![Step::Do(op)],
+    };
+    direct_ops(part, count).into_iter().enumerate().flat_map(with_others).collect()
 }
 
 /// Makes a small file, unless it is there, and writes to it.

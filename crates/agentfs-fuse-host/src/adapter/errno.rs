@@ -24,6 +24,7 @@ pub(crate) fn errno(error: &FsError) -> Errno {
         FsError::NoData => Errno::ENXIO,
         FsError::FileTooLarge => Errno::EFBIG,
         FsError::TooManyLinks => Errno::EMLINK,
+        FsError::Contended => Errno::EAGAIN,
         FsError::TooManyHandles => Errno::ENFILE,
         FsError::LimitReached(_) => Errno::ENOSPC,
         FsError::Busy(_) => Errno::EBUSY,

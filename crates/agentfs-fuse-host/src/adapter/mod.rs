@@ -6,6 +6,7 @@ mod attr;
 mod attributes;
 mod caller;
 mod errno;
+mod passthrough;
 mod reply;
 mod requests;
 mod route;
@@ -17,6 +18,7 @@ use std::time::Instant;
 use agentfs_core::FsCore;
 
 pub(crate) use self::errno::errno;
+pub(crate) use self::passthrough::Passthrough;
 use crate::control::Control;
 use crate::metrics::{Metrics, Request};
 use crate::negotiate::Wishes;
@@ -34,6 +36,7 @@ pub(crate) struct Adapter {
     pub(crate) bindings: Arc<Bindings>,
     pub(crate) pid_view: Arc<PidView>,
     pub(crate) caching: Arc<Caching>,
+    pub(crate) passthrough: Passthrough,
     pub(crate) wishes: Wishes,
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use agentfs_core::{Attr, FileKind, FsError, HandleId, InodeId, Result, Space, Timestamp, ViewId};
 use fuser::{
     FileHandle, FopenFlags, Generation, ReplyAttr, ReplyCreate, ReplyData, ReplyEmpty, ReplyEntry,
-    ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
+    ReplyLseek, ReplyStatfs, ReplyWrite, ReplyXattr,
 };
 
 use super::attr::file_attr;
@@ -62,16 +62,9 @@ pub(super) fn created(reply: ReplyCreate, keep: Duration, result: Result<(ViewId
     }
 }
 
-/// A file's pages stay valid over opens, because all its views share one node; closing needs no request.
-fn open_flags() -> FopenFlags {
+/// A file's pages stay valid over opens; closing needs no request.
+pub(super) fn open_flags() -> FopenFlags {
     FopenFlags::FOPEN_KEEP_CACHE | FopenFlags::FOPEN_NOFLUSH
-}
-
-pub(super) fn opened(reply: ReplyOpen, result: Result<HandleId>) {
-    match result {
-        Ok(handle) => reply.opened(FileHandle(handle.0), open_flags()),
-        Err(e) => reply.error(errno(&e)),
-    }
 }
 
 pub(super) fn empty(reply: ReplyEmpty, result: Result<()>) {

@@ -15,12 +15,10 @@ use fuser::{
 };
 
 use super::caller::caller;
+use super::errno::errno;
 use super::{Adapter, attr, reply, route};
 use crate::metrics::Request;
 use crate::views::{ListingNumber, Node, NodeId};
-
-/// A private write up to this many bytes is done by the thread that received it: handing it over costs more.
-const INLINE_WRITE: usize = 128 * 1024;
 
 fn handle(fh: FileHandle) -> HandleId {
     HandleId(fh.0)
@@ -190,8 +188,11 @@ impl Filesystem for Adapter {
 
     fn open(&self, req: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.serve(Request::Open, || match NodeId::from(ino).node() {
-            Node::Tree(view, ino) => {
-                reply::opened(reply, self.core.open(view, ino, route::open_mode(flags.0), caller(req)));
+            Node::Tree(view, tree_ino) => {
+                match self.core.open(view, tree_ino, route::open_mode(flags.0), caller(req)) {
+                    Ok(handle) => self.answer_open(ino.into(), handle, reply),
+                    Err(error) => reply.error(errno(&error)),
+                }
             }
             Node::Private(..) | Node::Shared(_) => reply.error(Errno::EISDIR),
             Node::Special(..) => reply.opened(FileHandle(0), FopenFlags::FOPEN_DIRECT_IO),
@@ -261,9 +262,10 @@ impl Filesystem for Adapter {
         };
         let handle = handle(fh);
         self.serve(Request::Write, || {
-            if data.len() <= INLINE_WRITE && !self.core.write_may_copy(handle) {
-                let work = || reply::written(reply, self.core.write(handle, offset, data, strip));
-                return self.pool.here(data.len(), work);
+            if !self.core.write_may_copy(handle)
+                && let Some(_writing) = self.pool.here(data.len())
+            {
+                return reply::written(reply, self.core.write(handle, offset, data, strip));
             }
             let (core, bytes) = (self.core.clone(), data.to_vec());
             self.pool.submit(data.len(), move || {
@@ -294,7 +296,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         self.serve(Request::Release, || match NodeId::from(ino).node() {
-            Node::Tree(..) => reply::empty(reply, self.core.release(handle(fh))),
+            Node::Tree(..) => reply::empty(reply, self.close(ino.into(), handle(fh))),
             Node::Private(..) | Node::Shared(_) | Node::Special(..) => reply.ok(),
         });
     }

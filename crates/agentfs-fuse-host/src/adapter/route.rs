@@ -63,6 +63,7 @@ impl Adapter {
 
     /// The kernel forgets a node, or was not told of it after all. The volume's own are always there.
     pub(super) fn forget_node(&self, node: NodeId, times: u64) {
+        self.passthrough.forget(node);
         match node.node() {
             Node::Special(view, Special::NameLink) => {
                 self.core.forget(view, Special::NameLink.inode(), times)
@@ -212,7 +213,7 @@ impl Adapter {
             keep.listed(ino.into(), number);
         }
         match result {
-            Ok(()) if ended && outdated => self.caching.drop_listing(ino.into(), || reply.ok()),
+            Ok(()) if ended && outdated => self.caching.drop_cached_later(ino.into(), || reply.ok()),
             Ok(()) => reply.ok(),
             Err(e) => reply.error(super::errno(&e)),
         }
@@ -309,7 +310,7 @@ impl Adapter {
             keep.listed(ino.into(), number);
         }
         match result {
-            Ok(()) if ended && outdated => self.caching.drop_listing(ino.into(), || reply.ok()),
+            Ok(()) if ended && outdated => self.caching.drop_cached_later(ino.into(), || reply.ok()),
             Ok(()) => reply.ok(),
             Err(e) => reply.error(super::errno(&e)),
         }

@@ -130,7 +130,12 @@ impl Keep<'_> {
 
     /// For attributes.
     pub(crate) fn attr(&self, node: NodeId, attr: &Attr) -> Duration {
-        let asks = attr.kind == FileKind::Directory && self.must_ask(node);
+        let asks = match (attr.kind, node.node()) {
+            (FileKind::Directory, _) => self.must_ask(node),
+            // Its size and times change without the daemon's knowing.
+            (FileKind::File, Node::Tree(view, ino)) => self.caching.core.is_written_directly(view, ino),
+            _ => false,
+        };
         if asks { Duration::ZERO } else { self.caching.ttl.attr }
     }
 }
@@ -179,10 +184,10 @@ impl Caching {
         Ok(())
     }
 
-    /// Has the kernel drop what it has of a directory's listing, then does `then`; not at once.
-    pub(crate) fn drop_listing(&self, directory: NodeId, then: impl FnOnce() + Send + 'static) {
+    /// Has the kernel drop what it has of attributes, pages or a listing, then does `then`; not at once.
+    pub(crate) fn drop_cached_later(&self, node: NodeId, then: impl FnOnce() + Send + 'static) {
         let job: Job = Box::new(move |notices| {
-            if let Err(error) = notices.drop_cached(directory) {
+            if let Err(error) = notices.drop_cached(node) {
                 tracing::debug!(%error, "a notice was not taken");
             }
             then();

@@ -18,6 +18,9 @@ const QUEUE_PER_WORKER: usize = 16;
 pub(crate) struct WritePool {
     jobs: Sender<Job>,
     tracer: Arc<Tracer>,
+    /// Receiving threads that may be writing at once, of their number; the others are there to answer.
+    receivers: usize,
+    writing: AtomicUsize,
 }
 
 /// Knows how many writes are under way.
@@ -34,6 +37,18 @@ struct InFlight {
     begun: Instant,
 }
 
+/// A receiving thread that writes.
+pub(crate) struct WriteHere<'a> {
+    pool: &'a WritePool,
+    _in_flight: InFlight,
+}
+
+impl Drop for WriteHere<'_> {
+    fn drop(&mut self) {
+        self.pool.writing.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Drop for InFlight {
     fn drop(&mut self) {
         let depth = self.tracer.in_flight.fetch_sub(1, Ordering::Relaxed);
@@ -46,18 +61,18 @@ impl Drop for InFlight {
 }
 
 impl WritePool {
-    /// Starts `threads` workers.
+    /// Starts `threads` workers; up to `receivers` of the threads that receive requests may write at once.
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub(crate) fn start(threads: usize, trace: bool) -> io::Result<WritePool> {
+    pub(crate) fn start(threads: usize, receivers: usize, trace: bool) -> io::Result<WritePool> {
         let (jobs, queue) = bounded::<Job>(threads * QUEUE_PER_WORKER);
         for number in 0..threads {
             let queue = queue.clone();
             thread::Builder::new().name(format!("write-{number}")).spawn(move || serve(&queue))?;
         }
         let tracer = Arc::new(Tracer { enabled: trace, in_flight: AtomicUsize::new(0) });
-        Ok(WritePool { jobs, tracer })
+        Ok(WritePool { jobs, tracer, receivers, writing: AtomicUsize::new(0) })
     }
 
     /// Has a worker do it; when all are busy and the queue is full, does it here.
@@ -72,10 +87,11 @@ impl WritePool {
         }
     }
 
-    /// Does it here, and counts it among the writes under way.
-    pub(crate) fn here(&self, bytes: usize, work: impl FnOnce()) {
-        let _in_flight = self.track("here", bytes);
-        work();
+    /// To be held by a receiving thread while it writes, which is counted among the writes under way: handing it over would
+    /// cost a copy of the data and a change of threads. `None` when so many do already that it had better wait for a worker.
+    pub(crate) fn here(&self, bytes: usize) -> Option<WriteHere<'_>> {
+        let at_work = WriteHere { pool: self, _in_flight: self.track("here", bytes) };
+        (self.writing.fetch_add(1, Ordering::Relaxed) < self.receivers).then_some(at_work)
     }
 
     fn track(&self, place: &'static str, bytes: usize) -> InFlight {
@@ -100,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_panicking_job_costs_no_worker() {
-        let pool = WritePool::start(1, false).unwrap();
+        let pool = WritePool::start(1, 1, false).unwrap();
         pool.submit(0, || panic!("on purpose"));
         let (done, wait) = bounded(1);
         pool.submit(0, move || done.send(thread::current().name().map(str::to_owned)).unwrap());
@@ -108,8 +124,17 @@ mod tests {
     }
 
     #[test]
+    fn some_receivers_are_left_to_answer() {
+        let pool = WritePool::start(1, 1, false).unwrap();
+        let one = pool.here(1);
+        assert!(one.is_some() && pool.here(1).is_none());
+        drop(one);
+        assert!(pool.here(1).is_some());
+    }
+
+    #[test]
     fn a_full_queue_makes_the_receiver_work() {
-        let pool = WritePool::start(1, false).unwrap();
+        let pool = WritePool::start(1, 1, false).unwrap();
         let (release, hold) = bounded::<()>(0);
         pool.submit(0, move || assert!(hold.recv().is_err()));
         while !pool.jobs.is_empty() {

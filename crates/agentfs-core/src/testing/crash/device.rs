@@ -172,6 +172,10 @@ impl Device for CrashDevice {
         Ok(self.opened(FileId::Object(to), made))
     }
 
+    fn exchange(&self, a: ObjectId, b: ObjectId) -> io::Result<()> {
+        self.shared.io(Io::Exchange(a, b), || self.memory.exchange(a, b))
+    }
+
     fn remove(&self, id: FileId) -> io::Result<u64> {
         self.shared.io(Io::Remove(id), || self.memory.remove(id))
     }

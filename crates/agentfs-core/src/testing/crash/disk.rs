@@ -6,6 +6,7 @@ use proptest::prelude::Rng;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 
 use crate::store::{Device, FileId, Folder, Memory};
+use crate::types::ObjectId;
 
 /// Bytes that a disk writes whole or not at all.
 const SECTOR: usize = 512;
@@ -21,6 +22,8 @@ pub enum Io {
     SetLen(FileId, u64),
     /// A file was made as a copy of these bytes.
     Copy(FileId, Vec<u8>),
+    /// Two objects exchanged their names, durably.
+    Exchange(ObjectId, ObjectId),
     /// A file was deleted.
     Remove(FileId),
     /// A draft became a piece of the log, durably.
@@ -148,6 +151,13 @@ impl Disk {
             Io::Copy(id, bytes) => {
                 self.files.insert(*id, File::default());
                 self.change(*id, Change::Write(0, bytes.clone()));
+            }
+            Io::Exchange(a, b) => {
+                let (a, b) = (FileId::Object(*a), FileId::Object(*b));
+                if let (Some(of_a), Some(of_b)) = (self.files.remove(&a), self.files.remove(&b)) {
+                    let durable = |file| File { has_durable_name: true, ..file };
+                    self.files.extend([(a, durable(of_b)), (b, durable(of_a))]);
+                }
             }
             Io::Remove(id) => self.gone.extend(self.files.remove(id).map(|file| (*id, file))),
             Io::Publish(piece) => {

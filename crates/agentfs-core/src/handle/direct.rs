@@ -1,0 +1,66 @@
+//! Files that the kernel reads and writes past the daemon.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::OpenFile;
+use crate::types::{InodeId, ObjectId, ViewId};
+
+/// All of them.
+#[derive(Default)]
+pub struct DirectFiles {
+    /// Shared by who begins to read or write past the daemon, exclusive to whoever freezes a branch or has objects
+    /// exchange their names.
+    pub gate: RwLock<()>,
+    /// Leaf lock: whose kernel node an object is, one at a time: others read it through the daemon, which can be told that
+    /// it lies elsewhere.
+    owners: Mutex<HashMap<ObjectId, (ViewId, InodeId)>>,
+    /// Handles that may write so, in all.
+    writers: AtomicU64,
+}
+
+impl DirectFiles {
+    /// Is anything written past the daemon?
+    pub fn any_writers(&self) -> bool {
+        self.writers.load(Ordering::Acquire) > 0
+    }
+
+    /// One handle more; false when the object is another file's.
+    pub fn begin(&self, object: ObjectId, file: &OpenFile, writable: bool) -> bool {
+        let mut owners = self.owners.lock();
+        let own = (file.view, file.ino);
+        if *owners.entry(object).or_insert(own) != own {
+            return false;
+        }
+        file.direct.fetch_add(1, Ordering::AcqRel);
+        if writable {
+            file.direct_writers.fetch_add(1, Ordering::AcqRel);
+            self.writers.fetch_add(1, Ordering::AcqRel);
+        }
+        true
+    }
+
+    /// One handle less.
+    pub fn end(&self, object: Option<ObjectId>, file: &OpenFile, writable: bool) {
+        let mut owners = self.owners.lock();
+        if writable {
+            file.direct_writers.fetch_sub(1, Ordering::AcqRel);
+            self.writers.fetch_sub(1, Ordering::AcqRel);
+        }
+        if file.direct.fetch_sub(1, Ordering::AcqRel) == 1
+            && let Some(object) = object
+        {
+            owners.remove(&object);
+        }
+    }
+
+    /// The object of a file has another number now.
+    pub fn renumbered(&self, from: ObjectId, to: ObjectId) {
+        let mut owners = self.owners.lock();
+        if let Some(owner) = owners.remove(&from) {
+            owners.insert(to, owner);
+        }
+    }
+}

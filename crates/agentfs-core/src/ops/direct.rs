@@ -1,0 +1,385 @@
+//! Reading and writing past the daemon: the kernel is given the host's file behind a handle. That file stays the branch's
+//! as long as it is used so: a snapshot gets a copy of what is being written, and of what is only read once it is to be
+//! written. Size and times are then what the host says.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use crate::branch::{Branch, Kept};
+use crate::error::{FsError, Result};
+use crate::fs_core::FsCore;
+use crate::handle::{Handle, OpenFile, Source};
+use crate::log::Record;
+use crate::store::{Content, FileStat, Object, ObjectFile, Unnamed};
+use crate::tree::Version;
+use crate::types::{Epoch, HandleId, InodeId, Timestamp, ViewId};
+
+/// How often a snapshot tries to find standing still what is written past the daemon.
+const ATTEMPTS: u32 = 4;
+/// Longer than the host's clock for times of change takes from one tick to the next.
+const TICK: Duration = Duration::from_millis(12);
+
+/// A file that is being written past the daemon, and what the host said of it.
+struct Written {
+    file: Arc<OpenFile>,
+    object: Arc<Object>,
+    open: Arc<dyn ObjectFile>,
+    stat: FileStat,
+}
+
+impl FsCore {
+    /// The host's file behind a handle, when the kernel may read, and write, it by itself from now on until the handle is
+    /// released. `None` when everything has to come through the daemon: small files, those whose first write is to copy
+    /// them, those that are open in the other way, those of which writing takes a privilege, and files that somebody
+    /// reads so in another branch or snapshot.
+    ///
+    /// # Errors
+    /// `BadHandle`, `Stale`, and what the store answers.
+    pub fn open_direct(&self, handle: HandleId) -> Result<Option<Arc<dyn ObjectFile>>> {
+        let handle = self.handles.get(handle)?;
+        loop {
+            match self.try_open_direct(&handle) {
+                // A snapshot came between.
+                Err(FsError::Contended) => {}
+                opened => return opened,
+            }
+        }
+    }
+
+    fn try_open_direct(&self, handle: &Handle) -> Result<Option<Arc<dyn ObjectFile>>> {
+        let file = &handle.file;
+        if !self.is_direct(file) && !self.may_be_direct(file)? {
+            return Ok(None);
+        }
+        if handle.writable {
+            // Who reads it so already goes on to, in the same file.
+            self.own_direct(file)?;
+        }
+        let _gate = self.direct.gate.read_recursive();
+        let mut source = file.source.write();
+        // Asked again, now that nobody else opens it so, or ceases to.
+        if !self.is_direct(file) && !self.may_be_direct(file)? {
+            return Ok(None);
+        }
+        self.find_source(file, &mut source)?;
+        let Source::Object(object, open) = &*source else { return Ok(None) };
+        if handle.writable {
+            let branch = file.tree.branch()?;
+            let is_own = object.epoch() == branch.epoch();
+            match (is_own && !self.journal.is_poisoned(), self.is_direct(file)) {
+                (true, _) => self.mark_dirty(file, branch)?,
+                (false, false) => return Ok(None),
+                // The kernel takes no other file meanwhile.
+                (false, true) if is_own => return Err(FsError::read_only_store()),
+                (false, true) => return Err(FsError::Contended),
+            }
+        }
+        let is_first = file.direct_writers.load(Ordering::Acquire) == 0;
+        if !self.direct.begin(object.id, file, handle.writable) {
+            return Ok(None); // never so of a file that is direct
+        }
+        if is_first {
+            *file.seen.lock() = open.stat().unwrap_or_default();
+        }
+        handle.direct.store(true, Ordering::Release);
+        Ok(Some(open.clone()))
+    }
+
+    fn may_be_direct(&self, file: &OpenFile) -> Result<bool> {
+        let is_plain = file.tree.with_inode(file.ino, |inode| {
+            let privileged = inode.meta.mode & 0o6000 != 0;
+            let capable =
+                inode.xattrs.as_ref().is_some_and(|all| all.contains_key(&b"security.capability"[..]));
+            matches!(inode.content(), Some(Content::Whole(_))) && !privileged && !capable
+        })?;
+        Ok(is_plain && self.open_files.has_one_user(file))
+    }
+
+    /// The kernel does not read and write the file by itself after all.
+    ///
+    /// # Errors
+    /// `BadHandle`.
+    pub fn end_direct_of(&self, handle: HandleId) -> Result<()> {
+        let handle = self.handles.get(handle)?;
+        self.end_direct(&handle);
+        Ok(())
+    }
+
+    pub(super) fn end_direct(&self, handle: &Handle) {
+        if !handle.direct.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let file = &handle.file;
+        if handle.writable
+            && let Err(error) = self.refresh(file)
+        {
+            tracing::warn!(%error, "size and times of a file are those of before it was written");
+        }
+        let object =
+            if let Source::Object(object, _) = &*file.source.read() { Some(object.id) } else { None };
+        self.direct.end(object, file, handle.writable);
+    }
+
+    /// Takes over size and times of a file that is written past the daemon.
+    pub(super) fn refresh(&self, file: &OpenFile) -> Result<()> {
+        if file.direct_writers.load(Ordering::Acquire) == 0 {
+            return Ok(());
+        }
+        let source = file.source.read();
+        let (Source::Object(_, open), Ok(branch)) = (&*source, file.tree.branch()) else { return Ok(()) };
+        let stat = open.stat()?;
+        if *file.seen.lock() == stat {
+            return Ok(());
+        }
+        let modified = file.saw(stat);
+        self.change_branch(branch, |draft| {
+            draft.touch(file.ino)?.note_host(stat, modified);
+            Ok(())
+        })
+    }
+
+    /// As [`FsCore::refresh`], of an inode, if it is such a file.
+    pub(super) fn refresh_inode(&self, view: ViewId, ino: InodeId) -> Result<()> {
+        if !self.direct.any_writers() {
+            return Ok(());
+        }
+        self.open_files.get(view, ino).map_or(Ok(()), |file| self.refresh(&file))
+    }
+
+    /// As [`FsCore::refresh`], of all such files of a view.
+    pub(super) fn refresh_view(&self, view: ViewId) -> Result<()> {
+        if !self.direct.any_writers() {
+            return Ok(());
+        }
+        let written = self.open_files.which(|file| file.view == view);
+        written.iter().try_for_each(|file| self.refresh(file))
+    }
+
+    /// Does the kernel read by itself what this handle is for, and does it write it?
+    pub fn is_direct_handle(&self, handle: HandleId) -> (bool, bool) {
+        self.handles.get(handle).map_or((false, false), |handle| {
+            let is_direct = handle.direct.load(Ordering::Acquire);
+            (is_direct, is_direct && handle.writable)
+        })
+    }
+
+    /// Is the file being written past the daemon?
+    pub fn is_written_directly(&self, view: ViewId, ino: InodeId) -> bool {
+        let written = |file: Arc<OpenFile>| file.direct_writers.load(Ordering::Acquire) > 0;
+        self.direct.any_writers() && self.open_files.get(view, ino).is_some_and(written)
+    }
+
+    /// Is the file read or written past the daemon?
+    pub(super) fn is_direct(&self, file: &OpenFile) -> bool {
+        file.direct.load(Ordering::Acquire) > 0
+    }
+
+    /// Does `change`, which writes the content of a file, when that is the branch's own or nobody reads it past the daemon.
+    pub(super) fn with_own_direct<T>(&self, file: &OpenFile, change: impl Fn() -> Result<T>) -> Result<T> {
+        loop {
+            if !self.is_direct(file) {
+                match change() {
+                    // It was opened so meanwhile.
+                    Err(FsError::Contended) => continue,
+                    done => return done,
+                }
+            }
+            self.own_direct(file)?;
+            // While this is held nobody freezes the branch.
+            let _gate = self.direct.gate.read_recursive();
+            if self.owns_direct(file) {
+                self.refresh(file)?;
+                return change();
+            }
+        }
+    }
+
+    fn owns_direct(&self, file: &OpenFile) -> bool {
+        let epoch = file.tree.branch().ok().map(|branch| branch.epoch());
+        match &*file.source.read() {
+            Source::Object(object, _) => Some(object.epoch()) == epoch,
+            Source::Unknown | Source::Hole | Source::Small(_) => true,
+        }
+    }
+
+    /// A file that is read past the daemon, and that other versions have too, becomes the branch's own without becoming
+    /// another for the kernel: the others get the copy.
+    fn own_direct(&self, file: &OpenFile) -> Result<()> {
+        if !self.is_direct(file) || self.owns_direct(file) {
+            return Ok(());
+        }
+        let branch = file.tree.branch()?;
+        let _gate = self.direct.gate.write();
+        let Content::Whole(frozen) = file.tree.content(file.ino)? else { return Ok(()) };
+        if frozen.epoch() == branch.epoch() {
+            return Ok(());
+        }
+        let size = file.tree.with_inode(file.ino, |inode| inode.meta.size)?;
+        let (id, copy) = self.with_room(|| self.store.duplicate(&frozen, size))?;
+        let synced = copy.sync(true);
+        drop(copy);
+        let placed = synced.and_then(|()| self.store.device().exchange(frozen.id, id));
+        placed.inspect_err(|_| self.store.discard(id))?;
+        // The frozen content is the copy from here on, under its old number; what the kernel has open has the new one.
+        let others = self.open_files.which(|other| !std::ptr::eq(other, file) && other.may_have(&frozen));
+        for other in others {
+            let mut source = other.source.write();
+            if let Source::Object(object, open) = &mut *source
+                && object.id == frozen.id
+            {
+                *open = self.store.open(&frozen)?;
+            }
+        }
+        let object = self.store.adopt(id, branch.epoch());
+        let open = self.store.open(&object)?;
+        self.change_branch(branch, |draft| {
+            draft.set_content(file.ino, Content::Whole(object.clone()));
+            draft.set_dirty(file.ino, true);
+            Ok(())
+        })?;
+        self.direct.renumbered(frozen.id, id);
+        *file.source.write() = Source::Object(object, open);
+        file.dirty.store(true, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Freezes a branch. What is written past the daemon meanwhile is copied for the frozen version, all at one moment.
+    ///
+    /// # Errors
+    /// `Busy`, which names the files, when they do not stand still for as long as that takes; those of `Branch::freeze`.
+    pub(super) fn freeze(&self, branch: &Arc<Branch>, next: Epoch, record: &Record) -> Result<Version> {
+        let mut moving = Vec::new();
+        for _ in 0..ATTEMPTS {
+            let written = self.written(branch)?;
+            let copies = self.copy_written(&written)?;
+            let _gate = self.direct.gate.write();
+            moving = self.moved_since(branch, &written);
+            if moving.is_empty() {
+                let epoch = branch.epoch();
+                let adopt = |(id, _): Unnamed| self.store.adopt(id, epoch);
+                let mut copies: Vec<_> = copies.into_iter().map(adopt).collect();
+                let kept = || {
+                    // Once more, now that the daemon writes nothing.
+                    if !self.moved_since(branch, &written).is_empty() {
+                        return Err(FsError::Busy(String::new()));
+                    }
+                    Ok(written
+                        .iter()
+                        .zip(copies.drain(..))
+                        .map(|(written, copy)| written.keep(copy))
+                        .collect())
+                };
+                match branch.freeze(&*self.journal, next, record.clone(), kept) {
+                    Err(FsError::Busy(_)) => {
+                        moving = written.iter().map(|written| written.file.ino).collect()
+                    }
+                    frozen => return frozen,
+                }
+            } else {
+                copies.into_iter().for_each(|(id, _)| self.store.discard(id));
+            }
+        }
+        Err(self.too_busy(branch, &moving))
+    }
+
+    /// Files of a branch that are written past the daemon, and what the host says of them. What it says holds for later
+    /// changes too: they are a tick of its clock away.
+    fn written(&self, branch: &Branch) -> Result<Vec<Written>> {
+        let all =
+            |file: &OpenFile| file.view == branch.view && file.direct_writers.load(Ordering::Acquire) > 0;
+        let mut written = Vec::new();
+        if !self.direct.any_writers() {
+            return Ok(written);
+        }
+        for file in self.open_files.which(all) {
+            if let Source::Object(object, open) = &*self.source_to_read(&file)? {
+                let (object, open) = (object.clone(), open.clone());
+                let mut stat = open.stat()?;
+                let age = SystemTime::now().duration_since(stat.changed.into());
+                if age.is_ok_and(|age| age < TICK) {
+                    thread::sleep(TICK);
+                    stat = open.stat()?;
+                }
+                written.push(Written { file: file.clone(), object, open, stat });
+            }
+        }
+        Ok(written)
+    }
+
+    fn copy_written(&self, written: &[Written]) -> Result<Vec<Unnamed>> {
+        // What is written through mmap is seen only after the host has written it out.
+        written.iter().try_for_each(|written| written.open.sync(true))?;
+        let mut copies = Vec::new();
+        for Written { object, stat, .. } in written {
+            match self.with_room(|| self.store.duplicate(object, stat.len)) {
+                Ok(copy) => copies.push(copy),
+                Err(error) => {
+                    copies.into_iter().for_each(|(id, _)| self.store.discard(id));
+                    return Err(error);
+                }
+            }
+        }
+        Ok(copies)
+    }
+
+    /// Which of these files have changed, and which others are written.
+    fn moved_since(&self, branch: &Branch, known: &[Written]) -> Vec<InodeId> {
+        let stands = |file: &OpenFile| {
+            known.iter().any(|written| {
+                written.file.ino == file.ino && written.open.stat().is_ok_and(|now| now == written.stat)
+            })
+        };
+        let moves = |file: &OpenFile| {
+            file.view == branch.view && file.direct_writers.load(Ordering::Acquire) > 0 && !stands(file)
+        };
+        if !self.direct.any_writers() && known.is_empty() {
+            return Vec::new();
+        }
+        self.open_files.which(moves).iter().map(|file| file.ino).collect()
+    }
+
+    fn too_busy(&self, branch: &Branch, moving: &[InodeId]) -> FsError {
+        let names = branch.read(|version| {
+            moving.iter().take(5).filter_map(|ino| name_of(version, *ino)).collect::<Vec<_>>().join(", ")
+        });
+        FsError::Busy(format!(
+            "these files are written all the while, past the daemon: {names}; stop their writers, or mount with \
+             AGENTFS_FUSE_PASSTHROUGH=0"
+        ))
+    }
+}
+
+impl Written {
+    fn keep(&self, copy: Arc<Object>) -> Kept {
+        let modified = self.file.saw(self.stat);
+        Kept { ino: self.file.ino, stat: self.stat, modified, copy, own: self.object.clone() }
+    }
+}
+
+impl OpenFile {
+    /// Is its content this, or about to be?
+    fn may_have(&self, wanted: &Object) -> bool {
+        match self.source.try_read().as_deref() {
+            Some(Source::Object(object, _)) => object.id == wanted.id,
+            Some(_) => false,
+            None => true,
+        }
+    }
+
+    /// Notes what the host says; the time of the last change, if there was one since.
+    fn saw(&self, stat: FileStat) -> Option<Timestamp> {
+        let mut seen = self.seen.lock();
+        let before = std::mem::replace(&mut *seen, stat);
+        (before.modified != stat.modified).then_some(stat.modified)
+    }
+}
+
+/// A name that leads to an inode. Searches: for rare questions.
+fn name_of(version: &Version, ino: InodeId) -> Option<String> {
+    version.iter().find_map(|(_, inode)| {
+        let found = inode.directory()?.iter().find(|(_, entry)| entry.ino() == ino)?;
+        Some(String::from_utf8_lossy(found.0.as_bytes()).into_owned())
+    })
+}

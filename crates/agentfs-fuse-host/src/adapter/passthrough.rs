@@ -1,0 +1,136 @@
+//! Files that the kernel reads and writes by itself, in the host's file: which, the core says. The kernel wants one number
+//! for that file as long as anybody has the node open.
+
+use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use agentfs_core::{HandleId, ObjectFile};
+use dashmap::DashSet;
+use fuser::{BackingId, FileHandle, FopenFlags, ReplyOpen};
+
+use super::Adapter;
+use super::errno::errno;
+use super::reply::open_flags;
+use crate::views::NodeId;
+
+/// What the kernel was given.
+#[derive(Default)]
+pub(crate) struct Passthrough {
+    /// Did the kernel grant it? Set when it connects.
+    granted: Arc<OnceLock<bool>>,
+    /// Did it refuse a file?
+    is_refused: AtomicBool,
+    /// By node, with how many descriptors use it.
+    files: Mutex<HashMap<NodeId, (BackingId, u32)>>,
+    /// Nodes whose pages in the kernel are older than the file.
+    outdated: DashSet<NodeId>,
+}
+
+impl Passthrough {
+    pub(crate) fn new(granted: Arc<OnceLock<bool>>) -> Passthrough {
+        Passthrough { granted, ..Passthrough::default() }
+    }
+
+    fn is_used(&self) -> bool {
+        self.granted.get() == Some(&true) && !self.is_refused.load(Ordering::Relaxed)
+    }
+
+    fn files(&self) -> MutexGuard<'_, HashMap<NodeId, (BackingId, u32)>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The flags for a descriptor whose reads and writes come through the daemon. A file's pages stay valid over opens,
+    /// because all its views share one node, but for those it had before it was written past us.
+    fn cached(&self, node: NodeId) -> FopenFlags {
+        let is_outdated = !self.outdated.is_empty() && self.outdated.remove(&node).is_some();
+        if is_outdated { open_flags() - FopenFlags::FOPEN_KEEP_CACHE } else { open_flags() }
+    }
+
+    /// One descriptor less.
+    fn closed(&self, node: NodeId) {
+        let mut files = self.files();
+        if let Some((_, users)) = files.get_mut(&node) {
+            *users -= 1;
+            if *users == 0 {
+                files.remove(&node);
+            }
+        }
+    }
+
+    /// The kernel forgets a node.
+    pub(super) fn forget(&self, node: NodeId) {
+        if !self.outdated.is_empty() {
+            self.outdated.remove(&node);
+        }
+    }
+
+    /// Gives the kernel the file; gives the reply back when it does not take it.
+    fn give(
+        &self,
+        node: NodeId,
+        handle: HandleId,
+        file: BorrowedFd<'_>,
+        reply: ReplyOpen,
+    ) -> Option<ReplyOpen> {
+        let mut files = self.files();
+        let flags = open_flags() - FopenFlags::FOPEN_KEEP_CACHE;
+        let (backing, users) = match files.remove(&node) {
+            Some(known) => known,
+            None => match reply.open_backing(file) {
+                Ok(backing) => (backing, 0),
+                Err(error) => {
+                    if !self.is_refused.swap(true, Ordering::Relaxed) {
+                        tracing::warn!(%error, "the kernel takes no files of this store: all data comes through the daemon");
+                    }
+                    return Some(reply);
+                }
+            },
+        };
+        self.outdated.insert(node);
+        reply.opened_passthrough(FileHandle(handle.0), flags, &backing);
+        files.insert(node, (backing, users + 1));
+        None
+    }
+}
+
+impl Adapter {
+    /// Answers an open: past the daemon where that may be.
+    pub(super) fn answer_open(&self, node: NodeId, handle: HandleId, reply: ReplyOpen) {
+        let direct = if self.passthrough.is_used() { self.core.open_direct(handle) } else { Ok(None) };
+        let object: Option<Arc<dyn ObjectFile>> = match direct {
+            Ok(object) => object,
+            Err(error) => {
+                // It was open for a moment only.
+                let _ = self.core.release(handle);
+                return reply.error(errno(&error));
+            }
+        };
+        let mut reply = Some(reply);
+        if let Some(file) = object.as_ref().and_then(|object| object.descriptor()) {
+            reply = reply.and_then(|reply| self.passthrough.give(node, handle, file, reply));
+            if reply.is_some() {
+                let _ = self.core.end_direct_of(handle);
+            }
+        }
+        if let Some(reply) = reply {
+            reply.opened(FileHandle(handle.0), self.passthrough.cached(node));
+        }
+    }
+
+    /// Closes a file's handle.
+    pub(super) fn close(&self, node: NodeId, handle: HandleId) -> agentfs_core::Result<()> {
+        let (is_direct, writes) = self.core.is_direct_handle(handle);
+        if is_direct {
+            // Before the core lets go of it: who opens it next gives the kernel the file anew.
+            self.passthrough.closed(node);
+        }
+        self.core.release(handle)?;
+        if writes {
+            // What was stored through mmap has changed its times without the kernel's knowing.
+            self.caching.drop_cached_later(node, || {});
+        }
+        Ok(())
+    }
+}
