@@ -40,6 +40,10 @@ bench-store:
 bench-views *ARGS:
     scripts/bench-views {{ARGS}}
 
+# How fast a volume is beside a host directory and fuse-overlayfs, with variants and floors (minutes; see the script)
+test-fuse-performance:
+    scripts/test-fuse-performance
+
 # The command line over a mounted volume, message by message
 test-fuse-control-plane:
     scripts/test-fuse-control-plane

@@ -6,7 +6,7 @@
 //! content made in a branch's present epoch is written in place, any other is copied first.
 //!
 //! Lock order, lowest first; none but the content lock is held over I/O on content:
-//! 0 control (changes of the catalogue) · 1 content lock of an open file · 2 epoch gate of a branch ·
+//! 0 control (changes of the catalogue) · then the gate of files open past the daemon · 1 content lock of an open file · 2 epoch gate of a branch ·
 //! 3 state of a branch · 4 catalogue, views · shards of the open-file, handle and lookup tables.
 
 #![forbid(unsafe_code)]

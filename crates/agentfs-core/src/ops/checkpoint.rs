@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
+use super::fsync::waits_for_direct_writers;
 use crate::branch::{Branch, BranchInfo, Origin, Snapshot, SnapshotInfo};
 use crate::error::Result;
 use crate::fs_core::FsCore;
@@ -63,6 +64,9 @@ impl FsCore {
         let _one = self.compacting.lock();
         // Asked before it begins: what fails from here on, it does not mend.
         let is_poisoned = self.journal.is_poisoned();
+        if is_poisoned && self.direct.any_writers() {
+            return Err(waits_for_direct_writers());
+        }
         let (piece, captured) = {
             let _control = self.control.lock();
             let Some(piece) = self.journal.begin_checkpoint()? else { return Ok(None) };

@@ -2,14 +2,21 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use crate::branch::Branch;
-use crate::error::Result;
+use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::handle::{OpenFile, Source};
 use crate::log;
 use crate::store::{FileId, Folder};
 use crate::types::{HandleId, InodeId};
+
+/// What the host may have forgotten is written anew when nobody else writes to it.
+pub(super) fn waits_for_direct_writers() -> FsError {
+    let words = "the host could not write some content: that is tried again when files that are written past the daemon are closed";
+    FsError::Io(io::Error::other(words))
+}
 
 impl FsCore {
     /// Makes what was written to the file durable in the store.
@@ -42,6 +49,9 @@ impl FsCore {
             return Ok(());
         }
         // Nobody writes meanwhile.
+        if file.direct_writers.load(Ordering::Acquire) > 0 {
+            return Err(waits_for_direct_writers());
+        }
         let source = file.source.write();
         is_given_up(&source).map_or(Ok(()), |id| self.journal.try_given_up(Some(id)))
     }
@@ -104,6 +114,9 @@ impl FsCore {
     pub(super) fn try_all_given_up(&self) -> Result<()> {
         if !self.journal.has_given_up(None) {
             return Ok(());
+        }
+        if self.direct.any_writers() {
+            return Err(waits_for_direct_writers());
         }
         let branches = self.all_branches();
         let _writers_are_out: Vec<_> = branches.iter().map(|branch| branch.keep_writers_out()).collect();

@@ -1,0 +1,199 @@
+//! Files that the kernel reads and writes by itself, past the daemon: root's volumes on a host directory.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout
+)]
+
+mod support;
+
+use std::fs::{self, File};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::PathBuf;
+use std::process::Command;
+
+use agentfs_proto::Response;
+use agentfs_proto::request::BranchSnapshot;
+use support::{Volume, can_mount, is_root};
+
+const SIZE: usize = 4 << 20;
+
+/// A volume of root's with a file that has become an object; says why not.
+fn volume() -> Option<(Volume, PathBuf)> {
+    if !can_mount() || !is_root("giving the kernel files of the store") {
+        return None;
+    }
+    let v = Volume::mount();
+    if !v.log().contains("name=\"passthrough\" value=\"true\"") {
+        println!("SKIPPED: this kernel reads and writes no files past the daemon (it does since Linux 6.9)");
+        return None;
+    }
+    let path = v.path("big");
+    fs::write(&path, vec![b'a'; SIZE]).unwrap();
+    fs::write(v.path("small"), "small").unwrap();
+    settled(&v);
+    Some((v, path))
+}
+
+/// Closing is told to the daemon a little later.
+fn settled(v: &Volume) {
+    let _ = v.requests("lookup");
+    std::thread::sleep(std::time::Duration::from_millis(50));
+}
+
+fn writable(path: &PathBuf) -> File {
+    File::options().read(true).write(true).open(path).unwrap()
+}
+
+fn at(file: &File, offset: u64, len: usize) -> String {
+    let mut bytes = vec![0; len];
+    file.read_exact_at(&mut bytes, offset).unwrap();
+    String::from_utf8(bytes).unwrap()
+}
+
+#[test]
+fn the_daemon_sees_no_reads_and_writes_and_knows_size_and_times() {
+    let Some((v, path)) = volume() else { return };
+    let before = (v.requests("read"), v.requests("write"));
+    let file = writable(&path);
+    for n in 0..100 {
+        file.write_all_at(b"direct", n * 30_000).unwrap();
+        assert_eq!(at(&file, n * 30_000, 8), "directaa");
+    }
+    file.write_all_at(b"end", SIZE as u64 + 10).unwrap();
+    assert_eq!((v.requests("read"), v.requests("write")), before, "they came through the daemon");
+    let (size, by_name) = (file.metadata().unwrap().len(), fs::metadata(&path).unwrap());
+    assert_eq!((size, by_name.len()), (SIZE as u64 + 13, SIZE as u64 + 13));
+    assert!(by_name.modified().unwrap().elapsed().unwrap().as_secs() < 60);
+    let then = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    file.set_modified(then).unwrap();
+    file.set_len(1000).unwrap();
+    file.set_modified(then).unwrap();
+    drop(file);
+    settled(&v);
+    let meta = fs::metadata(&path).unwrap();
+    assert_eq!((meta.len(), meta.modified().unwrap()), (1000, then));
+    // What was in the kernel's cache before is not what is read afterwards.
+    let set_id = fs::Permissions::from_mode(0o4755);
+    fs::set_permissions(&path, set_id).unwrap();
+    assert_eq!(fs::read(&path).unwrap().len(), 1000);
+    assert!(v.requests("read") > before.0, "a set-user-id file is read through the daemon");
+}
+
+#[test]
+fn what_is_open_before_goes_on_to_see_what_others_write_and_snapshots_do_not() {
+    let Some((v, path)) = volume() else { return };
+    let reader = File::open(&path).unwrap();
+    assert_eq!(at(&reader, 0, 4), "aaaa");
+    v.take_snapshot("main", "s1");
+    let frozen = File::open(v.snapshot("s1").join("big")).unwrap();
+    assert_eq!(at(&frozen, 0, 4), "aaaa");
+    // The branch's file is to be written while it is read past the daemon: the snapshot gets the copy.
+    let writer = writable(&path);
+    writer.write_all_at(b"bbbb", 0).unwrap();
+    assert_eq!(at(&reader, 0, 4), "bbbb");
+    assert_eq!(at(&frozen, 0, 4), "aaaa");
+    // It is being written: the snapshot gets a copy at once.
+    v.take_snapshot("main", "s2");
+    writer.write_all_at(b"cccc", 0).unwrap();
+    assert_eq!(at(&reader, 0, 4), "cccc");
+    assert_eq!(&fs::read(v.snapshot("s2").join("big")).unwrap()[..4], b"bbbb");
+    v.grow_branch("main", "other");
+    let other = v.branch("other").join("big");
+    fs::OpenOptions::new().write(true).open(&other).unwrap().write_all_at(b"oooo", 0).unwrap();
+    assert_eq!(at(&writer, 0, 4), "cccc");
+    writer.set_len(8).unwrap();
+    writer.write_all_at(b"dddd", 4).unwrap();
+    drop((writer, reader, frozen));
+    let seen = [v.snapshot("s1").join("big"), v.snapshot("s2").join("big"), other, path.clone()]
+        .map(|path| (fs::read(&path).unwrap()[..4].to_vec(), fs::metadata(&path).unwrap().len()));
+    let expected = [(b"aaaa", SIZE), (b"bbbb", SIZE), (b"oooo", SIZE), (b"cccc", 8)];
+    assert_eq!(seen, expected.map(|(bytes, len)| (bytes.to_vec(), len as u64)));
+}
+
+#[test]
+fn a_killed_daemon_loses_nothing_that_was_written_past_it() {
+    let Some((mut v, path)) = volume() else { return };
+    let file = writable(&path);
+    file.write_all_at(b"before", 100).unwrap();
+    v.take_snapshot("main", "s");
+    file.write_all_at(b"after!", 100).unwrap();
+    file.write_all_at(b"longer", SIZE as u64).unwrap();
+    v.kill();
+    drop(file);
+    v.remount();
+    let now = File::open(&path).unwrap();
+    assert_eq!((at(&now, 100, 6), at(&now, SIZE as u64, 6)), ("after!".into(), "longer".into()));
+    assert_eq!(now.metadata().unwrap().len(), SIZE as u64 + 6);
+    let then = File::open(v.snapshot("s").join("big")).unwrap();
+    assert_eq!((at(&then, 100, 6), then.metadata().unwrap().len()), ("before".into(), SIZE as u64));
+}
+
+/// A program that stores through mmap and writes, all the while: a snapshot is of one moment, or refused by name.
+#[test]
+fn a_snapshot_of_what_is_written_all_the_while_is_of_one_moment_or_refused_by_name() {
+    let Some((v, path)) = volume() else { return };
+    let script = "
+import mmap, sys, time
+with open(sys.argv[1], 'r+b') as file, mmap.mmap(file.fileno(), 0) as mapped:
+    print('ready', flush=True)
+    n = 0
+    while True:
+        n += 1
+        mapped[0:8] = mapped[2000000:2000008] = n.to_bytes(8, 'little')
+        if n % 20000 == 0:
+            time.sleep(0.1)
+";
+    let mut busy = Command::new("python3");
+    busy.args(["-c", script]).arg(&path).stdout(std::process::Stdio::piped());
+    let Ok(mut busy) = busy.spawn() else {
+        println!("SKIPPED: python3 is not installed");
+        return;
+    };
+    std::io::Read::read_exact(busy.stdout.as_mut().unwrap(), &mut [0; 6]).unwrap();
+    let (mut taken, mut refused) = (0, 0);
+    for n in 0..15 {
+        let name = format!("s{n}");
+        match v.ask(BranchSnapshot { branch: "main".into(), name: Some(name.into()) }) {
+            Response::BranchSnapshot(_) => {
+                taken += 1;
+                let bytes = fs::read(v.snapshot(&format!("s{n}")).join("big")).unwrap();
+                let cell = |at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+                let (first, second) = (cell(0), cell(2_000_000));
+                // Python stores the first before the second.
+                assert!(
+                    first == second || first == second + 1 || second == first + 1,
+                    "{first} and {second}"
+                );
+            }
+            Response::Error(refusal) => {
+                refused += 1;
+                let words = String::from_utf8(refusal.error).unwrap();
+                assert_eq!(refusal.code, Some(libc::EBUSY as u32), "{words}");
+                assert!(words.contains("daemon: big;"), "{words}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    println!("{taken} taken, {refused} refused");
+    busy.kill().unwrap();
+    busy.wait().unwrap();
+    settled(&v);
+    v.take_snapshot("main", "rest");
+}
+
+#[test]
+fn data_comes_through_the_daemon_when_that_is_asked_for() {
+    if !can_mount() {
+        return;
+    }
+    let v = Volume::mount_with(&[], &[("AGENTFS_FUSE_PASSTHROUGH", "0")]);
+    fs::write(v.path("big"), vec![b'a'; SIZE]).unwrap();
+    settled(&v);
+    let before = v.requests("write");
+    writable(&v.path("big")).write_all_at(b"x", 0).unwrap();
+    assert!(v.requests("write") > before);
+    assert!(!v.log().contains("passthrough"));
+}
