@@ -197,6 +197,8 @@ def make_repository(path):
 
 def measure(place, work):
     place.before()
+    # What the work before left to be written is not to be written meanwhile.
+    os.sync()
     cpu = cpu_seconds(place.daemon) if place.daemon else 0
     requests = place.requests()
     done = subprocess.run(place.command(work), check=False, capture_output=True, text=True, timeout=PATIENCE)
