@@ -102,6 +102,12 @@ class Volume(Place):
         unmount(self.root, self.daemon)
 
 
+class PastTheDaemon(Volume):
+    """The kernel reads and writes larger files by itself."""
+
+    environment = {"AGENTFS_FUSE_PASSTHROUGH": "1"}
+
+
 class WithBranches(Volume):
     """Ten branches grew from main, and each changed something."""
 
@@ -139,7 +145,7 @@ class Bound(Exec):
         return ["sh", "-c", binds, CLI, self.root, *Place.command(self, work)]
 
 
-VARIANTS = {"branches": WithBranches, "snapshot": AfterSnapshot, "exec": Exec, "bound": Bound}
+VARIANTS = {"passthrough": PastTheDaemon, "branches": WithBranches, "snapshot": AfterSnapshot, "exec": Exec, "bound": Bound}
 
 
 def wait_for(condition, complaint):

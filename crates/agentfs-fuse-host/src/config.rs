@@ -150,7 +150,7 @@ impl Settings {
                 as usize,
             max_write: number(env, "AGENTFS_FUSE_MAX_WRITE", 4096, 16 << 20)?.unwrap_or(4 << 20) as u32,
             max_background: number(env, "AGENTFS_FUSE_MAX_BACKGROUND", 1, 65535)?.unwrap_or(64) as u16,
-            passthrough: flag_or(env, "AGENTFS_FUSE_PASSTHROUGH", true)?,
+            passthrough: flag(env, "AGENTFS_FUSE_PASSTHROUGH")?,
             trace_writes: flag(env, "AGENTFS_FUSE_TRACE_WRITES")?,
         })
     }
@@ -266,14 +266,9 @@ pub(crate) fn escaped(path: &Path) -> String {
 }
 
 fn flag(env: Environment<'_>, name: &str) -> Result<bool> {
-    flag_or(env, name, false)
-}
-
-fn flag_or(env: Environment<'_>, name: &str, default: bool) -> Result<bool> {
     match env(name).as_deref() {
         Ok("1") => Ok(true),
-        Ok("0") => Ok(false),
-        Ok("") | Err(VarError::NotPresent) => Ok(default),
+        Ok("0" | "") | Err(VarError::NotPresent) => Ok(false),
         Ok(other) => bail!("{name} is {other:?}: it must be 0 or 1"),
         Err(VarError::NotUnicode(_)) => bail!("{name} is not text: it must be 0 or 1"),
     }

@@ -21,7 +21,7 @@ use support::{Volume, can_mount, is_root};
 const LENGTH: usize = 200;
 const INTERVAL: usize = 50;
 
-fn run(kind: &str, cases: u32, backstore: &str) {
+fn run(kind: &str, cases: u32, backstore: &str, env: &[(&str, &str)]) {
     if !can_mount() || !is_root("comparing every errno with the model's superuser") {
         return;
     }
@@ -34,7 +34,7 @@ fn run(kind: &str, cases: u32, backstore: &str) {
     let (executed, begun) = (std::sync::atomic::AtomicUsize::new(0), Instant::now());
     random_cases("tests/mounted_model.proptest-regressions", cases, LENGTH, |ops| {
         let volume = if backstore.is_empty() {
-            Volume::mount_with(&["--config", config], &[])
+            Volume::mount_with(&["--config", config], env)
         } else {
             Volume::mount_storeless(&["--config", config])
         };
@@ -48,10 +48,15 @@ fn run(kind: &str, cases: u32, backstore: &str) {
 
 #[test]
 fn a_mounted_volume_does_as_the_model() {
-    run("host directory", 50, "");
+    run("host directory", 50, "", &[]);
+}
+
+#[test]
+fn a_mounted_volume_whose_files_are_written_past_the_daemon_does_as_the_model() {
+    run("past the daemon", 40, "", &[("AGENTFS_FUSE_PASSTHROUGH", "1")]);
 }
 
 #[test]
 fn a_mounted_volume_in_memory_does_as_the_model() {
-    run("memory", 10, "\"backstore\": \"InMemory\", ");
+    run("memory", 10, "\"backstore\": \"InMemory\", ", &[]);
 }

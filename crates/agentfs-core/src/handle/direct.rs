@@ -27,19 +27,19 @@ impl DirectFiles {
         self.writers.load(Ordering::Acquire) > 0
     }
 
-    /// One handle more; false when the object is another file's.
-    pub fn begin(&self, object: ObjectId, file: &OpenFile, writable: bool) -> bool {
+    /// One handle more; how many there are then. `None` when the object is another file's.
+    pub fn begin(&self, object: ObjectId, file: &OpenFile, writable: bool) -> Option<u32> {
         let mut owners = self.owners.lock();
         let own = (file.view, file.ino);
         if *owners.entry(object).or_insert(own) != own {
-            return false;
+            return None;
         }
-        file.direct.fetch_add(1, Ordering::AcqRel);
+        let handles = file.direct.fetch_add(1, Ordering::SeqCst) + 1;
         if writable {
             file.direct_writers.fetch_add(1, Ordering::AcqRel);
             self.writers.fetch_add(1, Ordering::AcqRel);
         }
-        true
+        Some(handles)
     }
 
     /// One handle less.
@@ -49,7 +49,7 @@ impl DirectFiles {
             file.direct_writers.fetch_sub(1, Ordering::AcqRel);
             self.writers.fetch_sub(1, Ordering::AcqRel);
         }
-        if file.direct.fetch_sub(1, Ordering::AcqRel) == 1
+        if file.direct.fetch_sub(1, Ordering::SeqCst) == 1
             && let Some(object) = object
         {
             owners.remove(&object);

@@ -46,6 +46,8 @@ pub struct OpenFile {
     pub direct: AtomicU32,
     /// See `direct`.
     pub direct_writers: AtomicU32,
+    /// After the content lock, before the branch's: held by who takes over what the host says, or ceases to write.
+    pub refreshing: Mutex<()>,
     /// Leaf lock: what the host last said of the object while it was written past the daemon.
     pub seen: Mutex<FileStat>,
 }
@@ -64,7 +66,7 @@ impl OpenFiles {
                 (RwLock::new(Source::Unknown), AtomicU32::new(0), AtomicU32::new(0));
             let (dirty, rewritten) = (AtomicBool::new(false), AtomicU64::new(0));
             let (direct, direct_writers, seen) = (AtomicU32::new(0), AtomicU32::new(0), Mutex::default());
-            let tree = tree.clone();
+            let (tree, refreshing) = (tree.clone(), Mutex::default());
             Arc::new(OpenFile {
                 tree,
                 view,
@@ -76,10 +78,11 @@ impl OpenFiles {
                 rewritten,
                 direct,
                 direct_writers,
+                refreshing,
                 seen,
             })
         });
-        file.users.fetch_add(1, Ordering::Relaxed);
+        file.users.fetch_add(1, Ordering::SeqCst);
         file.clone()
     }
 
@@ -95,7 +98,7 @@ impl OpenFiles {
 
     /// Is this the only user?
     pub fn has_one_user(&self, file: &OpenFile) -> bool {
-        file.users.load(Ordering::Relaxed) == 1
+        file.users.load(Ordering::SeqCst) == 1
     }
 
     /// The open file of an inode, if it is open.

@@ -64,9 +64,6 @@ impl FsCore {
         let _one = self.compacting.lock();
         // Asked before it begins: what fails from here on, it does not mend.
         let is_poisoned = self.journal.is_poisoned();
-        if is_poisoned && self.direct.any_writers() {
-            return Err(waits_for_direct_writers());
-        }
         let (piece, captured) = {
             let _control = self.control.lock();
             let Some(piece) = self.journal.begin_checkpoint()? else { return Ok(None) };
@@ -78,6 +75,10 @@ impl FsCore {
         let first = || {
             if !is_poisoned {
                 return self.journal.sync();
+            }
+            let _gate = self.direct.gate.write();
+            if self.direct.any_writers() {
+                return Err(waits_for_direct_writers());
             }
             self.drain_writers();
             self.journal.sync_content()

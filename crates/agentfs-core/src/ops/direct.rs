@@ -57,7 +57,7 @@ impl FsCore {
             // Who reads it so already goes on to, in the same file.
             self.own_direct(file)?;
         }
-        let _gate = self.direct.gate.read_recursive();
+        let _gate = self.direct.gate.read();
         let mut source = file.source.write();
         // Asked again, now that nobody else opens it so, or ceases to.
         if !self.is_direct(file) && !self.may_be_direct(file)? {
@@ -77,8 +77,15 @@ impl FsCore {
             }
         }
         let is_first = file.direct_writers.load(Ordering::Acquire) == 0;
-        if !self.direct.begin(object.id, file, handle.writable) {
-            return Ok(None); // never so of a file that is direct
+        match self.direct.begin(object.id, file, handle.writable) {
+            // Never so of a file that is direct.
+            None => return Ok(None),
+            // Whoever opened it meanwhile saw that it was not direct.
+            Some(1) if !self.open_files.has_one_user(file) => {
+                self.direct.end(Some(object.id), file, handle.writable);
+                return Ok(None);
+            }
+            Some(_) => {}
         }
         if is_first {
             *file.seen.lock() = open.stat().unwrap_or_default();
@@ -112,13 +119,14 @@ impl FsCore {
             return;
         }
         let file = &handle.file;
+        let source = file.source.read();
+        let _one = file.refreshing.lock();
         if handle.writable
-            && let Err(error) = self.refresh(file)
+            && let Err(error) = self.refresh_from(file, &source)
         {
             tracing::warn!(%error, "size and times of a file are those of before it was written");
         }
-        let object =
-            if let Source::Object(object, _) = &*file.source.read() { Some(object.id) } else { None };
+        let object = if let Source::Object(object, _) = &*source { Some(object.id) } else { None };
         self.direct.end(object, file, handle.writable);
     }
 
@@ -128,7 +136,16 @@ impl FsCore {
             return Ok(());
         }
         let source = file.source.read();
-        let (Source::Object(_, open), Ok(branch)) = (&*source, file.tree.branch()) else { return Ok(()) };
+        let _one = file.refreshing.lock();
+        self.refresh_from(file, &source)
+    }
+
+    /// As [`FsCore::refresh`], while no other does, or ceases to write.
+    fn refresh_from(&self, file: &OpenFile, source: &Source) -> Result<()> {
+        if file.direct_writers.load(Ordering::Acquire) == 0 {
+            return Ok(());
+        }
+        let (Source::Object(_, open), Ok(branch)) = (source, file.tree.branch()) else { return Ok(()) };
         let stat = open.stat()?;
         if *file.seen.lock() == stat {
             return Ok(());
@@ -173,7 +190,7 @@ impl FsCore {
 
     /// Is the file read or written past the daemon?
     pub(super) fn is_direct(&self, file: &OpenFile) -> bool {
-        file.direct.load(Ordering::Acquire) > 0
+        file.direct.load(Ordering::SeqCst) > 0
     }
 
     /// Does `change`, which writes the content of a file, when that is the branch's own or nobody reads it past the daemon.
@@ -188,7 +205,7 @@ impl FsCore {
             }
             self.own_direct(file)?;
             // While this is held nobody freezes the branch.
-            let _gate = self.direct.gate.read_recursive();
+            let _gate = self.direct.gate.read();
             if self.owns_direct(file) {
                 self.refresh(file)?;
                 return change();
@@ -212,35 +229,54 @@ impl FsCore {
         }
         let branch = file.tree.branch()?;
         let _gate = self.direct.gate.write();
+        let mut own = file.source.write();
         let Content::Whole(frozen) = file.tree.content(file.ino)? else { return Ok(()) };
-        if frozen.epoch() == branch.epoch() {
+        if !self.is_direct(file) || frozen.epoch() == branch.epoch() {
             return Ok(());
+        }
+        if self.journal.is_poisoned() {
+            return Err(FsError::read_only_store());
+        }
+        if self.journal.has_given_up(Some(frozen.id)) {
+            return Err(FsError::damaged("the content could not be made durable"));
         }
         let size = file.tree.with_inode(file.ino, |inode| inode.meta.size)?;
         let (id, copy) = self.with_room(|| self.store.duplicate(&frozen, size))?;
         let synced = copy.sync(true);
         drop(copy);
-        let placed = synced.and_then(|()| self.store.device().exchange(frozen.id, id));
-        placed.inspect_err(|_| self.store.discard(id))?;
-        // The frozen content is the copy from here on, under its old number; what the kernel has open has the new one.
+        let exchange = || self.store.device().exchange(frozen.id, id);
+        synced.and_then(|()| exchange()).inspect_err(|_| self.store.discard(id))?;
+        // The frozen content is the copy from here on, under its old number; what the kernel has open has the new one. When
+        // it cannot be recorded the names are exchanged back; the copy goes with its object.
+        let object = self.store.adopt(id, branch.epoch());
+        let taken = self.store.open(&frozen).and_then(|copy| Ok((copy, self.store.open(&object)?)));
+        let recorded = taken.map_err(FsError::Io).and_then(|opened| {
+            self.change_branch(branch, |draft| {
+                draft.set_content(file.ino, Content::Whole(object.clone()));
+                // What takes another's place may have been promised to be durable before.
+                draft.is_to_be_durable(object.id);
+                draft.set_dirty(file.ino, true);
+                Ok(())
+            })?;
+            Ok(opened)
+        });
+        let (copy, open) = match recorded {
+            Ok(opened) => opened,
+            Err(error) => {
+                exchange()?;
+                return Err(error);
+            }
+        };
         let others = self.open_files.which(|other| !std::ptr::eq(other, file) && other.may_have(&frozen));
         for other in others {
-            let mut source = other.source.write();
-            if let Source::Object(object, open) = &mut *source
+            if let Source::Object(object, open) = &mut *other.source.write()
                 && object.id == frozen.id
             {
-                *open = self.store.open(&frozen)?;
+                *open = copy.clone();
             }
         }
-        let object = self.store.adopt(id, branch.epoch());
-        let open = self.store.open(&object)?;
-        self.change_branch(branch, |draft| {
-            draft.set_content(file.ino, Content::Whole(object.clone()));
-            draft.set_dirty(file.ino, true);
-            Ok(())
-        })?;
         self.direct.renumbered(frozen.id, id);
-        *file.source.write() = Source::Object(object, open);
+        *own = Source::Object(object, open);
         file.dirty.store(true, Ordering::Relaxed);
         Ok(())
     }
@@ -284,8 +320,8 @@ impl FsCore {
         Err(self.too_busy(branch, &moving))
     }
 
-    /// Files of a branch that are written past the daemon, and what the host says of them. What it says holds for later
-    /// changes too: they are a tick of its clock away.
+    /// Files of a branch that are written past the daemon, and what the host says of them when it has done what it was at.
+    /// What it says differs after any later change: that is a tick of its clock away.
     fn written(&self, branch: &Branch) -> Result<Vec<Written>> {
         let all =
             |file: &OpenFile| file.view == branch.view && file.direct_writers.load(Ordering::Acquire) > 0;
@@ -294,16 +330,20 @@ impl FsCore {
             return Ok(written);
         }
         for file in self.open_files.which(all) {
-            if let Source::Object(object, open) = &*self.source_to_read(&file)? {
-                let (object, open) = (object.clone(), open.clone());
-                let mut stat = open.stat()?;
-                let age = SystemTime::now().duration_since(stat.changed.into());
-                if age.is_ok_and(|age| age < TICK) {
-                    thread::sleep(TICK);
-                    stat = open.stat()?;
-                }
-                written.push(Written { file: file.clone(), object, open, stat });
+            let opened = match &*self.source_to_read(&file)? {
+                Source::Object(object, open) => Some((object.clone(), open.clone())),
+                Source::Unknown | Source::Hole | Source::Small(_) => None,
+            };
+            if let Some((object, open)) = opened {
+                open.await_writes()?;
+                written.push(Written { file, object, open, stat: FileStat::default() });
             }
+        }
+        if !written.is_empty() {
+            thread::sleep(TICK);
+        }
+        for written in &mut written {
+            written.stat = written.open.stat()?;
         }
         Ok(written)
     }
@@ -324,20 +364,17 @@ impl FsCore {
         Ok(copies)
     }
 
-    /// Which of these files have changed, and which others are written.
+    /// Which of these files have changed, or are written no more, and which others are written.
     fn moved_since(&self, branch: &Branch, known: &[Written]) -> Vec<InodeId> {
-        let stands = |file: &OpenFile| {
-            known.iter().any(|written| {
-                written.file.ino == file.ino && written.open.stat().is_ok_and(|now| now == written.stat)
-            })
-        };
-        let moves = |file: &OpenFile| {
-            file.view == branch.view && file.direct_writers.load(Ordering::Acquire) > 0 && !stands(file)
-        };
-        if !self.direct.any_writers() && known.is_empty() {
+        if known.is_empty() && !self.direct.any_writers() {
             return Vec::new();
         }
-        self.open_files.which(moves).iter().map(|file| file.ino).collect()
+        let moved = known.iter().filter(|written| !written.stands()).map(|written| written.file.ino);
+        let is_new = |file: &OpenFile| {
+            let is_known = known.iter().any(|written| std::ptr::eq(&*written.file, file));
+            file.view == branch.view && file.direct_writers.load(Ordering::Acquire) > 0 && !is_known
+        };
+        moved.chain(self.open_files.which(is_new).iter().map(|file| file.ino)).collect()
     }
 
     fn too_busy(&self, branch: &Branch, moving: &[InodeId]) -> FsError {
@@ -345,13 +382,27 @@ impl FsCore {
             moving.iter().take(5).filter_map(|ino| name_of(version, *ino)).collect::<Vec<_>>().join(", ")
         });
         FsError::Busy(format!(
-            "these files are written all the while, past the daemon: {names}; stop their writers, or mount with \
-             AGENTFS_FUSE_PASSTHROUGH=0"
+            "these files are written all the while, past the daemon: {names}; stop their writers, or mount \
+             without AGENTFS_FUSE_PASSTHROUGH"
         ))
     }
 }
 
 impl Written {
+    /// Is it still written past the daemon, and has not changed? What was changed in the present tick of the host's clock
+    /// could change once more without its showing.
+    fn stands(&self) -> bool {
+        let is_old = |stat: &FileStat| {
+            SystemTime::now().duration_since(stat.changed.into()).is_ok_and(|age| age >= TICK)
+        };
+        let same = |now: FileStat| {
+            (now.len, now.modified, now.changed) == (self.stat.len, self.stat.modified, self.stat.changed)
+        };
+        self.file.direct_writers.load(Ordering::Acquire) > 0
+            && is_old(&self.stat)
+            && self.open.stat().is_ok_and(same)
+    }
+
     fn keep(&self, copy: Arc<Object>) -> Kept {
         let modified = self.file.saw(self.stat);
         Kept { ino: self.file.ino, stat: self.stat, modified, copy, own: self.object.clone() }

@@ -49,6 +49,7 @@ impl FsCore {
             return Ok(());
         }
         // Nobody writes meanwhile.
+        let _gate = self.direct.gate.write();
         if file.direct_writers.load(Ordering::Acquire) > 0 {
             return Err(waits_for_direct_writers());
         }
@@ -115,6 +116,7 @@ impl FsCore {
         if !self.journal.has_given_up(None) {
             return Ok(());
         }
+        let _gate = self.direct.gate.write();
         if self.direct.any_writers() {
             return Err(waits_for_direct_writers());
         }

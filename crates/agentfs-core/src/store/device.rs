@@ -121,6 +121,10 @@ pub trait ObjectFile: Send + Sync {
     fn seek(&self, what: Seek, offset: u64) -> io::Result<Option<u64>>;
     /// Makes content durable (and, unless `data_only`, its times too), and the name of an object or pack.
     fn sync(&self, data_only: bool) -> io::Result<()>;
+    /// Waits for writes to it that are under way, by whomever; the host notes a change then.
+    fn await_writes(&self) -> io::Result<()> {
+        Ok(())
+    }
     /// Its length, space and time.
     fn stat(&self) -> io::Result<FileStat>;
     /// By what the host knows it, when it does: it can then copy between two by itself.

@@ -304,10 +304,11 @@ impl Device for HostFs {
     fn exchange(&self, a: ObjectId, b: ObjectId) -> io::Result<()> {
         let objects = &self.dirs.objects;
         fs::renameat_with(objects, path_of(a), objects, path_of(b), RenameFlags::EXCHANGE)?;
-        for id in [a, b] {
-            fs::fsync(folder_of(objects, id.0 & 0xff)?)?;
-        }
-        Ok(())
+        let sync = || [a, b].into_iter().try_for_each(|id| Ok(fs::fsync(folder_of(objects, id.0 & 0xff)?)?));
+        sync().inspect_err(|_| {
+            // Nobody has relied on it yet.
+            let _ = fs::renameat_with(objects, path_of(a), objects, path_of(b), RenameFlags::EXCHANGE);
+        })
     }
 
     fn remove(&self, id: FileId) -> io::Result<u64> {
@@ -457,6 +458,11 @@ impl ObjectFile for HostFile {
     fn sync(&self, data_only: bool) -> io::Result<()> {
         if data_only { fs::fdatasync(&self.fd) } else { fs::fsync(&self.fd) }?;
         self.dirs.sync_name(self.id)
+    }
+
+    fn await_writes(&self) -> io::Result<()> {
+        // Takes the lock that a write holds from its beginning to its end.
+        Ok(fs::fchmod(&self.fd, PRIVATE)?)
     }
 
     fn stat(&self) -> io::Result<FileStat> {

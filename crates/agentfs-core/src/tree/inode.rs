@@ -79,7 +79,7 @@ impl Meta {
     pub fn note_host(&mut self, stat: FileStat, modified: Option<Timestamp>) {
         (self.size, self.blocks) = (stat.len, stat.blocks);
         if let Some(modified) = modified {
-            (self.times.mtime, self.times.ctime) = (modified, modified);
+            (self.times.mtime, self.times.ctime) = (modified, self.times.ctime.max(modified));
         }
     }
 }

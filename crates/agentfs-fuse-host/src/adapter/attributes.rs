@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use agentfs_core::{Attr, Caller, FileKind, FsError, InodeId, Result, SetAttr, ViewId, XattrMode, is_acl};
 use fuser::{INodeNo, ReplyAttr};
@@ -45,6 +46,8 @@ impl Adapter {
         if set.size.is_some_and(|size| size > 0) {
             let (core, keep) = (self.core.clone(), self.caching.ttl().attr);
             return self.pool.submit(0, move || {
+                let changes = place.as_ref().is_ok_and(|(view, file)| core.is_written_directly(*view, *file));
+                let keep = if changes { Duration::ZERO } else { keep };
                 let result = place.and_then(|(view, file)| core.setattr(view, file, &set, caller));
                 reply::attr(reply, |_| keep, result.map(|attr| (ino.into(), attr)));
             });

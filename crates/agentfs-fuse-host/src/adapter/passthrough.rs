@@ -34,7 +34,7 @@ impl Passthrough {
     }
 
     fn is_used(&self) -> bool {
-        self.granted.get() == Some(&true) && !self.is_refused.load(Ordering::Relaxed)
+        self.granted.get() == Some(&true)
     }
 
     fn files(&self) -> MutexGuard<'_, HashMap<NodeId, (BackingId, u32)>> {
@@ -78,6 +78,7 @@ impl Passthrough {
         let flags = open_flags() - FopenFlags::FOPEN_KEEP_CACHE;
         let (backing, users) = match files.remove(&node) {
             Some(known) => known,
+            None if self.is_refused.load(Ordering::Relaxed) => return Some(reply),
             None => match reply.open_backing(file) {
                 Ok(backing) => (backing, 0),
                 Err(error) => {

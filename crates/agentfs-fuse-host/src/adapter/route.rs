@@ -133,7 +133,7 @@ impl Adapter {
 
     pub(super) fn remove_directory(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr) -> Result<()> {
         let place = self.place(req, parent, name)?;
-        let removed = self.own_directory(parent, &place)?;
+        let removed = self.own_directory(parent, &place, None)?;
         let (view, dir, name) = place;
         self.core.rmdir(view, dir, &name)?;
         if let Some(ino) = removed {
@@ -144,10 +144,16 @@ impl Adapter {
 
     /// The directory that a name leads to, which its branch has for itself now. `Stale` has the kernel look it up once
     /// more; `None` when it is none.
-    fn own_directory(&self, parent: INodeNo, (view, dir, name): &Place) -> Result<Option<InodeId>> {
+    fn own_directory(
+        &self,
+        parent: INodeNo,
+        (view, dir, name): &Place,
+        to: Option<(INodeNo, &Name)>,
+    ) -> Result<Option<InodeId>> {
         let found = self.core.lookup(*view, *dir, name)?;
         let Some(attr) = found.filter(|attr| attr.kind == FileKind::Directory) else { return Ok(None) };
-        match self.pid_view.split_name(parent.into(), *view, attr.ino) {
+        let to = to.map(|(parent, name)| (parent.into(), name));
+        match self.pid_view.split_name((parent.into(), name), to, (*view, attr.ino)) {
             Split::NotNeeded => Ok(Some(attr.ino)),
             Split::LookUpAgain => Err(FsError::Stale),
         }
@@ -164,8 +170,9 @@ impl Adapter {
         if source.0 != target.0 {
             return Err(FsError::CrossBranch);
         }
-        let (moved, replaced) = match (self.own_directory(from.0, &source), self.own_directory(to.0, &target))
-        {
+        let moved = self.own_directory(from.0, &source, Some((to.0, &target.2)));
+        let back = (mode == RenameMode::Exchange).then_some((from.0, &source.2));
+        let (moved, replaced) = match (moved, self.own_directory(to.0, &target, back)) {
             // Both are made the branch's own in one go.
             (Err(error), _) | (_, Err(error)) => return Err(error),
             (Ok(moved), Ok(replaced)) => (moved, replaced),

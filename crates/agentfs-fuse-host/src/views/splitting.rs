@@ -16,8 +16,13 @@ pub(crate) enum Split {
 }
 
 impl PidView {
-    /// Before a directory is moved, replaced or removed by who sees the branch of `view`.
-    pub(crate) fn split_name(&self, parent: NodeId, view: ViewId, ino: InodeId) -> Split {
+    /// Before a directory is moved (`to` another name), replaced or removed by who sees the branch of `view`.
+    pub(crate) fn split_name(
+        &self,
+        (parent, name): (NodeId, &Name),
+        to: Option<(NodeId, &Name)>,
+        (view, ino): (ViewId, InodeId),
+    ) -> Split {
         if !matches!(parent.node(), Node::Tree(ViewId::MAIN, _) | Node::Shared(_)) || self.is_plain() {
             return Split::NotNeeded;
         }
@@ -25,7 +30,19 @@ impl PidView {
             return Split::NotNeeded;
         }
         self.used.store(true, Ordering::Release);
-        if self.write().split(view, ino) { Split::LookUpAgain } else { Split::NotNeeded }
+        let mut table = self.write();
+        // A node that no other branch has goes along, to where there is none of others.
+        let is_free = to.is_none_or(|(parent, name)| !table.names.contains_key(&(parent, name.clone())));
+        let node =
+            table.names.get(&(parent, name.clone())).filter(|node| matches!(node.node(), Node::Shared(_)));
+        let alone = |node: &NodeId| {
+            let pins = table.nodes.get(node).map(|shared| &shared.pins);
+            pins.is_some_and(|pins| pins.len() == 1 && pins.get(&view) == Some(&ino))
+        };
+        if is_free && node.is_some_and(alone) {
+            return Split::NotNeeded;
+        }
+        if table.split(view, ino) { Split::LookUpAgain } else { Split::NotNeeded }
     }
 
     /// A directory is gone from a name. A common node that was removed itself is dead to the kernel: it is found under
