@@ -35,10 +35,6 @@ def say(text):
     print(text, flush=True)
 
 
-def quiet(*words):
-    subprocess.run(words, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-
-
 class Place:
     """A directory to work in, and how."""
 

@@ -52,6 +52,18 @@ pub struct OpenFile {
     pub seen: Mutex<FileStat>,
 }
 
+impl OpenFile {
+    /// Is it read or written past the daemon?
+    pub fn is_direct(&self) -> bool {
+        self.direct.load(Ordering::SeqCst) > 0
+    }
+
+    /// Is it written past the daemon?
+    pub fn is_written_directly(&self) -> bool {
+        self.direct_writers.load(Ordering::Acquire) > 0
+    }
+}
+
 /// All open files.
 #[derive(Default)]
 pub struct OpenFiles {

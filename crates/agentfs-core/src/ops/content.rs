@@ -88,7 +88,7 @@ impl FsCore {
             }
             // The copy is made without the permit: a snapshot need not wait for it.
             drop(permit);
-            if self.is_direct(file) {
+            if file.is_direct() {
                 return Err(FsError::Contended);
             }
             fresh = Some(self.copy_content(file, source, keep)?);

@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, SystemTime};
 
+use super::repair::names_of;
 use crate::branch::{Branch, Kept};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
@@ -50,7 +51,7 @@ impl FsCore {
 
     fn try_open_direct(&self, handle: &Handle) -> Result<Option<Arc<dyn ObjectFile>>> {
         let file = &handle.file;
-        if !self.is_direct(file) && !self.may_be_direct(file)? {
+        if !file.is_direct() && !self.may_be_direct(file)? {
             return Ok(None);
         }
         if handle.writable {
@@ -60,7 +61,7 @@ impl FsCore {
         let _gate = self.direct.gate.read();
         let mut source = file.source.write();
         // Asked again, now that nobody else opens it so, or ceases to.
-        if !self.is_direct(file) && !self.may_be_direct(file)? {
+        if !file.is_direct() && !self.may_be_direct(file)? {
             return Ok(None);
         }
         self.find_source(file, &mut source)?;
@@ -68,7 +69,7 @@ impl FsCore {
         if handle.writable {
             let branch = file.tree.branch()?;
             let is_own = object.epoch() == branch.epoch();
-            match (is_own && !self.journal.is_poisoned(), self.is_direct(file)) {
+            match (is_own && !self.journal.is_poisoned(), file.is_direct()) {
                 (true, _) => self.mark_dirty(file, branch)?,
                 (false, false) => return Ok(None),
                 // The kernel takes no other file meanwhile.
@@ -76,7 +77,7 @@ impl FsCore {
                 (false, true) => return Err(FsError::Contended),
             }
         }
-        let is_first = file.direct_writers.load(Ordering::Acquire) == 0;
+        let is_first = !file.is_written_directly();
         match self.direct.begin(object.id, file, handle.writable) {
             // Never so of a file that is direct.
             None => return Ok(None),
@@ -132,7 +133,7 @@ impl FsCore {
 
     /// Takes over size and times of a file that is written past the daemon.
     pub(super) fn refresh(&self, file: &OpenFile) -> Result<()> {
-        if file.direct_writers.load(Ordering::Acquire) == 0 {
+        if !file.is_written_directly() {
             return Ok(());
         }
         let source = file.source.read();
@@ -142,7 +143,7 @@ impl FsCore {
 
     /// As [`FsCore::refresh`], while no other does, or ceases to write.
     fn refresh_from(&self, file: &OpenFile, source: &Source) -> Result<()> {
-        if file.direct_writers.load(Ordering::Acquire) == 0 {
+        if !file.is_written_directly() {
             return Ok(());
         }
         let (Source::Object(_, open), Ok(branch)) = (source, file.tree.branch()) else { return Ok(()) };
@@ -184,19 +185,14 @@ impl FsCore {
 
     /// Is the file being written past the daemon?
     pub fn is_written_directly(&self, view: ViewId, ino: InodeId) -> bool {
-        let written = |file: Arc<OpenFile>| file.direct_writers.load(Ordering::Acquire) > 0;
-        self.direct.any_writers() && self.open_files.get(view, ino).is_some_and(written)
-    }
-
-    /// Is the file read or written past the daemon?
-    pub(super) fn is_direct(&self, file: &OpenFile) -> bool {
-        file.direct.load(Ordering::SeqCst) > 0
+        self.direct.any_writers()
+            && self.open_files.get(view, ino).is_some_and(|file| file.is_written_directly())
     }
 
     /// Does `change`, which writes the content of a file, when that is the branch's own or nobody reads it past the daemon.
     pub(super) fn with_own_direct<T>(&self, file: &OpenFile, change: impl Fn() -> Result<T>) -> Result<T> {
         loop {
-            if !self.is_direct(file) {
+            if !file.is_direct() {
                 match change() {
                     // It was opened so meanwhile.
                     Err(FsError::Contended) => continue,
@@ -224,14 +220,14 @@ impl FsCore {
     /// A file that is read past the daemon, and that other versions have too, becomes the branch's own without becoming
     /// another for the kernel: the others get the copy.
     fn own_direct(&self, file: &OpenFile) -> Result<()> {
-        if !self.is_direct(file) || self.owns_direct(file) {
+        if !file.is_direct() || self.owns_direct(file) {
             return Ok(());
         }
         let branch = file.tree.branch()?;
         let _gate = self.direct.gate.write();
         let mut own = file.source.write();
         let Content::Whole(frozen) = file.tree.content(file.ino)? else { return Ok(()) };
-        if !self.is_direct(file) || frozen.epoch() == branch.epoch() {
+        if !file.is_direct() || frozen.epoch() == branch.epoch() {
             return Ok(());
         }
         if self.journal.is_poisoned() {
@@ -323,8 +319,7 @@ impl FsCore {
     /// Files of a branch that are written past the daemon, and what the host says of them when it has done what it was at.
     /// What it says differs after any later change: that is a tick of its clock away.
     fn written(&self, branch: &Branch) -> Result<Vec<Written>> {
-        let all =
-            |file: &OpenFile| file.view == branch.view && file.direct_writers.load(Ordering::Acquire) > 0;
+        let all = |file: &OpenFile| file.view == branch.view && file.is_written_directly();
         let mut written = Vec::new();
         if !self.direct.any_writers() {
             return Ok(written);
@@ -372,7 +367,7 @@ impl FsCore {
         let moved = known.iter().filter(|written| !written.stands()).map(|written| written.file.ino);
         let is_new = |file: &OpenFile| {
             let is_known = known.iter().any(|written| std::ptr::eq(&*written.file, file));
-            file.view == branch.view && file.direct_writers.load(Ordering::Acquire) > 0 && !is_known
+            file.view == branch.view && file.is_written_directly() && !is_known
         };
         moved.chain(self.open_files.which(is_new).iter().map(|file| file.ino)).collect()
     }
@@ -398,9 +393,7 @@ impl Written {
         let same = |now: FileStat| {
             (now.len, now.modified, now.changed) == (self.stat.len, self.stat.modified, self.stat.changed)
         };
-        self.file.direct_writers.load(Ordering::Acquire) > 0
-            && is_old(&self.stat)
-            && self.open.stat().is_ok_and(same)
+        self.file.is_written_directly() && is_old(&self.stat) && self.open.stat().is_ok_and(same)
     }
 
     fn keep(&self, copy: Arc<Object>) -> Kept {
@@ -429,8 +422,6 @@ impl OpenFile {
 
 /// A name that leads to an inode. Searches: for rare questions.
 fn name_of(version: &Version, ino: InodeId) -> Option<String> {
-    version.iter().find_map(|(_, inode)| {
-        let found = inode.directory()?.iter().find(|(_, entry)| entry.ino() == ino)?;
-        Some(String::from_utf8_lossy(found.0.as_bytes()).into_owned())
-    })
+    let name = version.iter().find_map(|(dir, _)| names_of(version, dir, ino).into_iter().next())?;
+    Some(String::from_utf8_lossy(name.as_bytes()).into_owned())
 }

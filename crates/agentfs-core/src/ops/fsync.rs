@@ -2,7 +2,6 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use crate::branch::Branch;
 use crate::error::{FsError, Result};
@@ -50,7 +49,7 @@ impl FsCore {
         }
         // Nobody writes meanwhile.
         let _gate = self.direct.gate.write();
-        if file.direct_writers.load(Ordering::Acquire) > 0 {
+        if file.is_written_directly() {
             return Err(waits_for_direct_writers());
         }
         let source = file.source.write();

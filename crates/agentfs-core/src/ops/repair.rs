@@ -147,7 +147,8 @@ fn mending(version: &Version, fault: &Fault, room: InodeId, heads: &HashSet<Inod
     }
 }
 
-fn names_of(version: &Version, dir: InodeId, ino: InodeId) -> Vec<Name> {
+/// The names that a directory has for an inode.
+pub(super) fn names_of(version: &Version, dir: InodeId, ino: InodeId) -> Vec<Name> {
     let entries = version.get(dir).and_then(|inode| inode.directory()).into_iter().flat_map(Directory::iter);
     entries.filter(|(_, entry)| entry.ino() == ino).map(|(name, _)| name.clone()).collect()
 }

@@ -32,7 +32,7 @@ impl FsCore {
         match file.tree.content(file.ino)? {
             Content::Hole => self.record_size(file, size, strip),
             // What the kernel has open stays the file's.
-            Content::Packed(_) | Content::Whole(_) if size == 0 && !self.is_direct(file) => {
+            Content::Packed(_) | Content::Whole(_) if size == 0 && !file.is_direct() => {
                 self.empty(file, strip)?;
                 *source = Source::Hole;
                 Ok(())
