@@ -98,10 +98,16 @@ class Volume(Place):
         unmount(self.root, self.daemon)
 
 
-class PastTheDaemon(Volume):
-    """The kernel reads and writes larger files by itself."""
+class Exact(Volume):
+    """All data comes through the daemon, each write before it returns."""
 
-    environment = {"AGENTFS_FUSE_PASSTHROUGH": "1"}
+    environment = {"AGENTFS_FUSE_DATA_PATH": "exact"}
+
+
+class WriteBack(Volume):
+    """All data comes through the daemon, from the kernel's cache some time after the write has returned."""
+
+    environment = {"AGENTFS_FUSE_DATA_PATH": "write-back"}
 
 
 class WithBranches(Volume):
@@ -141,7 +147,7 @@ class Bound(Exec):
         return ["sh", "-c", binds, CLI, self.root, *Place.command(self, work)]
 
 
-VARIANTS = {"passthrough": PastTheDaemon, "branches": WithBranches, "snapshot": AfterSnapshot, "exec": Exec, "bound": Bound}
+VARIANTS = {"exact": Exact, "write-back": WriteBack, "branches": WithBranches, "snapshot": AfterSnapshot, "exec": Exec, "bound": Bound}
 
 
 def wait_for(condition, complaint):

@@ -150,3 +150,42 @@ fn a_snapshot_of_what_is_written_all_the_while_is_of_one_moment_or_refused() {
     core.release(handle).unwrap();
     core.create_snapshot("main", None).unwrap();
 }
+
+#[test]
+fn what_has_not_changed_since_the_last_snapshot_is_not_copied_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let device = Arc::new(HostFs::open(&directory.path().join("store"), false).unwrap());
+    let core = volume(device.clone());
+    let name = Name::new(b"f").unwrap();
+    let made =
+        core.create_open(ViewId::MAIN, InodeId::ROOT, &name, (0o644, 0), OpenMode::Write, Caller::ROOT);
+    let (attr, handle) = made.unwrap();
+    core.write(handle, 0, b"one", false).unwrap();
+    let object = core.open_direct(handle).unwrap().unwrap();
+    let objects = || {
+        core.tend().unwrap();
+        device.list(agentfs_core::Folder::Objects).unwrap().len()
+    };
+    let snapshot = || core.create_snapshot("main", None).unwrap().id;
+    let first = snapshot();
+    let held = objects();
+    let second = snapshot();
+    assert_eq!(objects(), held, "it was copied though nothing had changed");
+    object.write_at(b"two", 0).unwrap();
+    let third = snapshot();
+    assert_eq!(objects(), held + 1);
+    core.delete_snapshot(&first.to_string()).unwrap();
+    let content = |id| {
+        let view = core.enter_snapshot(id, InodeId::ROOT).unwrap();
+        let (handle, mut bytes) = (core.open(view, attr.ino, OpenMode::Read, Caller::ROOT).unwrap(), [0; 3]);
+        core.read(handle, 0, &mut bytes).unwrap();
+        core.release(handle).unwrap();
+        core.forget(view, InodeId::ROOT, 1);
+        bytes
+    };
+    assert_eq!((content(second), content(third)), (*b"one", *b"two"));
+    core.delete_snapshot(&second.to_string()).unwrap();
+    // Nothing changes back to what no snapshot has any more.
+    let fourth = snapshot();
+    assert_eq!(content(fourth), *b"two");
+}

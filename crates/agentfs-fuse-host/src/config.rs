@@ -27,9 +27,35 @@ pub(crate) struct Settings {
     pub(crate) write_threads: usize,
     pub(crate) max_write: u32,
     pub(crate) max_background: u16,
-    /// May the kernel read and write files of the store by itself, where it can?
-    pub(crate) passthrough: bool,
+    pub(crate) data_path: DataPath,
+    /// Are the processors to be kept awake while requests come in quickly, where that is allowed?
+    pub(crate) keep_awake: bool,
     pub(crate) trace_writes: bool,
+}
+
+/// The way that bytes take between programs and the store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum DataPath {
+    /// Through the daemon; larger files that are opened again past it, where the kernel can.
+    Hybrid,
+    /// Through the daemon, each write before it returns.
+    Exact,
+    /// Through the daemon, from the kernel's cache some time after the write has returned.
+    WriteBack,
+}
+
+impl DataPath {
+    const ALL: [DataPath; 3] = [DataPath::Hybrid, DataPath::Exact, DataPath::WriteBack];
+
+    /// As it is written in the configuration.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            DataPath::Hybrid => "hybrid",
+            DataPath::Exact => "exact",
+            DataPath::WriteBack => "write-back",
+        }
+    }
 }
 
 /// Where bytes go.
@@ -47,6 +73,7 @@ struct File {
     backstore: Option<StoreChoice>,
     overlay: Overlay,
     security: Security,
+    data_path: Option<DataPath>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -55,7 +82,7 @@ struct Cache {
     attr_ttl_ms: Option<u64>,
     entry_ttl_ms: Option<u64>,
     negative_ttl_ms: Option<u64>,
-    writeback_cache: bool,
+    writeback_cache: Option<bool>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -124,6 +151,7 @@ impl Settings {
     pub(crate) fn gather(args: &Args, mount: &Path, env: Environment<'_>) -> Result<Settings> {
         let file = args.config.as_deref().map(read).transpose()?.unwrap_or_default();
         refuse_unsupported(&file)?;
+        let data_path = data_path(&file, env)?;
         let ttl = |ms: Option<u64>| Duration::from_millis(ms.unwrap_or(DEFAULT_TTL_MS));
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
@@ -144,14 +172,15 @@ impl Settings {
                 entry: ttl(file.cache.entry_ttl_ms),
                 negative: ttl(file.cache.negative_ttl_ms),
             },
-            allow_other: args.allow_other || flag(env, "AGENTFS_FUSE_ALLOW_OTHER")?,
+            allow_other: args.allow_other || flag(env, "AGENTFS_FUSE_ALLOW_OTHER", false)?,
             default_permissions: file.security.enforce_posix_permissions,
             write_threads: number(env, "AGENTFS_FUSE_WRITE_THREADS", 1, 1024)?.unwrap_or(cpus as u64)
                 as usize,
             max_write: number(env, "AGENTFS_FUSE_MAX_WRITE", 4096, 16 << 20)?.unwrap_or(4 << 20) as u32,
             max_background: number(env, "AGENTFS_FUSE_MAX_BACKGROUND", 1, 65535)?.unwrap_or(64) as u16,
-            passthrough: flag(env, "AGENTFS_FUSE_PASSTHROUGH")?,
-            trace_writes: flag(env, "AGENTFS_FUSE_TRACE_WRITES")?,
+            data_path,
+            keep_awake: flag(env, "AGENTFS_FUSE_KEEP_AWAKE", true)?,
+            trace_writes: flag(env, "AGENTFS_FUSE_TRACE_WRITES", false)?,
         })
     }
 }
@@ -175,11 +204,12 @@ fn read(path: &Path) -> Result<File> {
 }
 
 /// The variables of the environment that mean something to the daemon.
-const VARIABLES: [&str; 6] = [
+const VARIABLES: [&str; 7] = [
     "AGENTFS_FUSE_ALLOW_OTHER",
+    "AGENTFS_FUSE_DATA_PATH",
+    "AGENTFS_FUSE_KEEP_AWAKE",
     "AGENTFS_FUSE_MAX_BACKGROUND",
     "AGENTFS_FUSE_MAX_WRITE",
-    "AGENTFS_FUSE_PASSTHROUGH",
     "AGENTFS_FUSE_TRACE_WRITES",
     "AGENTFS_FUSE_WRITE_THREADS",
 ];
@@ -208,15 +238,34 @@ fn refuse_unsupported(file: &File) -> Result<()> {
             "overlay.lower_root and overlay.materialization have no effect without overlay.enabled: leave them out"
         );
     }
-    if file.cache.writeback_cache {
-        bail!("cache.writeback_cache is not supported by this version: set it to false, or leave it out");
-    }
     if !file.security.root_bypass_permissions {
         bail!(
             "security.root_bypass_permissions cannot be false: the kernel exempts root from permission checks"
         );
     }
     Ok(())
+}
+
+/// The variable's word over the file's; `cache.writeback_cache` is an older word for one of them.
+fn data_path(file: &File, env: Environment<'_>) -> Result<DataPath> {
+    let name = "AGENTFS_FUSE_DATA_PATH";
+    let all = DataPath::ALL.map(DataPath::name).join(", ");
+    match env(name) {
+        Ok(text) if !text.is_empty() => {
+            let found = DataPath::ALL.into_iter().find(|path| path.name() == text);
+            return found.with_context(|| format!("{name} is {text:?}: it must be one of {all}"));
+        }
+        Err(VarError::NotUnicode(_)) => bail!("{name} is not text: it must be one of {all}"),
+        Ok(_) | Err(VarError::NotPresent) => {}
+    }
+    match (file.data_path, file.cache.writeback_cache) {
+        (Some(path), Some(cached)) if cached != (path == DataPath::WriteBack) => {
+            bail!("cache.writeback_cache is {cached} and data_path {:?}: leave one of them out", path.name())
+        }
+        (Some(path), _) => Ok(path),
+        (None, Some(true)) => Ok(DataPath::WriteBack),
+        (None, Some(false) | None) => Ok(DataPath::Hybrid),
+    }
 }
 
 fn backstore(
@@ -265,10 +314,11 @@ pub(crate) fn escaped(path: &Path) -> String {
     if text.is_empty() { "-".to_owned() } else { text }
 }
 
-fn flag(env: Environment<'_>, name: &str) -> Result<bool> {
+fn flag(env: Environment<'_>, name: &str, otherwise: bool) -> Result<bool> {
     match env(name).as_deref() {
         Ok("1") => Ok(true),
-        Ok("0" | "") | Err(VarError::NotPresent) => Ok(false),
+        Ok("0") => Ok(false),
+        Ok("") | Err(VarError::NotPresent) => Ok(otherwise),
         Ok(other) => bail!("{name} is {other:?}: it must be 0 or 1"),
         Err(VarError::NotUnicode(_)) => bail!("{name} is not text: it must be 0 or 1"),
     }
@@ -309,6 +359,7 @@ mod tests {
     #[test]
     fn the_documented_schema_is_accepted() {
         let json = r#"{"cache":{"attr_ttl_ms":5,"entry_ttl_ms":6,"negative_ttl_ms":7,"writeback_cache":false},
+            "data_path":"exact",
             "limits":{"max_open_handles":10,"max_branches":11,"max_snapshots":12},
             "backstore":{"HostFs":{"root":"/s","prefer_native_snapshots":false}},
             "overlay":{"enabled":false,"lower_root":null,"materialization":null},
@@ -318,6 +369,22 @@ mod tests {
         assert_eq!((s.ttl.attr.as_millis(), s.ttl.entry.as_millis(), s.ttl.negative.as_millis()), (5, 6, 7));
         assert_eq!((s.core.max_open_handles, s.core.max_branches, s.core.max_snapshots), (10, 11, 12));
         assert_eq!((s.core.root_uid, s.core.root_gid, s.write_threads), (3, 4, 3));
+        assert_eq!(s.data_path, DataPath::Exact);
+    }
+
+    #[test]
+    fn the_data_path_is_the_variables_then_the_files() {
+        let path = |json: &str, env: &[(&str, &str)]| gather(json, env, &[]).unwrap().data_path;
+        let write_back = r#"{"cache":{"writeback_cache":true}}"#;
+        assert_eq!(path("{}", &[]), DataPath::Hybrid);
+        assert_eq!(path(write_back, &[]), DataPath::WriteBack);
+        assert_eq!(path(write_back, &[("AGENTFS_FUSE_DATA_PATH", "exact")]), DataPath::Exact);
+        assert_eq!(
+            path(r#"{"data_path":"write-back","cache":{"writeback_cache":true}}"#, &[]),
+            DataPath::WriteBack
+        );
+        let error = gather("{}", &[("AGENTFS_FUSE_DATA_PATH", "fast")], &[]).unwrap_err().to_string();
+        assert!(error.contains("fast") && error.contains("hybrid, exact, write-back"), "{error}");
     }
 
     #[test]
@@ -325,7 +392,8 @@ mod tests {
         for (json, named) in [
             (r#"{"cahce":{}}"#, "cahce"),
             (r#"{"cache":{"ttl":1}}"#, "ttl"),
-            (r#"{"cache":{"writeback_cache":true}}"#, "cache.writeback_cache"),
+            (r#"{"data_path":"quick"}"#, "quick"),
+            (r#"{"data_path":"exact","cache":{"writeback_cache":true}}"#, "cache.writeback_cache"),
             (r#"{"overlay":{"enabled":true}}"#, "overlay.enabled"),
             (r#"{"overlay":{"lower_root":"/x"}}"#, "overlay.lower_root"),
             (r#"{"security":{"root_bypass_permissions":false}}"#, "security.root_bypass_permissions"),

@@ -10,8 +10,10 @@ use anyhow::{Context, Result, bail};
 use fuser::BackgroundSession;
 
 use crate::adapter::{Adapter, Passthrough};
-use crate::config::{Backstore, Settings};
+use crate::awake::Awake;
+use crate::config::{Backstore, DataPath, Settings};
 use crate::control::{Control, Identity, Parts};
+use crate::flusher::Flusher;
 use crate::housekeeping;
 use crate::metrics::Metrics;
 use crate::mount::{self, Options};
@@ -54,8 +56,9 @@ impl Host {
         let termination = signals::hold()?;
         let core = Arc::new(open_volume(settings)?);
         housekeeping::start(&core)?;
-        let adapter = adapter(settings, core.clone())?;
+        let adapter = adapter(settings, core.clone(), &mount)?;
         let (bindings, caching) = (adapter.bindings.clone(), adapter.caching.clone());
+        let flusher = adapter.flusher.clone();
         let threads = threads();
         let options = Options {
             allow_other: settings.allow_other,
@@ -66,6 +69,7 @@ impl Host {
         let session = mount::mount(adapter, &mount, &options)?;
         caching.connect(Arc::new(Notices::new(session.as_fd().try_clone_to_owned()?)))?;
         let session = session.spawn().context("cannot start serving")?;
+        flusher.start().context("cannot start the process that has files written out")?;
         housekeeping::watch_processes(&bindings, &caching)?;
         let place = Place { device: mount::devices_at(&mount).pop(), covers_dead };
         // That it answers is for others to see: a daemon that waits for itself when it is killed never ends.
@@ -150,7 +154,7 @@ fn open_volume(settings: &Settings) -> Result<FsCore> {
     Ok(core)
 }
 
-fn adapter(settings: &Settings, core: Arc<FsCore>) -> Result<Adapter> {
+fn adapter(settings: &Settings, core: Arc<FsCore>, mount: &Path) -> Result<Adapter> {
     let metrics = Arc::new(Metrics::new());
     let granted = Arc::new(OnceLock::new());
     let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
@@ -158,6 +162,7 @@ fn adapter(settings: &Settings, core: Arc<FsCore>) -> Result<Adapter> {
         Backstore::Memory => "memory".to_owned(),
         Backstore::HostFs { root, .. } => root.display().to_string().chars().take(1024).collect(),
     };
+    let write_back = settings.data_path == DataPath::WriteBack;
     let identity = Identity { owner: owner.0, store, granted: granted.clone() };
     let root = match &settings.backstore {
         Backstore::Memory => None,
@@ -171,23 +176,29 @@ fn adapter(settings: &Settings, core: Arc<FsCore>) -> Result<Adapter> {
     let bindings = Arc::new(bindings);
     let pid_view = Arc::new(PidView::new(core.clone(), bindings.clone()));
     let caching = Caching::new(settings.ttl, core.clone(), bindings.clone(), pid_view.clone());
+    let flusher = Arc::new(Flusher::new(mount));
     let parts = Parts {
         core: core.clone(),
         metrics: metrics.clone(),
         bindings: bindings.clone(),
         caching: caching.clone(),
         pid_view: pid_view.clone(),
+        flusher: flusher.clone(),
     };
     // The kernel takes files from root only.
     let has_files = matches!(settings.backstore, Backstore::HostFs { .. }) && owner.0 == 0;
-    let passthrough = (settings.passthrough && has_files).then(|| Arc::new(OnceLock::new()));
+    let is_hybrid = settings.data_path == DataPath::Hybrid;
+    let passthrough = (is_hybrid && has_files).then(|| Arc::new(OnceLock::new()));
+    let (awake, how) = awake(settings);
     Ok(Adapter {
+        awake,
         passthrough: Passthrough::new(passthrough.clone().unwrap_or_default()),
         synthetic: Synthetic::new(core.clone(), owner),
         control: Control::start(parts, identity)?,
         bindings,
         pid_view,
         caching,
+        flusher,
         pool: WritePool::start(settings.write_threads, threads() - ANSWERING, settings.trace_writes)?,
         metrics,
         wishes: Wishes {
@@ -195,8 +206,21 @@ fn adapter(settings: &Settings, core: Arc<FsCore>) -> Result<Adapter> {
             max_background: settings.max_background,
             permissions: settings.default_permissions,
             passthrough,
+            write_back,
+            settled: vec![("data_path", settings.data_path.name().to_owned()), ("kept_awake", how)],
             granted,
         },
         core,
     })
+}
+
+/// What keeps the processors awake in bursts of requests, and how that is told.
+fn awake(settings: &Settings) -> (Option<Arc<Awake>>, String) {
+    if !settings.keep_awake {
+        return (None, "never".to_owned());
+    }
+    match Awake::start() {
+        Ok(awake) => (Some(awake), "in bursts".to_owned()),
+        Err(error) => (None, format!("never: {error}")),
+    }
 }

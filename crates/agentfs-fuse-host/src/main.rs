@@ -3,10 +3,12 @@
 
 mod adapter;
 mod args;
+mod awake;
 mod background;
 mod check;
 mod config;
 mod control;
+mod flusher;
 mod host;
 mod housekeeping;
 mod metrics;
@@ -48,6 +50,10 @@ fn run(args: &Args) -> Result<ExitCode> {
         Some(Command::Check { store, repair, json }) => return check::run(store, *repair, *json),
         Some(Command::MarkProcess { pid, soft }) => {
             processes::set_mark(*pid, *soft)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(Command::FlushFiles { mount }) => {
+            flusher::serve(mount)?;
             return Ok(ExitCode::SUCCESS);
         }
         None => {}

@@ -16,6 +16,10 @@ pub(crate) struct Wishes {
     pub(crate) permissions: bool,
     /// Is the kernel to read and write files of the store by itself? Filled with whether it does.
     pub(crate) passthrough: Option<Arc<OnceLock<bool>>>,
+    /// What was settled without the kernel: told beside what it grants.
+    pub(crate) settled: Vec<(&'static str, String)>,
+    /// Is the kernel to keep what is written for a while? It excludes passthrough.
+    pub(crate) write_back: bool,
     /// Filled with what was granted.
     pub(crate) granted: Arc<OnceLock<Vec<(&'static str, String)>>>,
 }
@@ -43,7 +47,7 @@ const WANTED: [(&str, InitFlags); 12] = [
 impl Wishes {
     /// Answers the kernel's greeting.
     pub(crate) fn negotiate(&self, config: &mut KernelConfig) -> io::Result<()> {
-        let mut granted = Vec::new();
+        let mut granted = self.settled.clone();
         let is_wanted = |flag: InitFlags| self.permissions || flag != InitFlags::FUSE_POSIX_ACL;
         for (name, flag) in WANTED.into_iter().filter(|(_, flag)| is_wanted(*flag)) {
             granted.push((name, config.add_capabilities(flag).is_ok().to_string()));
@@ -54,6 +58,10 @@ impl Wishes {
                 && config.set_max_stack_depth(1).is_ok();
             let _ = passthrough.set(is_granted);
             granted.push(("passthrough", is_granted.to_string()));
+        }
+        if self.write_back {
+            let is_granted = config.add_capabilities(InitFlags::FUSE_WRITEBACK_CACHE).is_ok();
+            granted.push(("writeback_cache", is_granted.to_string()));
         }
         let refused = |nearest: u32| io::Error::other(format!("the kernel takes at most {nearest}"));
         config.set_max_write(self.max_write).map_err(refused)?;

@@ -49,6 +49,19 @@ impl Notices {
         self.send(FUSE_NOTIFY_INVAL_INODE, &body)
     }
 
+    /// The kernel drops what it has cached of attributes.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub(crate) fn drop_attributes(&self, node: NodeId) -> io::Result<()> {
+        let mut body = Vec::with_capacity(24);
+        body.extend(node.0.to_ne_bytes());
+        // From before the first byte: no page.
+        body.extend((-1_i64).to_ne_bytes());
+        body.extend(0_i64.to_ne_bytes());
+        self.send(FUSE_NOTIFY_INVAL_INODE, &body)
+    }
+
     fn send(&self, code: i32, body: &[u8]) -> io::Result<()> {
         let mut header = Vec::with_capacity(HEADER_LEN);
         header.extend(((HEADER_LEN + body.len()) as u32).to_ne_bytes());

@@ -48,7 +48,7 @@ fn what_cannot_be_mounted_is_refused_in_one_sentence_and_nothing_is_touched() {
         &[("AGENTFS_FUSE_WRITE_THREADS", "none")],
         "AGENTFS_FUSE_WRITE_THREADS",
     );
-    refused(&["--store", &store, &mount], &[("AGENTFS_FUSE_PASSTHROUGH", "2")], "AGENTFS_FUSE_PASSTHROUGH");
+    refused(&["--store", &store, &mount], &[("AGENTFS_FUSE_DATA_PATH", "2")], "AGENTFS_FUSE_DATA_PATH");
     refused(
         &["--background", "--store", &at("other"), &mount],
         &[("XDG_STATE_HOME", &at("state"))],

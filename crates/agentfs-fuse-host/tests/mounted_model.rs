@@ -48,12 +48,17 @@ fn run(kind: &str, cases: u32, backstore: &str, env: &[(&str, &str)]) {
 
 #[test]
 fn a_mounted_volume_does_as_the_model() {
-    run("host directory", 50, "", &[]);
+    run("hybrid", 50, "", &[]);
 }
 
 #[test]
-fn a_mounted_volume_whose_files_are_written_past_the_daemon_does_as_the_model() {
-    run("past the daemon", 40, "", &[("AGENTFS_FUSE_PASSTHROUGH", "1")]);
+fn a_mounted_volume_does_as_the_model_when_all_data_comes_through_the_daemon() {
+    run("exact", 30, "", &[("AGENTFS_FUSE_DATA_PATH", "exact")]);
+}
+
+#[test]
+fn a_mounted_volume_does_as_the_model_when_the_kernel_keeps_what_is_written() {
+    run("write-back", 30, "", &[("AGENTFS_FUSE_DATA_PATH", "write-back")]);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! A file that is open, once for each inode of a tree however often it was opened.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -50,6 +50,8 @@ pub struct OpenFile {
     pub refreshing: Mutex<()>,
     /// Leaf lock: what the host last said of the object while it was written past the daemon.
     pub seen: Mutex<FileStat>,
+    /// Leaf lock: what frozen versions got last of what is written past the daemon, and what the host said of that.
+    pub frozen: Mutex<Option<(FileStat, Weak<Object>)>>,
 }
 
 impl OpenFile {
@@ -78,7 +80,7 @@ impl OpenFiles {
                 (RwLock::new(Source::Unknown), AtomicU32::new(0), AtomicU32::new(0));
             let (dirty, rewritten) = (AtomicBool::new(false), AtomicU64::new(0));
             let (direct, direct_writers, seen) = (AtomicU32::new(0), AtomicU32::new(0), Mutex::default());
-            let (tree, refreshing) = (tree.clone(), Mutex::default());
+            let (tree, refreshing, frozen) = (tree.clone(), Mutex::default(), Mutex::default());
             Arc::new(OpenFile {
                 tree,
                 view,
@@ -92,6 +94,7 @@ impl OpenFiles {
                 direct_writers,
                 refreshing,
                 seen,
+                frozen,
             })
         });
         file.users.fetch_add(1, Ordering::SeqCst);

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::repair::names_of;
 use crate::branch::{Branch, Kept};
@@ -13,14 +13,13 @@ use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::handle::{Handle, OpenFile, Source};
 use crate::log::Record;
-use crate::store::{Content, FileStat, Object, ObjectFile, Unnamed};
+use crate::store::{Content, FileStat, Object, ObjectFile, Store, Unnamed};
 use crate::tree::Version;
 use crate::types::{Epoch, HandleId, InodeId, Timestamp, ViewId};
 
-/// How often a snapshot tries to find standing still what is written past the daemon.
+/// How often a snapshot tries at least to find standing still what is written past the daemon, and for how long.
 const ATTEMPTS: u32 = 4;
-/// Longer than the host's clock for times of change takes from one tick to the next.
-const TICK: Duration = Duration::from_millis(12);
+const PATIENCE: Duration = Duration::from_millis(400);
 
 /// A file that is being written past the daemon, and what the host said of it.
 struct Written {
@@ -28,6 +27,29 @@ struct Written {
     object: Arc<Object>,
     open: Arc<dyn ObjectFile>,
     stat: FileStat,
+    /// A copy that frozen versions have already, and that still is what it holds.
+    copy: Option<Arc<Object>>,
+}
+
+/// What a frozen version gets instead of a file that is being written.
+enum Copied {
+    Now(Unnamed),
+    Before(Arc<Object>),
+}
+
+impl Copied {
+    fn adopt(self, store: &Store, epoch: Epoch) -> Arc<Object> {
+        match self {
+            Copied::Before(object) => object,
+            Copied::Now((id, _)) => store.adopt(id, epoch),
+        }
+    }
+
+    fn discard(self, store: &Store) {
+        if let Copied::Now((id, _)) = self {
+            store.discard(id);
+        }
+    }
 }
 
 impl FsCore {
@@ -282,16 +304,19 @@ impl FsCore {
     /// # Errors
     /// `Busy`, which names the files, when they do not stand still for as long as that takes; those of `Branch::freeze`.
     pub(super) fn freeze(&self, branch: &Arc<Branch>, next: Epoch, record: &Record) -> Result<Version> {
-        let mut moving = Vec::new();
-        for _ in 0..ATTEMPTS {
+        let (mut moving, begun) = (Vec::new(), Instant::now());
+        for attempt in 0.. {
+            if attempt >= ATTEMPTS && begun.elapsed() >= PATIENCE {
+                break;
+            }
             let written = self.written(branch)?;
             let copies = self.copy_written(&written)?;
             let _gate = self.direct.gate.write();
             moving = self.moved_since(branch, &written);
             if moving.is_empty() {
                 let epoch = branch.epoch();
-                let adopt = |(id, _): Unnamed| self.store.adopt(id, epoch);
-                let mut copies: Vec<_> = copies.into_iter().map(adopt).collect();
+                let mut copies: Vec<_> =
+                    copies.into_iter().map(|copy| copy.adopt(&self.store, epoch)).collect();
                 let kept = || {
                     // Once more, now that the daemon writes nothing.
                     if !self.moved_since(branch, &written).is_empty() {
@@ -310,7 +335,7 @@ impl FsCore {
                     frozen => return frozen,
                 }
             } else {
-                copies.into_iter().for_each(|(id, _)| self.store.discard(id));
+                copies.into_iter().for_each(|copy| copy.discard(&self.store));
             }
         }
         Err(self.too_busy(branch, &moving))
@@ -330,28 +355,37 @@ impl FsCore {
                 Source::Unknown | Source::Hole | Source::Small(_) => None,
             };
             if let Some((object, open)) = opened {
-                open.await_writes()?;
-                written.push(Written { file, object, open, stat: FileStat::default() });
+                let stat = open.stat()?;
+                let copy = file.frozen_as(stat);
+                if copy.is_none() {
+                    open.await_writes()?;
+                }
+                written.push(Written { file, object, open, stat, copy });
             }
         }
-        if !written.is_empty() {
-            thread::sleep(TICK);
+        if written.iter().any(|written| written.copy.is_none()) {
+            thread::sleep(self.store.device().tick());
         }
-        for written in &mut written {
+        for written in written.iter_mut().filter(|written| written.copy.is_none()) {
             written.stat = written.open.stat()?;
         }
         Ok(written)
     }
 
-    fn copy_written(&self, written: &[Written]) -> Result<Vec<Unnamed>> {
+    fn copy_written(&self, written: &[Written]) -> Result<Vec<Copied>> {
         // What is written through mmap is seen only after the host has written it out.
-        written.iter().try_for_each(|written| written.open.sync(true))?;
+        let anew = || written.iter().filter(|written| written.copy.is_none());
+        anew().try_for_each(|written| written.open.sync(true))?;
         let mut copies = Vec::new();
-        for Written { object, stat, .. } in written {
-            match self.with_room(|| self.store.duplicate(object, stat.len)) {
+        for Written { object, stat, copy, .. } in written {
+            let copied = match copy {
+                Some(copy) => Ok(Copied::Before(copy.clone())),
+                None => self.with_room(|| self.store.duplicate(object, stat.len)).map(Copied::Now),
+            };
+            match copied {
                 Ok(copy) => copies.push(copy),
                 Err(error) => {
-                    copies.into_iter().for_each(|(id, _)| self.store.discard(id));
+                    copies.into_iter().for_each(|copy| copy.discard(&self.store));
                     return Err(error);
                 }
             }
@@ -364,7 +398,8 @@ impl FsCore {
         if known.is_empty() && !self.direct.any_writers() {
             return Vec::new();
         }
-        let moved = known.iter().filter(|written| !written.stands()).map(|written| written.file.ino);
+        let tick = self.store.device().tick();
+        let moved = known.iter().filter(|written| !written.stands(tick)).map(|written| written.file.ino);
         let is_new = |file: &OpenFile| {
             let is_known = known.iter().any(|written| std::ptr::eq(&*written.file, file));
             file.view == branch.view && file.is_written_directly() && !is_known
@@ -378,7 +413,7 @@ impl FsCore {
         });
         FsError::Busy(format!(
             "these files are written all the while, past the daemon: {names}; stop their writers, or mount \
-             without AGENTFS_FUSE_PASSTHROUGH"
+             with AGENTFS_FUSE_DATA_PATH=exact"
         ))
     }
 }
@@ -386,18 +421,19 @@ impl FsCore {
 impl Written {
     /// Is it still written past the daemon, and has not changed? What was changed in the present tick of the host's clock
     /// could change once more without its showing.
-    fn stands(&self) -> bool {
+    fn stands(&self, tick: Duration) -> bool {
         let is_old = |stat: &FileStat| {
-            SystemTime::now().duration_since(stat.changed.into()).is_ok_and(|age| age >= TICK)
+            tick.is_zero()
+                || SystemTime::now().duration_since(stat.changed.into()).is_ok_and(|age| age >= tick)
         };
-        let same = |now: FileStat| {
-            (now.len, now.modified, now.changed) == (self.stat.len, self.stat.modified, self.stat.changed)
-        };
-        self.file.is_written_directly() && is_old(&self.stat) && self.open.stat().is_ok_and(same)
+        self.file.is_written_directly()
+            && is_old(&self.stat)
+            && self.open.stat().is_ok_and(|now| now.is_the_same_as(&self.stat))
     }
 
     fn keep(&self, copy: Arc<Object>) -> Kept {
         let modified = self.file.saw(self.stat);
+        *self.file.frozen.lock() = Some((self.stat, Arc::downgrade(&copy)));
         Kept { ino: self.file.ino, stat: self.stat, modified, copy, own: self.object.clone() }
     }
 }
@@ -410,6 +446,13 @@ impl OpenFile {
             Some(_) => false,
             None => true,
         }
+    }
+
+    /// What frozen versions got of it last, if that is what the host still says it is.
+    fn frozen_as(&self, stat: FileStat) -> Option<Arc<Object>> {
+        let frozen = self.frozen.lock();
+        let (then, copy) = frozen.as_ref()?;
+        then.is_the_same_as(&stat).then(|| copy.upgrade()).flatten()
     }
 
     /// Notes what the host says; the time of the last change, if there was one since.

@@ -4,6 +4,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 pub use rustix::fs::FallocateFlags;
 
@@ -107,6 +108,13 @@ pub struct FileStat {
     pub changed: Timestamp,
 }
 
+impl FileStat {
+    /// Has nothing changed between the two, as far as the host's clock tells?
+    pub(crate) fn is_the_same_as(&self, other: &FileStat) -> bool {
+        (self.len, self.modified, self.changed) == (other.len, other.modified, other.changed)
+    }
+}
+
 /// An open file of a store. Offsets and lengths are bytes; errors are the host's.
 pub trait ObjectFile: Send + Sync {
     /// Reads until `buf` is full or the object ends; returns the bytes read.
@@ -168,4 +176,11 @@ pub trait Device: Send + Sync {
     fn space(&self) -> io::Result<Space>;
     /// Does `duplicate` share blocks?
     fn reflinks(&self) -> bool;
+    /// How long two changes of a file can lie apart and be noted at the same time, when `stat` was asked between them.
+    fn tick(&self) -> Duration {
+        COARSE_TICK
+    }
 }
+
+/// Longer than the host's clock for times of change takes from one tick to the next.
+pub(super) const COARSE_TICK: Duration = Duration::from_millis(12);

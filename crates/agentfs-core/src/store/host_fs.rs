@@ -6,11 +6,14 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use rustix::fs::{self, AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, SeekFrom};
 use rustix::io::Errno;
 
+use super::device::COARSE_TICK;
+use super::probe::{has_fine_times, probe_reflink};
 use super::{Device, FileId, FileStat, Folder, ObjectFile, Seek, Space};
 use crate::types::{ObjectId, PackId, Timestamp};
 
@@ -50,6 +53,7 @@ pub enum StoreError {
 pub struct HostFs {
     dirs: Arc<Directories>,
     reflinks: bool,
+    tick: Duration,
     _lock: OwnedFd,
 }
 
@@ -78,6 +82,8 @@ impl HostFs {
         check_format(root)?;
         make_folders(root).map_err(io_error)?;
         let mut store = HostFs::of(root, lock).map_err(io_error)?;
+        let is_fine = has_fine_times(&store.dirs.objects).unwrap_or(false);
+        store.tick = if is_fine { Duration::ZERO } else { COARSE_TICK };
         store.reflinks = prefer_reflinks && probe_reflink(&store.dirs.objects).unwrap_or(false); // a full disk, say
         Ok(store)
     }
@@ -99,7 +105,7 @@ impl HostFs {
         let packs = directory(&root.join("packs")).or_else(|_| directory(root))?;
         let (root, new_names) = (directory(root)?, Mutex::default());
         let dirs = Arc::new(Directories { root, objects, packs, new_names });
-        Ok(HostFs { dirs, reflinks: false, _lock: lock })
+        Ok(HostFs { dirs, reflinks: false, tick: COARSE_TICK, _lock: lock })
     }
 }
 
@@ -179,20 +185,6 @@ fn make_folders(root: &Path) -> io::Result<()> {
     }
     fs::fsync(&dir)?;
     Ok(fs::fsync(fs::open(root, DIRECTORY, Mode::empty())?)?)
-}
-
-/// Tries a reflink between two unnamed files.
-fn probe_reflink(objects: &OwnedFd) -> io::Result<bool> {
-    let (from, to) = (scratch(objects, "probe-from")?, scratch(objects, "probe-to")?);
-    rustix::io::pwrite(&from, &[1; 4096], 0)?;
-    Ok(fs::ioctl_ficlone(&to, &from).is_ok())
-}
-
-/// A file that is gone when closed.
-fn scratch(objects: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
-    let file = fs::openat(objects, name, OBJECT | OFlags::CREATE, PRIVATE)?;
-    fs::unlinkat(objects, name, AtFlags::empty())?;
-    Ok(file)
 }
 
 fn path_of(id: ObjectId) -> String {
@@ -364,6 +356,10 @@ impl Device for HostFs {
 
     fn reflinks(&self) -> bool {
         self.reflinks
+    }
+
+    fn tick(&self) -> Duration {
+        self.tick
     }
 }
 

@@ -8,6 +8,7 @@ mod memory;
 mod object;
 mod pack;
 mod packs;
+mod probe;
 mod reaper;
 
 pub use content::Content;

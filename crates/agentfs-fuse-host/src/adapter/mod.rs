@@ -19,7 +19,9 @@ use agentfs_core::FsCore;
 
 pub(crate) use self::errno::errno;
 pub(crate) use self::passthrough::Passthrough;
+use crate::awake::Awake;
 use crate::control::Control;
+use crate::flusher::Flusher;
 use crate::metrics::{Metrics, Request};
 use crate::negotiate::Wishes;
 use crate::processes::Bindings;
@@ -36,7 +38,9 @@ pub(crate) struct Adapter {
     pub(crate) bindings: Arc<Bindings>,
     pub(crate) pid_view: Arc<PidView>,
     pub(crate) caching: Arc<Caching>,
+    pub(crate) flusher: Arc<Flusher>,
     pub(crate) passthrough: Passthrough,
+    pub(crate) awake: Option<Arc<Awake>>,
     pub(crate) wishes: Wishes,
 }
 
@@ -44,6 +48,9 @@ impl Adapter {
     /// Serves a request: counts it, and keeps a panic from taking the thread along.
     fn serve(&self, request: Request, work: impl FnOnce()) {
         let begun = Instant::now();
+        if let Some(awake) = &self.awake {
+            awake.note(begun);
+        }
         if catch_unwind(AssertUnwindSafe(work)).is_err() {
             tracing::error!(?request, "a request panicked and is answered EIO; please report this");
         }

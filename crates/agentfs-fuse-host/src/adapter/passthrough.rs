@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use agentfs_core::{HandleId, ObjectFile};
-use dashmap::DashSet;
 use fuser::{BackingId, FileHandle, FopenFlags, ReplyOpen};
 
 use super::Adapter;
@@ -24,8 +23,6 @@ pub(crate) struct Passthrough {
     is_refused: AtomicBool,
     /// By node, with how many descriptors use it.
     files: Mutex<HashMap<NodeId, (BackingId, u32)>>,
-    /// Nodes whose pages in the kernel are older than the file.
-    outdated: DashSet<NodeId>,
 }
 
 impl Passthrough {
@@ -41,13 +38,6 @@ impl Passthrough {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The flags for a descriptor whose reads and writes come through the daemon. A file's pages stay valid over opens,
-    /// because all its views share one node, but for those it had before it was written past us.
-    fn cached(&self, node: NodeId) -> FopenFlags {
-        let is_outdated = !self.outdated.is_empty() && self.outdated.remove(&node).is_some();
-        if is_outdated { open_flags() - FopenFlags::FOPEN_KEEP_CACHE } else { open_flags() }
-    }
-
     /// One descriptor less.
     fn closed(&self, node: NodeId) {
         let mut files = self.files();
@@ -59,23 +49,16 @@ impl Passthrough {
         }
     }
 
-    /// The kernel forgets a node.
-    pub(super) fn forget(&self, node: NodeId) {
-        if !self.outdated.is_empty() {
-            self.outdated.remove(&node);
-        }
-    }
-
-    /// Gives the kernel the file; gives the reply back when it does not take it.
+    /// Gives the kernel the file; gives the reply back when it does not take it. The kernel drops what it had of it: of what
+    /// is written from now on its pages would know nothing.
     fn give(
         &self,
-        node: NodeId,
-        handle: HandleId,
+        (node, handle): (NodeId, HandleId),
+        flags: FopenFlags,
         file: BorrowedFd<'_>,
         reply: ReplyOpen,
     ) -> Option<ReplyOpen> {
         let mut files = self.files();
-        let flags = open_flags() - FopenFlags::FOPEN_KEEP_CACHE;
         let (backing, users) = match files.remove(&node) {
             Some(known) => known,
             None if self.is_refused.load(Ordering::Relaxed) => return Some(reply),
@@ -89,7 +72,7 @@ impl Passthrough {
                 }
             },
         };
-        self.outdated.insert(node);
+        let flags = flags - FopenFlags::FOPEN_KEEP_CACHE;
         reply.opened_passthrough(FileHandle(handle.0), flags, &backing);
         files.insert(node, (backing, users + 1));
         None
@@ -97,8 +80,17 @@ impl Passthrough {
 }
 
 impl Adapter {
-    /// Answers an open: past the daemon where that may be.
-    pub(super) fn answer_open(&self, node: NodeId, handle: HandleId, reply: ReplyOpen) {
+    /// Answers an open: past the daemon where that may be. Else a file's pages stay valid over opens, because all its views
+    /// share one node.
+    pub(super) fn answer_open(
+        &self,
+        req: &fuser::Request,
+        (node, handle): (NodeId, HandleId),
+        reply: ReplyOpen,
+    ) {
+        // Whoever closes it for the sake of that waits until all is written.
+        let flushes = self.flusher.is_process(req.pid());
+        let flags = if flushes { open_flags() - FopenFlags::FOPEN_NOFLUSH } else { open_flags() };
         let direct = if self.passthrough.is_used() { self.core.open_direct(handle) } else { Ok(None) };
         let object: Option<Arc<dyn ObjectFile>> = match direct {
             Ok(object) => object,
@@ -110,13 +102,13 @@ impl Adapter {
         };
         let mut reply = Some(reply);
         if let Some(file) = object.as_ref().and_then(|object| object.descriptor()) {
-            reply = reply.and_then(|reply| self.passthrough.give(node, handle, file, reply));
+            reply = reply.and_then(|reply| self.passthrough.give((node, handle), flags, file, reply));
             if reply.is_some() {
                 let _ = self.core.end_direct_of(handle);
             }
         }
         if let Some(reply) = reply {
-            reply.opened(FileHandle(handle.0), self.passthrough.cached(node));
+            reply.opened(FileHandle(handle.0), flags);
         }
     }
 
@@ -130,7 +122,7 @@ impl Adapter {
         self.core.release(handle)?;
         if writes {
             // What was stored through mmap has changed its times without the kernel's knowing.
-            self.caching.drop_cached_later(node, || {});
+            self.caching.drop_attributes_later(node);
         }
         Ok(())
     }

@@ -190,7 +190,7 @@ impl Filesystem for Adapter {
         self.serve(Request::Open, || match NodeId::from(ino).node() {
             Node::Tree(view, tree_ino) => {
                 match self.core.open(view, tree_ino, route::open_mode(flags.0), caller(req)) {
-                    Ok(handle) => self.answer_open(ino.into(), handle, reply),
+                    Ok(handle) => self.answer_open(req, (ino.into(), handle), reply),
                     Err(error) => reply.error(errno(&error)),
                 }
             }

@@ -14,7 +14,8 @@ use super::Adapter;
 use super::attr::{file_attr, file_type};
 use super::caller::caller;
 use super::reply::{self, Entry};
-use crate::views::{DOT_AGENTFS, Keep, ListingNumber, Node, NodeId, Special, Split};
+use crate::flusher::Flusher;
+use crate::views::{DOT_AGENTFS, Found, Keep, ListingNumber, Node, NodeId, Special, Split};
 
 /// A name in a tree's directory.
 pub(super) type Place = (ViewId, InodeId, Name);
@@ -63,7 +64,6 @@ impl Adapter {
 
     /// The kernel forgets a node, or was not told of it after all. The volume's own are always there.
     pub(super) fn forget_node(&self, node: NodeId, times: u64) {
-        self.passthrough.forget(node);
         match node.node() {
             Node::Special(view, Special::NameLink) => {
                 self.core.forget(view, Special::NameLink.inode(), times)
@@ -82,6 +82,9 @@ impl Adapter {
     ) -> Result<Entry> {
         let bytes = name.as_bytes();
         let found = match NodeId::from(parent).node() {
+            Node::Special(_, Special::DotAgentfs) if self.flusher.is_process(req.pid()) => {
+                Flusher::named(bytes).map_or(Err(FsError::NotFound), |node| self.found_again(node))
+            }
             Node::Special(view, dir) => self.synthetic.lookup(view, dir, bytes),
             _ => {
                 let (view, dir) = self.tree(req, parent)?;
@@ -101,6 +104,17 @@ impl Adapter {
         found.map(|found| {
             Entry::Node(found.node, found.attr, (Duration::ZERO, keep.attr(found.node, &found.attr)))
         })
+    }
+
+    /// A file that the kernel knows, under one name more: for a moment.
+    fn found_again(&self, node: NodeId) -> Result<Found> {
+        let Node::Tree(view, ino) = node.node() else { return Err(FsError::NotFound) };
+        let attr = self.core.getattr(view, ino)?;
+        if attr.kind != FileKind::File {
+            return Err(FsError::NotFound);
+        }
+        self.core.remember(view, ino);
+        Ok(Found { node, attr })
     }
 
     pub(super) fn make(

@@ -17,6 +17,7 @@ use agentfs_proto::{Request, Response};
 use super::authorize::authorize;
 use super::{Asker, Identity, text};
 use crate::adapter::errno;
+use crate::flusher::Flusher;
 use crate::metrics::Metrics;
 use crate::processes::Bindings;
 use crate::views::{Caching, NodeId, PidView};
@@ -30,6 +31,7 @@ pub(super) struct Dispatcher {
     pub(super) bindings: Arc<Bindings>,
     pub(super) caching: Arc<Caching>,
     pub(super) pid_view: Arc<PidView>,
+    pub(super) flusher: Arc<Flusher>,
     pub(super) identity: Identity,
 }
 
@@ -117,12 +119,15 @@ impl Dispatcher {
         Ok(snapshot_reply(&self.core.create_snapshot(&branch, name(called)?)?))
     }
 
-    /// Has the kernel write out what was changed through `mmap` in a branch, and waits until that is done.
+    /// Has the kernel write out what was changed through `mmap` in a branch, or what it keeps, and waits until that is done.
     fn write_mapped(&self, branch: &str) -> Result<()> {
         let view = self.core.find_branch(branch)?.view;
-        let Some(notices) = self.caching.notices() else { return Ok(()) };
-        for ino in self.core.written_files(view) {
-            notices.drop_cached(NodeId::of(view, ino))?;
+        let written = self.core.written_files(view).into_iter();
+        // What is written past the daemon the kernel does not keep.
+        let kept = written.filter(|ino| !self.core.is_written_directly(view, *ino));
+        let nodes: Vec<_> = kept.map(|ino| NodeId::of(view, ino)).collect();
+        for node in self.flusher.flush(&nodes) {
+            self.caching.notices().map_or(Ok(()), |notices| notices.drop_cached(node))?;
         }
         Ok(())
     }

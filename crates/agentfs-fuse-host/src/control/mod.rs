@@ -15,6 +15,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use fuser::{Errno, ReplyIoctl};
 
 use self::dispatch::Dispatcher;
+use crate::flusher::Flusher;
 use crate::metrics::Metrics;
 use crate::processes::Bindings;
 use crate::views::{Caching, Node, NodeId, PidView, Special};
@@ -62,6 +63,7 @@ pub(crate) struct Parts {
     pub(crate) bindings: Arc<Bindings>,
     pub(crate) caching: Arc<Caching>,
     pub(crate) pid_view: Arc<PidView>,
+    pub(crate) flusher: Arc<Flusher>,
 }
 
 impl Control {
@@ -71,8 +73,9 @@ impl Control {
     /// When a thread cannot be started.
     pub(crate) fn start(parts: Parts, identity: Identity) -> io::Result<Control> {
         let (jobs, queue) = bounded(QUEUE);
-        let Parts { core, metrics, bindings, caching, pid_view } = parts;
-        let dispatcher = Arc::new(Dispatcher { core, metrics, bindings, caching, pid_view, identity });
+        let Parts { core, metrics, bindings, caching, pid_view, flusher } = parts;
+        let dispatcher =
+            Arc::new(Dispatcher { core, metrics, bindings, caching, pid_view, flusher, identity });
         for number in 0..THREADS {
             let (queue, dispatcher) = (queue.clone(), dispatcher.clone());
             thread::Builder::new()

@@ -196,6 +196,16 @@ impl Caching {
         let _ = self.jobs.get().map(|jobs| jobs.send(job));
     }
 
+    /// Has the kernel drop what it has of a file's attributes; not at once.
+    pub(crate) fn drop_attributes_later(&self, node: NodeId) {
+        let job: Job = Box::new(move |notices| {
+            if let Err(error) = notices.drop_attributes(node) {
+                tracing::debug!(%error, "a notice was not taken");
+            }
+        });
+        let _ = self.jobs.get().map(|jobs| jobs.send(job));
+    }
+
     /// The connection to the kernel, once there is one.
     pub(crate) fn notices(&self) -> Option<&Arc<Notices>> {
         self.notices.get()

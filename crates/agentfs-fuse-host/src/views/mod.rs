@@ -13,7 +13,7 @@ pub(crate) use listing::ListingNumber;
 pub(crate) use node_id::{Node, NodeId, Special};
 pub(crate) use pid_view::PidView;
 pub(crate) use splitting::Split;
-pub(crate) use synthetic::Synthetic;
+pub(crate) use synthetic::{Found, Synthetic};
 
 /// The directory in each view's root that leads to the control file. Found by lookup, not listed.
 pub(crate) const DOT_AGENTFS: &[u8] = b".agentfs";

@@ -1,4 +1,5 @@
-//! Files that the kernel reads and writes by itself, past the daemon: root's volumes on a host directory.
+//! The ways that bytes take: past the daemon (root's volumes on a host directory, by themselves), through it, and from the
+//! kernel's cache later.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -25,7 +26,7 @@ fn volume() -> Option<(Volume, PathBuf)> {
     if !can_mount() || !is_root("giving the kernel files of the store") {
         return None;
     }
-    let v = Volume::mount_with(&[], &[("AGENTFS_FUSE_PASSTHROUGH", "1")]);
+    let v = Volume::mount();
     if !v.log().contains("name=\"passthrough\" value=\"true\"") {
         println!("SKIPPED: this kernel reads and writes no files past the daemon (it does since Linux 6.9)");
         return None;
@@ -184,16 +185,106 @@ with open(sys.argv[1], 'r+b') as file, mmap.mmap(file.fileno(), 0) as mapped:
     v.take_snapshot("main", "rest");
 }
 
+/// What `status` says of a setting.
+fn setting(v: &Volume, name: &str) -> Option<String> {
+    let Response::Status(status) = v.ask(agentfs_proto::Request::Status) else { panic!("no status") };
+    let found = status.settings.iter().find(|setting| setting.key == name.as_bytes())?;
+    Some(String::from_utf8(found.value.clone()).unwrap())
+}
+
 #[test]
-fn data_comes_through_the_daemon_unless_that_is_asked_for() {
+fn status_tells_the_data_path_and_whether_processors_are_kept_awake() {
     if !can_mount() {
         return;
     }
-    let v = Volume::mount();
+    assert_eq!(setting(&Volume::mount(), "data_path").unwrap(), "hybrid");
+    let v = Volume::mount_with(&[], &[("AGENTFS_FUSE_DATA_PATH", "exact"), ("AGENTFS_FUSE_KEEP_AWAKE", "0")]);
+    assert_eq!(setting(&v, "data_path").unwrap(), "exact");
+    assert_eq!(setting(&v, "kept_awake").unwrap(), "never");
+    assert_eq!(setting(&v, "passthrough"), None);
+}
+
+#[test]
+fn in_the_exact_mode_all_data_comes_through_the_daemon() {
+    if !can_mount() {
+        return;
+    }
+    let v = Volume::mount_with(&[], &[("AGENTFS_FUSE_DATA_PATH", "exact")]);
     fs::write(v.path("big"), vec![b'a'; SIZE]).unwrap();
     settled(&v);
     let before = v.requests("write");
     writable(&v.path("big")).write_all_at(b"x", 0).unwrap();
     assert!(v.requests("write") > before);
-    assert!(!v.log().contains("passthrough"));
+}
+
+fn write_back() -> Option<Volume> {
+    if !can_mount() {
+        return None;
+    }
+    let v = Volume::mount_with(&[], &[("AGENTFS_FUSE_DATA_PATH", "write-back")]);
+    assert_eq!(setting(&v, "data_path").unwrap(), "write-back");
+    assert_eq!(setting(&v, "writeback_cache").unwrap(), "true");
+    Some(v)
+}
+
+#[test]
+fn what_the_kernel_keeps_is_in_a_snapshot_that_was_asked_for_after_the_write() {
+    let Some(v) = write_back() else { return };
+    let mut open = Vec::new();
+    for n in 0..50 {
+        let mut file = File::create_new(v.path(&format!("f{n}"))).unwrap();
+        for _ in 0..100 {
+            std::io::Write::write_all(&mut file, format!("{n:8}").repeat(10).as_bytes()).unwrap();
+        }
+        open.push(file);
+    }
+    assert!(v.requests("write") < 500, "{} writes for 5,000", v.requests("write"));
+    v.take_snapshot("main", "s");
+    v.grow_branch("main", "b");
+    for (n, file) in open.iter().enumerate() {
+        file.write_all_at(b"later", 0).unwrap();
+        for root in [v.snapshot("s"), v.branch("b")] {
+            let path = root.join(format!("f{n}"));
+            let frozen = fs::read_to_string(&path).unwrap();
+            assert!(frozen == format!("{n:8}").repeat(1000), "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn what_was_synced_lives_through_a_kill_of_the_daemon_with_the_kernels_cache() {
+    let Some(mut v) = write_back() else { return };
+    let file = File::create_new(v.path("f")).unwrap();
+    file.write_all_at(&[b'a'; 100_000], 0).unwrap();
+    file.sync_all().unwrap();
+    file.write_all_at(b"perhaps", 0).unwrap();
+    v.kill();
+    drop(file);
+    v.remount();
+    let now = fs::read(v.path("f")).unwrap();
+    assert_eq!(now.len(), 100_000);
+    assert!(now[7..].iter().all(|byte| *byte == b'a'));
+}
+
+#[test]
+fn with_the_kernels_cache_sizes_and_times_are_what_programs_set() {
+    let Some(v) = write_back() else { return };
+    let path = v.path("f");
+    let then = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    let file = File::create_new(&path).unwrap();
+    file.write_all_at(&[b'a'; 10_000], 0).unwrap();
+    file.set_len(5_000).unwrap();
+    file.write_all_at(b"end", 20_000).unwrap();
+    file.set_modified(then).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().len(), 20_003);
+    drop(file);
+    let mut v = v;
+    v.terminate();
+    v.remount();
+    let meta = fs::metadata(&path).unwrap();
+    assert_eq!((meta.len(), meta.modified().unwrap()), (20_003, then));
+    let bytes = fs::read(&path).unwrap();
+    assert!(
+        bytes[..5_000].iter().all(|byte| *byte == b'a') && bytes[5_000..20_000].iter().all(|byte| *byte == 0)
+    );
 }
