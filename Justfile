@@ -103,3 +103,7 @@ test-fuse-stress *ARGS:
 # CPython's tests of files, git, SQLite, cargo, pip and npm
 test-external-suites *ARGS:
     scripts/test-external-suites {{ARGS}}
+
+# Mixed work for so many minutes; memory and descriptors are to stay flat.
+soak minutes="10":
+    scripts/soak {{minutes}}

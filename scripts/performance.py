@@ -16,16 +16,13 @@ import tarfile
 import time
 from io import BytesIO
 
+from performance_places import BRANCHES, HERE, IS_ROOT, VARIANTS, Overlay, Place, Volume, WithBranches, resident, variants
 from performance_work import NEEDS_ROOT, WORKS
 
 SCRATCH, OUT = sys.argv[1], sys.argv[2]
-HERE = os.path.dirname(os.path.abspath(__file__))
-HOST, CLI = os.environ["HOST_BIN"], os.environ["CLI_BIN"]
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 CARGO_ROUNDS = int(os.environ.get("CARGO_ROUNDS", "1"))
 CHOSEN = re.compile(os.environ.get("WORKS", "."))
-BRANCHES = 10
-IS_ROOT = os.geteuid() == 0
 # The longest that one work may take, in seconds.
 PATIENCE = 900
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -35,149 +32,10 @@ def say(text):
     print(text, flush=True)
 
 
-class Place:
-    """A directory to work in, and how."""
-
-    def __init__(self, name, root, base=None):
-        self.name, self.root, self.base = name, root, base or "host"
-        self.work_dir, self.daemon = f"{root}/work", None
-
-    def prepare(self):
-        os.makedirs(self.work_dir)
-
-    def command(self, work):
-        return [sys.executable, f"{HERE}/performance_work.py", work, self.work_dir]
-
-    def before(self):
-        pass
-
-    def requests(self):
-        return None
-
-    def close(self):
-        pass
-
-
-class Overlay(Place):
-    """fuse-overlayfs."""
-
-    def prepare(self):
-        lower, upper, work = (f"{self.root}-{part}" for part in ("lower", "upper", "work"))
-        for dir in (self.root, lower, upper, work):
-            os.makedirs(dir)
-        options = f"lowerdir={lower},upperdir={upper},workdir={work}"
-        self.daemon = subprocess.Popen(["fuse-overlayfs", "-f", "-o", options, self.root], stderr=subprocess.DEVNULL)
-        wait_for(lambda: os.path.ismount(self.root), "fuse-overlayfs does not mount")
-        super().prepare()
-
-    def close(self):
-        unmount(self.root, self.daemon)
-
-
-class Volume(Place):
-    """A volume of ours, on a store of its own."""
-
-    environment = {}
-
-    def prepare(self):
-        os.makedirs(self.root)
-        with open(f"{OUT}/daemon-{self.name.replace(' ', '-')}.log", "w") as log:
-            words = [HOST, "--store", f"{self.root}-store", self.root]
-            self.daemon = subprocess.Popen(words, stderr=log, env=os.environ | self.environment)
-        wait_for(lambda: os.path.exists(f"{self.root}/.agentfs/control"), "the volume does not mount")
-        super().prepare()
-
-    def ask(self, *words):
-        done = subprocess.run([CLI, "--mount", self.root, "--json", *words], check=True, capture_output=True, timeout=120)
-        return json.loads(done.stdout)
-
-    def requests(self):
-        return {row["operation"]: row["count"] for row in self.ask("status", "--requests") if row["operation"] != "ioctl"}
-
-    def close(self):
-        unmount(self.root, self.daemon)
-
-
-class Exact(Volume):
-    """All data comes through the daemon, each write before it returns."""
-
-    environment = {"AGENTFS_FUSE_DATA_PATH": "exact"}
-
-
-class WriteBack(Volume):
-    """All data comes through the daemon, from the kernel's cache some time after the write has returned."""
-
-    environment = {"AGENTFS_FUSE_DATA_PATH": "write-back"}
-
-
-class WithBranches(Volume):
-    """Ten branches grew from main, and each changed something."""
-
-    def prepare(self):
-        super().prepare()
-        for n in range(BRANCHES):
-            self.ask("branch-create", "--from", "main", "--name", f"b{n}")
-            with open(f"{self.root}/.agentfs/branches/b{n}/own", "w") as file:
-                file.write("own")
-
-
-class AfterSnapshot(Volume):
-    """A snapshot was taken just before."""
-
-    def before(self):
-        self.ask("snapshot-create")
-
-
-class Exec(Volume):
-    """Inside branch-exec."""
-
-    def prepare(self):
-        super().prepare()
-        self.ask("branch-create", "--from", "main", "--name", "own")
-
-    def command(self, work):
-        return [CLI, "--mount", self.root, "branch-exec", "--branch", "own", "--", *super().command(work)]
-
-
-class Bound(Exec):
-    """In a process that is bound to a branch."""
-
-    def command(self, work):
-        binds = '"$0" --mount "$1" branch-bind --branch own >/dev/null && shift && exec "$@"'
-        return ["sh", "-c", binds, CLI, self.root, *Place.command(self, work)]
-
-
-VARIANTS = {"exact": Exact, "write-back": WriteBack, "branches": WithBranches, "snapshot": AfterSnapshot, "exec": Exec, "bound": Bound}
-
-
-def wait_for(condition, complaint):
-    for _ in range(500):
-        if condition():
-            return
-        time.sleep(0.02)
-    sys.exit(complaint)
-
-
-def unmount(root, daemon):
-    for options in ([], ["-l"], ["-z"]):
-        words = ["umount", *options, root] if IS_ROOT else ["fusermount3", "-u", *options, root]
-        if subprocess.run(words, check=False, stderr=subprocess.DEVNULL).returncode == 0:
-            break
-    try:
-        daemon.wait(120)
-    except subprocess.TimeoutExpired:
-        daemon.kill()
-
-
 def cpu_seconds(daemon):
     with open(f"/proc/{daemon.pid}/stat") as stat:
         fields = stat.read().rsplit(")", 1)[1].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def resident(daemon):
-    with open(f"/proc/{daemon.pid}/status") as status:
-        return int(re.search(r"VmRSS:\s+(\d+)", status.read()).group(1)) * 1024
 
 
 def make_tree(path):
@@ -277,7 +135,7 @@ def summarize(places, results, floors):
                 missed.append(f"{work}: {place.name} failed")
                 continue
             entry = {"median": statistics.median(result["value"] for result in good), "unit": good[0]["unit"], "rounds": len(good)}
-            for other in (place.base, "fuse-overlayfs"):
+            for other in (place.base, "fuse-overlayfs", "volume"):
                 pairs = zip(by_place[place.name], by_place.get(other, []))
                 ratios = [faster(mine, theirs) for mine, theirs in pairs if mine and theirs]
                 if ratios and other != place.name:
@@ -295,7 +153,51 @@ def summarize(places, results, floors):
             if volume["median"] < floor:
                 missed.append(f"{work}: {volume['median']:.2f} of the host, and the floor is {floor}")
         rows[work] = row
+        missed += beside_others(work, row)
     return rows, missed
+
+
+def beside_others(work, row):
+    """What is slower than another FUSE filesystem, or than the same volume with nothing behind it, beyond what rounds differ."""
+    missed = []
+    ours = row.get("volume", {})
+    host, peer = ours.get("to host"), ours.get("to fuse-overlayfs")
+    if peer and peer["most"] < 1:
+        missed.append(f"{work}: {peer['median']:.2f} of fuse-overlayfs")
+    elif peer and host and host["median"] < 0.6 and peer["median"] < 1.5:
+        missed.append(f"{work}: below 0.6 of the host, and {peer['median']:.2f} of fuse-overlayfs, which is to be 1.5")
+    for name in ("branches", "snapshots"):
+        ratio = row.get(name, {}).get("to volume")
+        if ratio and ratio["median"] < 0.8 and ratio["most"] < 1:
+            missed.append(f"{work}: {ratio['median']:.2f} of itself with {name}, and is to be 0.8")
+    return missed
+
+
+def cached_bytes():
+    with open("/proc/meminfo") as info:
+        return int(re.search(r"^Cached:\s+(\d+)", info.read(), re.M).group(1)) * 1024
+
+
+def page_cache_of_branches(volume):
+    """What the kernel caches when each of the branches reads the same tree, beside the tree's size."""
+    subprocess.run(["tar", "xf", os.environ["TREE"], "-C", volume.root], check=True)
+    names = [f"read-{n}" for n in range(BRANCHES)]
+    for name in names:
+        volume.ask("branch-create", "--from", "main", "--name", name)
+    os.sync()
+    with open("/proc/sys/vm/drop_caches", "w") as file:
+        file.write("3")
+    cached, size = [cached_bytes()], 0
+    for name in names:
+        size = 0
+        for dir, _, files in os.walk(f"{volume.root}/.agentfs/branches/{name}/tree"):
+            for file in files:
+                with open(f"{dir}/{file}", "rb") as open_file:
+                    size += len(open_file.read())
+        cached.append(cached_bytes())
+    say(f"page cache: {BRANCHES} branches that read a tree of {size / 1e6:.0f} MB took {(cached[-1] - cached[0]) / 1e6:.0f} MB, "
+        f"the first of them {(cached[1] - cached[0]) / 1e6:.0f} MB")
+    return {"tree_bytes": size, "branches": BRANCHES, "first": cached[1] - cached[0], "all": cached[-1] - cached[0]}
 
 
 def show(places, rows):
@@ -326,7 +228,8 @@ def draw(places):
 
 
 def main():
-    unknown = set(os.environ.get("VARIANTS", "").split()) - set(VARIANTS)
+    wanted = os.environ.get("VARIANTS", "").split()
+    unknown = set(wanted) - set(VARIANTS)
     if unknown:
         sys.exit(f"there is no variant {' '.join(sorted(unknown))}; there are {' '.join(VARIANTS)}")
     os.environ["TREE"], os.environ["REPOSITORY"] = f"{SCRATCH}/tree.tar", f"{SCRATCH}/repository"
@@ -335,7 +238,9 @@ def main():
     places = [Place("host", f"{SCRATCH}/host"), Volume("volume", f"{SCRATCH}/volume")]
     if os.environ.get("HAS_OVERLAY") == "1":
         places.append(Overlay("fuse-overlayfs", f"{SCRATCH}/overlay"))
-    places += [VARIANTS[name](name, f"{SCRATCH}/{name}") for name in os.environ.get("VARIANTS", "").split()]
+    if "xfs" in wanted and not IS_ROOT:
+        sys.exit("the variant xfs is root's: it makes a filesystem and mounts it")
+    places += variants(wanted, SCRATCH)
     if not IS_ROOT:
         say("not as root: without passthrough and without the rows that need empty caches")
     mounted = []
@@ -344,6 +249,8 @@ def main():
             place.prepare()
             mounted.append(place)
         results = collect(places, works)
+        with_branches = [place for place in places if isinstance(place, WithBranches) and IS_ROOT]
+        page_cache = page_cache_of_branches(with_branches[0]) if with_branches else None
     finally:
         for place in mounted:
             place.close()
@@ -352,6 +259,9 @@ def main():
     rows, missed = summarize(places, results, floors)
     with open(f"{OUT}/figures.json", "w") as out:
         json.dump(rows, out, indent=2)
+    if page_cache:
+        with open(f"{OUT}/page-cache.json", "w") as out:
+            json.dump(page_cache, out, indent=2)
     show(places, rows)
     draw(places)
     for sentence in missed:

@@ -46,6 +46,9 @@ pub(crate) enum Command {
         /// Return when a power cut could not take any of its content; the store's filesystem is synced for that.
         #[arg(long)]
         sync: bool,
+        /// Take it also when files are written all the while past the daemon: these may be of no one moment in it.
+        #[arg(long, conflicts_with = "sync")]
+        allow_fuzzy: bool,
     },
     /// List all snapshots, oldest first.
     SnapshotList,

@@ -103,7 +103,7 @@ fn a_snapshot_of_what_is_written_all_the_while_is_of_one_moment_or_refused() {
     let (core, ino) = with_file(1 << 20);
     let (handle, object) = open(&core, ino, OpenMode::Write);
     let object = object.unwrap();
-    let (stop, cells) = (AtomicBool::new(false), [0_u64, 500_000]);
+    let (stop, busy, cells) = (AtomicBool::new(false), AtomicBool::new(false), [0_u64, 500_000]);
     let read = |object: &dyn Fn(&mut [u8], u64)| {
         cells.map(|at| {
             let mut bytes = [0; 8];
@@ -117,7 +117,7 @@ fn a_snapshot_of_what_is_written_all_the_while_is_of_one_moment_or_refused() {
             for round in 1_u64.. {
                 cells.iter().for_each(|at| drop(object.write_at(&round.to_le_bytes(), *at)));
                 // Now and then it rests.
-                if round.is_multiple_of(50_000) {
+                if round.is_multiple_of(50_000) && !busy.load(Ordering::Relaxed) {
                     std::thread::sleep(std::time::Duration::from_millis(40));
                 }
                 if stop.load(Ordering::Relaxed) {
@@ -143,6 +143,19 @@ fn a_snapshot_of_what_is_written_all_the_while_is_of_one_moment_or_refused() {
                 }
                 Err(error) => panic!("{error}"),
             }
+        }
+        busy.store(true, Ordering::Relaxed);
+        // Whatever goes on, if it need not be of one moment; and it does not change afterwards.
+        for _ in 0..3 {
+            let snapshot = core.create_fuzzy_snapshot("main", None).unwrap();
+            let view = core.enter_snapshot(snapshot.id, InodeId::ROOT).unwrap();
+            let frozen = core.open(view, ino, OpenMode::Read, Caller::ROOT).unwrap();
+            let seen = || read(&|bytes, at| assert_eq!(core.read(frozen, at, bytes).unwrap(), 8));
+            let first = seen();
+            std::thread::sleep(std::time::Duration::from_millis(30));
+            assert_eq!(seen(), first);
+            core.release(frozen).unwrap();
+            core.forget(view, InodeId::ROOT, 1);
         }
         stop.store(true, Ordering::Relaxed);
     });

@@ -72,6 +72,9 @@ impl Host {
         flusher.start().context("cannot start the process that has files written out")?;
         housekeeping::watch_processes(&bindings, &caching)?;
         let place = Place { device: mount::devices_at(&mount).pop(), covers_dead };
+        if let Some(Err(error)) = place.device.as_deref().filter(|_| mount::is_root()).map(read_ahead) {
+            tracing::info!(%error, "the kernel reads ahead as far as it likes");
+        }
         // That it answers is for others to see: a daemon that waits for itself when it is killed never ends.
         Ok(Host { core, session, mount, place, termination })
     }
@@ -101,6 +104,14 @@ impl Host {
         }
         closed.context("what was done last may not be durable")
     }
+}
+
+/// The kernel asks for 128 KiB at a time otherwise.
+const READ_AHEAD_KIB: u32 = 1024;
+
+/// Has the kernel read further ahead in files that come through the daemon.
+fn read_ahead(device: &str) -> std::io::Result<()> {
+    std::fs::write(format!("/sys/class/bdi/{device}/read_ahead_kb"), READ_AHEAD_KIB.to_string())
 }
 
 /// Threads that receive requests.

@@ -29,7 +29,8 @@ pub(crate) struct Options {
     pub(crate) threads: usize,
 }
 
-fn is_root() -> bool {
+/// Is the daemon root's?
+pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 

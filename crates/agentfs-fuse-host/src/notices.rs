@@ -27,10 +27,23 @@ impl Notices {
     /// # Errors
     /// When the connection is gone.
     pub(crate) fn expire(&self, directory: NodeId, name: &[u8]) -> io::Result<()> {
+        self.entry(directory, name, FUSE_EXPIRE_ONLY)
+    }
+
+    /// The kernel forgets what `name` leads to in the directory, with all below it that nobody uses. What is mounted there is
+    /// unmounted.
+    ///
+    /// # Errors
+    /// When the connection is gone.
+    pub(crate) fn prune(&self, directory: NodeId, name: &[u8]) -> io::Result<()> {
+        self.entry(directory, name, 0)
+    }
+
+    fn entry(&self, directory: NodeId, name: &[u8], flags: u32) -> io::Result<()> {
         let mut body = Vec::with_capacity(17 + name.len());
         body.extend(directory.0.to_ne_bytes());
         body.extend((name.len() as u32).to_ne_bytes());
-        body.extend(FUSE_EXPIRE_ONLY.to_ne_bytes());
+        body.extend(flags.to_ne_bytes());
         body.extend(name);
         body.push(0);
         self.send(FUSE_NOTIFY_INVAL_ENTRY, &body)

@@ -14,6 +14,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 
+use agentfs_proto::Response;
 use support::{Volume, can_mount, code};
 
 fn errno(result: std::io::Result<impl Sized>) -> i32 {
@@ -150,7 +151,7 @@ fn branches_nest_and_live_on_without_their_parents() {
     }
     let force = |branch: &str, force| agentfs_proto::request::BranchDelete { branch: branch.into(), force };
     assert_eq!(code(&v.ask(force("b1", false))), libc::EBUSY);
-    assert!(matches!(v.ask(force("b1", true)), agentfs_proto::Response::BranchDelete(_)));
+    assert!(matches!(v.ask(force("b1", true)), Response::BranchDelete(_)));
     assert_eq!(errno(fs::metadata(v.branch("b1"))), libc::ENOENT);
     assert_eq!(fs::read_to_string(v.branch("b20").join("f")).unwrap(), text(20));
     assert_eq!(fs::read_to_string(v.snapshot("s1").join("f")).unwrap(), text(1));
@@ -291,7 +292,7 @@ fn a_deleted_snapshot_gives_its_view_back_and_the_next_shows_nothing_of_it() {
         assert_eq!(fs::read_to_string(v.snapshot(&name).join("f")).unwrap(), name);
         if round % 2 == 0 {
             let request = agentfs_proto::request::SnapshotDelete { snapshot: name.clone().into() };
-            assert!(matches!(v.ask(request), agentfs_proto::Response::SnapshotDelete(_)));
+            assert!(matches!(v.ask(request), Response::SnapshotDelete(_)));
             assert_eq!(errno(fs::metadata(v.snapshot(&name).join("f"))), libc::ENOENT);
         }
     }
@@ -317,7 +318,7 @@ fn deleting_a_branch_gives_back_what_only_it_held() {
     let begun = std::time::Instant::now();
     let reply = loop {
         match v.ask(delete()) {
-            agentfs_proto::Response::BranchDelete(reply) => break reply,
+            Response::BranchDelete(reply) => break reply,
             // The kernel closes files after `close` has returned.
             _ if begun.elapsed().as_secs() < 5 => std::thread::yield_now(),
             other => panic!("{other:?}"),
@@ -325,4 +326,39 @@ fn deleting_a_branch_gives_back_what_only_it_held() {
     };
     assert_eq!(reply.bytes_reclaimed, 3 << 20);
     assert_eq!(fs::read(v.path("shared")).unwrap(), vec![1; 1 << 20]);
+}
+
+#[test]
+fn the_kernel_forgets_what_was_deleted_and_so_does_the_daemon() {
+    if !can_mount() {
+        return;
+    }
+    const FILES: usize = 1000;
+    let v = Volume::mount();
+    (0..FILES).for_each(|n| std::fs::write(v.path(&format!("f{n}")), "x").unwrap());
+    let known = || match v.ask(agentfs_proto::Request::Status) {
+        Response::Status(status) => status.known_inodes as usize,
+        other => panic!("{other:?}"),
+    };
+    let walk = |root: std::path::PathBuf| {
+        for entry in std::fs::read_dir(root).unwrap() {
+            entry.unwrap().path().metadata().unwrap();
+        }
+    };
+    let before = known();
+    v.grow_branch("main", "b");
+    walk(v.branch("b"));
+    v.take_snapshot("main", "s");
+    walk(v.snapshot("s"));
+    assert!(known() >= before + 2 * FILES, "{} of {before}", known());
+    let deleted = v.ask(agentfs_proto::request::BranchDelete { branch: "b".into(), force: false });
+    assert!(matches!(deleted, Response::BranchDelete(_)), "{deleted:?}");
+    let deleted = v.ask(agentfs_proto::request::SnapshotDelete { snapshot: "s".into() });
+    assert!(matches!(deleted, Response::SnapshotDelete(_)), "{deleted:?}");
+    // It tells so a little later.
+    let forgotten = (0..500).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        known() < before + FILES / 10
+    });
+    assert!(forgotten, "{} nodes are known, and before it were {before}", known());
 }

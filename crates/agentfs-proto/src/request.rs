@@ -94,6 +94,8 @@ requests! {
         107 BranchUsage,
         /// Unmounts the volume and ends its daemon.
         108 Stop,
+        /// Freezes a branch also when files in it are written all the while, past the daemon.
+        109 FuzzySnapshot,
     }
     version alone {
         /// All snapshots in one response, which fails when they do not fit; [`SnapshotPage`] has no such limit.
@@ -216,6 +218,15 @@ pub struct BranchSnapshot {
 /// Payload of [`Request::SyncedSnapshot`].
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct SyncedSnapshot {
+    /// Its id or name; empty is the branch of the view that the control file was opened in.
+    pub branch: Vec<u8>,
+    /// The name the snapshot gets.
+    pub name: Option<Vec<u8>>,
+}
+
+/// Payload of [`Request::FuzzySnapshot`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct FuzzySnapshot {
     /// Its id or name; empty is the branch of the view that the control file was opened in.
     pub branch: Vec<u8>,
     /// The name the snapshot gets.

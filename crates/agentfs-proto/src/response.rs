@@ -89,6 +89,8 @@ responses! {
     107 BranchUsage(UsageReply),
     /// The daemon ends.
     108 Stop(StopReply),
+    /// The snapshot that was made; a file that was being written may be of no one moment in it.
+    109 FuzzySnapshot(SnapshotReply),
 }
 
 /// The errno of an answer that does not fit, on every Linux but Alpha, MIPS, PA-RISC and SPARC.

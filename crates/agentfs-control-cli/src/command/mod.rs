@@ -14,8 +14,13 @@ use crate::output::Output;
 /// Asks the daemon what the command line asks.
 pub(crate) fn run(client: &Client, command: &Command) -> Result<Output, Failure> {
     match command {
-        Command::SnapshotCreate { name, branch, sync } => {
-            snapshot::create(client, name.as_deref(), branch.as_deref(), *sync)
+        Command::SnapshotCreate { name, branch, sync, allow_fuzzy } => {
+            let kind = match (sync, allow_fuzzy) {
+                (true, _) => snapshot::Kind::Synced,
+                (false, true) => snapshot::Kind::Fuzzy,
+                (false, false) => snapshot::Kind::Plain,
+            };
+            snapshot::create(client, name.as_deref(), branch.as_deref(), kind)
         }
         Command::SnapshotList => snapshot::list(client),
         Command::SnapshotDelete { snapshot } => snapshot::delete(client, snapshot.given()),

@@ -2,30 +2,48 @@
 
 use agentfs_proto::Response;
 use agentfs_proto::request::{
-    BranchSnapshot, SnapshotCreate, SnapshotDelete, SnapshotPage, SnapshotRename, SyncedSnapshot,
+    BranchSnapshot, FuzzySnapshot, SnapshotCreate, SnapshotDelete, SnapshotPage, SnapshotRename,
+    SyncedSnapshot,
 };
 
 use crate::client::{Client, all_pages, unexpected};
 use crate::failure::Failure;
 use crate::output::{self, Output};
 
+/// What a snapshot is to be.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Of one moment.
+    Plain,
+    /// Durable with all its content.
+    Synced,
+    /// Taken, whatever is being written.
+    Fuzzy,
+}
+
 /// Without a branch it is the request that every daemon knows.
 pub(super) fn create(
     client: &Client,
     name: Option<&str>,
     branch: Option<&str>,
-    sync: bool,
+    kind: Kind,
 ) -> Result<Output, Failure> {
     let name = name.map(Into::into);
     let response = match branch {
-        _ if sync => client.call(SyncedSnapshot { branch: branch.unwrap_or_default().into(), name })?,
+        _ if kind == Kind::Synced => {
+            client.call(SyncedSnapshot { branch: branch.unwrap_or_default().into(), name })?
+        }
+        _ if kind == Kind::Fuzzy => {
+            client.call(FuzzySnapshot { branch: branch.unwrap_or_default().into(), name })?
+        }
         None => client.call(SnapshotCreate { name })?,
         Some(branch) => client.call(BranchSnapshot { branch: branch.into(), name })?,
     };
     match response {
         Response::SnapshotCreate(reply)
         | Response::BranchSnapshot(reply)
-        | Response::SyncedSnapshot(reply) => Ok(output::snapshot_created(&reply.snapshot)),
+        | Response::SyncedSnapshot(reply)
+        | Response::FuzzySnapshot(reply) => Ok(output::snapshot_created(&reply.snapshot)),
         _ => Err(unexpected()),
     }
 }

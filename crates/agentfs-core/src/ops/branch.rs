@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::direct::Moment;
 use crate::branch::{BranchInfo, Catalog, Origin, check_name};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
@@ -70,7 +71,8 @@ impl FsCore {
                 let source = self.catalog.read().branch(&id.to_string())?.1.clone();
                 let next = self.fresh_epoch();
                 (record.branch, record.source_epoch) = (Some(id), Some(next));
-                let version = self.freeze(&source, next, &Record::BranchCreated(record.clone()))?;
+                let version =
+                    self.freeze(&source, next, &Record::BranchCreated(record.clone()), Moment::One)?;
                 Ok(Seed { version, origin, source_epoch: Some(next) })
             }
         }

@@ -31,6 +31,15 @@ struct Written {
     copy: Option<Arc<Object>>,
 }
 
+/// Of which moment a snapshot is to have what is written past the daemon meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moment {
+    /// All of one; else it is refused.
+    One,
+    /// Of one if that can be had, else each file as it was found.
+    Any,
+}
+
 /// What a frozen version gets instead of a file that is being written.
 enum Copied {
     Now(Unnamed),
@@ -303,29 +312,37 @@ impl FsCore {
     ///
     /// # Errors
     /// `Busy`, which names the files, when they do not stand still for as long as that takes; those of `Branch::freeze`.
-    pub(super) fn freeze(&self, branch: &Arc<Branch>, next: Epoch, record: &Record) -> Result<Version> {
+    pub(super) fn freeze(
+        &self,
+        branch: &Arc<Branch>,
+        next: Epoch,
+        record: &Record,
+        moment: Moment,
+    ) -> Result<Version> {
         let (mut moving, begun) = (Vec::new(), Instant::now());
         for attempt in 0.. {
-            if attempt >= ATTEMPTS && begun.elapsed() >= PATIENCE {
+            let is_late = attempt >= ATTEMPTS && begun.elapsed() >= PATIENCE;
+            if is_late && (moment == Moment::One || begun.elapsed() >= 4 * PATIENCE) {
                 break;
             }
+            let moment = if is_late { moment } else { Moment::One };
             let written = self.written(branch)?;
             let copies = self.copy_written(&written)?;
             let _gate = self.direct.gate.write();
-            moving = self.moved_since(branch, &written);
+            moving = self.moved_since(branch, &written, moment);
             if moving.is_empty() {
                 let epoch = branch.epoch();
                 let mut copies: Vec<_> =
                     copies.into_iter().map(|copy| copy.adopt(&self.store, epoch)).collect();
                 let kept = || {
                     // Once more, now that the daemon writes nothing.
-                    if !self.moved_since(branch, &written).is_empty() {
+                    if !self.moved_since(branch, &written, moment).is_empty() {
                         return Err(FsError::Busy(String::new()));
                     }
                     Ok(written
                         .iter()
                         .zip(copies.drain(..))
-                        .map(|(written, copy)| written.keep(copy))
+                        .map(|(written, copy)| written.keep(copy, moment))
                         .collect())
                 };
                 match branch.freeze(&*self.journal, next, record.clone(), kept) {
@@ -394,12 +411,16 @@ impl FsCore {
     }
 
     /// Which of these files have changed, or are written no more, and which others are written.
-    fn moved_since(&self, branch: &Branch, known: &[Written]) -> Vec<InodeId> {
+    fn moved_since(&self, branch: &Branch, known: &[Written], moment: Moment) -> Vec<InodeId> {
         if known.is_empty() && !self.direct.any_writers() {
             return Vec::new();
         }
         let tick = self.store.device().tick();
-        let moved = known.iter().filter(|written| !written.stands(tick)).map(|written| written.file.ino);
+        let stands = |written: &&Written| match moment {
+            Moment::One => written.stands(tick),
+            Moment::Any => written.file.is_written_directly(),
+        };
+        let moved = known.iter().filter(|written| !stands(written)).map(|written| written.file.ino);
         let is_new = |file: &OpenFile| {
             let is_known = known.iter().any(|written| std::ptr::eq(&*written.file, file));
             file.view == branch.view && file.is_written_directly() && !is_known
@@ -412,8 +433,8 @@ impl FsCore {
             moving.iter().take(5).filter_map(|ino| name_of(version, *ino)).collect::<Vec<_>>().join(", ")
         });
         FsError::Busy(format!(
-            "these files are written all the while, past the daemon: {names}; stop their writers, or mount \
-             with AGENTFS_FUSE_DATA_PATH=exact"
+            "these files are written all the while, past the daemon: {names}; stop their writers, take it \
+             with --allow-fuzzy, or mount with AGENTFS_FUSE_DATA_PATH=exact"
         ))
     }
 }
@@ -431,9 +452,10 @@ impl Written {
             && self.open.stat().is_ok_and(|now| now.is_the_same_as(&self.stat))
     }
 
-    fn keep(&self, copy: Arc<Object>) -> Kept {
+    fn keep(&self, copy: Arc<Object>, moment: Moment) -> Kept {
         let modified = self.file.saw(self.stat);
-        *self.file.frozen.lock() = Some((self.stat, Arc::downgrade(&copy)));
+        let is_exact = moment == Moment::One;
+        *self.file.frozen.lock() = is_exact.then(|| (self.stat, Arc::downgrade(&copy)));
         Kept { ino: self.file.ino, stat: self.stat, modified, copy, own: self.object.clone() }
     }
 }

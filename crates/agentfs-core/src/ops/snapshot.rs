@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::direct::Moment;
 use crate::branch::{Origin, Snapshot, SnapshotInfo, check_name};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
@@ -17,6 +18,18 @@ impl FsCore {
     /// `UnknownVersion`, `BadName`, `NameTaken`, `LimitReached`; `Busy` when files are written past the daemon all the
     /// while.
     pub fn create_snapshot(&self, branch: &str, name: Option<&str>) -> Result<SnapshotInfo> {
+        self.snapshot(branch, name, Moment::One)
+    }
+
+    /// As [`FsCore::create_snapshot`], but what is written past the daemon all the while need not be of one moment in it.
+    ///
+    /// # Errors
+    /// The same, `Busy` only when such files are opened and closed all the while.
+    pub fn create_fuzzy_snapshot(&self, branch: &str, name: Option<&str>) -> Result<SnapshotInfo> {
+        self.snapshot(branch, name, Moment::Any)
+    }
+
+    fn snapshot(&self, branch: &str, name: Option<&str>, moment: Moment) -> Result<SnapshotInfo> {
         let control = self.control.lock();
         let (info, branch) = {
             let catalog = self.catalog.read();
@@ -29,7 +42,7 @@ impl FsCore {
         let epoch = self.fresh_epoch();
         let (id, name, created) = (info.id, info.name.clone(), info.created);
         let record = NewSnapshot { id, name, branch: info.branch, epoch, created };
-        let version = self.freeze(&branch, epoch, &Record::SnapshotCreated(record))?;
+        let version = self.freeze(&branch, epoch, &Record::SnapshotCreated(record), moment)?;
         let snapshot = Arc::new(Snapshot { id: info.id, version });
         self.catalog.write().insert_snapshot(info.clone(), snapshot);
         drop(control);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use agentfs_core::{BranchInfo, FsCore, FsError, Origin, Result, SnapshotInfo, Timestamp};
+use agentfs_core::{BranchInfo, FsCore, FsError, Origin, Result, SnapshotInfo, Timestamp, ViewId};
 use agentfs_proto::ids::format_id;
 use agentfs_proto::page::Page;
 use agentfs_proto::record::{
@@ -20,7 +20,7 @@ use crate::adapter::errno;
 use crate::flusher::Flusher;
 use crate::metrics::Metrics;
 use crate::processes::Bindings;
-use crate::views::{Caching, NodeId, PidView};
+use crate::views::{Caching, NodeId, PidView, Special};
 
 /// More entries than fit a frame.
 const PAGE: usize = 128;
@@ -57,12 +57,17 @@ impl Dispatcher {
                 core.sync_content()?;
                 Response::SyncedSnapshot(taken)
             }
+            Request::FuzzySnapshot(r) => {
+                let branch = self.to_be_frozen(asker, &r.branch)?;
+                Response::FuzzySnapshot(snapshot_reply(&core.create_fuzzy_snapshot(&branch, name(&r.name)?)?))
+            }
             Request::SnapshotList => Response::SnapshotList(SnapshotListReply {
                 snapshots: core.list_snapshots(None, usize::MAX).iter().map(snapshot_record).collect(),
             }),
             Request::SnapshotPage(r) => Response::SnapshotPage(self.snapshot_page(r.after.as_deref())?),
             Request::SnapshotDelete(r) => {
                 let (id, bytes_reclaimed) = core.delete_snapshot(text(&r.snapshot)?)?;
+                self.prune(&id.to_string());
                 Response::SnapshotDelete(SnapshotDeleteReply {
                     snapshot: id.to_string().into(),
                     bytes_reclaimed,
@@ -81,11 +86,15 @@ impl Dispatcher {
             }
             Request::BranchList(r) => Response::BranchList(self.branch_page(r.after.as_deref())?),
             Request::BranchDelete(r) => {
-                let _changing = self.bindings.change();
-                let view = self.check_left(asker, text(&r.branch)?)?.view;
-                let (id, bytes_reclaimed) = core.delete_branch(text(&r.branch)?, r.force)?;
-                self.bindings.branch_gone(id);
-                self.pid_view.forget_branch(view);
+                let (id, bytes_reclaimed) = {
+                    let _changing = self.bindings.change();
+                    let view = self.check_left(asker, text(&r.branch)?)?.view;
+                    let (id, bytes_reclaimed) = core.delete_branch(text(&r.branch)?, r.force)?;
+                    self.bindings.branch_gone(id);
+                    self.pid_view.forget_branch(view);
+                    (id, bytes_reclaimed)
+                };
+                self.prune(&id.to_string());
                 Response::BranchDelete(BranchDeleteReply { branch: id.to_string().into(), bytes_reclaimed })
             }
             Request::BranchRename(r) => {
@@ -111,12 +120,18 @@ impl Dispatcher {
 
     /// Takes a snapshot of the branch that was named, or of the one whose control file was asked.
     fn take_snapshot(&self, asker: Asker, branch: &[u8], called: &Option<Vec<u8>>) -> Result<SnapshotReply> {
+        let branch = self.to_be_frozen(asker, branch)?;
+        Ok(snapshot_reply(&self.core.create_snapshot(&branch, name(called)?)?))
+    }
+
+    /// The branch of which a snapshot is to be taken; all is written out that the kernel keeps of it.
+    fn to_be_frozen(&self, asker: Asker, branch: &[u8]) -> Result<String> {
         let branch = match branch {
             [] => self.own_branch(asker)?,
             named => text(named)?.to_owned(),
         };
         self.write_mapped(&branch)?;
-        Ok(snapshot_reply(&self.core.create_snapshot(&branch, name(called)?)?))
+        Ok(branch)
     }
 
     /// Has the kernel write out what was changed through `mmap` in a branch, or what it keeps, and waits until that is done.
@@ -130,6 +145,14 @@ impl Dispatcher {
             self.caching.notices().map_or(Ok(()), |notices| notices.drop_cached(node))?;
         }
         Ok(())
+    }
+
+    /// Has the kernel forget the nodes of what was deleted: they cost memory here, too.
+    fn prune(&self, id: &str) {
+        let by_id = NodeId::special(ViewId::MAIN, Special::ById);
+        if let Some(Err(error)) = self.caching.notices().map(|notices| notices.prune(by_id, id.as_bytes())) {
+            tracing::debug!(%error, "a notice was not taken");
+        }
     }
 
     fn usage(&self, branch: &str) -> Result<UsageReply> {

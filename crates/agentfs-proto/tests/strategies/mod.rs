@@ -50,6 +50,7 @@ fn new_request() -> impl Strategy<Value = Request> {
         maybe().prop_map(|after| RequestCounts { after }.into()),
         (text(), maybe()).prop_map(|(branch, name)| BranchSnapshot { branch, name }.into()),
         (text(), maybe()).prop_map(|(branch, name)| SyncedSnapshot { branch, name }.into()),
+        (text(), maybe()).prop_map(|(branch, name)| FuzzySnapshot { branch, name }.into()),
         option::of(any::<u32>()).prop_map(|pid| Whoami { pid }.into()),
         text().prop_map(|branch| BranchEnter { branch }.into()),
         maybe().prop_map(|after| ProcessList { after }.into()),
@@ -96,6 +97,7 @@ fn new_response() -> impl Strategy<Value = Response> {
         page(request_count()).prop_map(Response::RequestCounts),
         snapshot_reply().prop_map(Response::BranchSnapshot),
         snapshot_reply().prop_map(Response::SyncedSnapshot),
+        snapshot_reply().prop_map(Response::FuzzySnapshot),
         page(process_entry()).prop_map(Response::ProcessList),
         (text(), maybe(), any::<u32>(), text(), option::of(any::<u32>())).prop_map(
             |(branch, name, pid, reason, of)| Response::Whoami(WhoamiReply { branch, name, pid, reason, of })
