@@ -20,6 +20,7 @@ use crate::mount::{self, Options};
 use crate::negotiate::Wishes;
 use crate::notices::Notices;
 use crate::processes::Bindings;
+use crate::readers::Readers;
 use crate::signals::{self, Termination};
 use crate::views::{Caching, PidView, Synthetic};
 use crate::write_pool::WritePool;
@@ -116,7 +117,11 @@ fn read_ahead(device: &str) -> std::io::Result<()> {
 
 /// Threads that receive requests.
 fn threads() -> usize {
-    thread::available_parallelism().map_or(1, usize::from).max(MIN_THREADS)
+    processors().max(MIN_THREADS)
+}
+
+fn processors() -> usize {
+    thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// Unmounts; when the volume is in use, takes it out of sight and lets those inside finish. Asked a second time, ends at once.
@@ -203,6 +208,7 @@ fn adapter(settings: &Settings, core: Arc<FsCore>, mount: &Path) -> Result<Adapt
     let (awake, how) = awake(settings);
     Ok(Adapter {
         awake,
+        readers: Readers::new(threads(), processors()),
         passthrough: Passthrough::new(passthrough.clone().unwrap_or_default()),
         synthetic: Synthetic::new(core.clone(), owner),
         control: Control::start(parts, identity)?,

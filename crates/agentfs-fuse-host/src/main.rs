@@ -16,6 +16,7 @@ mod mount;
 mod negotiate;
 mod notices;
 mod processes;
+mod readers;
 mod signals;
 mod views;
 mod write_pool;

@@ -52,6 +52,30 @@ requests! {
     Write "write",
 }
 
+impl Request {
+    /// May an answer take long: by I/O on content, or because much is asked for?
+    pub(crate) fn may_wait(self) -> bool {
+        use Request::{
+            CopyFileRange, Fallocate, Fsync, Fsyncdir, Lseek, Read, Readdir, Readdirplus, Setattr, Statfs,
+            Write,
+        };
+        matches!(
+            self,
+            CopyFileRange
+                | Fallocate
+                | Fsync
+                | Fsyncdir
+                | Lseek
+                | Read
+                | Readdir
+                | Readdirplus
+                | Setattr
+                | Statfs
+                | Write
+        )
+    }
+}
+
 #[derive(Default)]
 struct Counter {
     count: AtomicU64,

@@ -25,6 +25,7 @@ use crate::flusher::Flusher;
 use crate::metrics::{Metrics, Request};
 use crate::negotiate::Wishes;
 use crate::processes::Bindings;
+use crate::readers::Readers;
 use crate::views::{Caching, PidView, Synthetic};
 use crate::write_pool::WritePool;
 
@@ -41,6 +42,7 @@ pub(crate) struct Adapter {
     pub(crate) flusher: Arc<Flusher>,
     pub(crate) passthrough: Passthrough,
     pub(crate) awake: Option<Arc<Awake>>,
+    pub(crate) readers: Readers,
     pub(crate) wishes: Wishes,
 }
 
@@ -48,6 +50,7 @@ impl Adapter {
     /// Serves a request: counts it, and keeps a panic from taking the thread along.
     fn serve(&self, request: Request, work: impl FnOnce()) {
         let begun = Instant::now();
+        self.readers.received(begun, request.may_wait());
         if let Some(awake) = &self.awake {
             awake.note(begun);
         }
@@ -55,5 +58,6 @@ impl Adapter {
             tracing::error!(?request, "a request panicked and is answered EIO; please report this");
         }
         self.metrics.count(request, begun.elapsed());
+        self.readers.answered();
     }
 }

@@ -3,7 +3,7 @@
 //! is seen there may be seen in its fixed view too: then each look-up asks. A file's own attributes and pages may always
 //! be kept, as a file has one node in its branch.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
@@ -36,6 +36,28 @@ pub(crate) struct Ttl {
 /// A name in a directory; the empty one is for the listing of the directory itself.
 type Place = (NodeId, Box<[u8]>);
 
+/// Names that the kernel remembers as missing.
+#[derive(Default)]
+struct Missing {
+    names: HashMap<NodeId, HashSet<Box<[u8]>>>,
+    count: usize,
+}
+
+impl Missing {
+    fn insert(&mut self, directory: NodeId, name: &[u8]) {
+        self.count += usize::from(self.names.entry(directory).or_default().insert(name.into()));
+    }
+
+    /// The name is there now.
+    fn remove(&mut self, directory: NodeId, name: &[u8]) {
+        let Some(names) = self.names.get_mut(&directory) else { return };
+        self.count -= usize::from(names.remove(name));
+        if names.is_empty() {
+            self.names.remove(&directory);
+        }
+    }
+}
+
 type Job = Box<dyn FnOnce(&Notices) + Send>;
 
 /// What the kernel was allowed to keep.
@@ -46,7 +68,7 @@ pub(crate) struct Caching {
     pid_view: Arc<PidView>,
     /// Shared by whoever answers, exclusive to whoever changes for how long the kernel may keep the answer.
     gate: RwLock<()>,
-    missing: Mutex<HashSet<Place>>,
+    missing: Mutex<Missing>,
     recent: Mutex<VecDeque<Place>>,
     /// How often what depends on who asks has changed.
     epoch: AtomicU64,
@@ -83,6 +105,7 @@ impl Keep<'_> {
         if self.must_ask(directory) || self.caching.ttl.entry.is_zero() {
             return Duration::ZERO;
         }
+        lock(&self.caching.missing).remove(directory, name);
         self.caching.note_recent(directory, name);
         self.caching.ttl.entry
     }
@@ -98,10 +121,10 @@ impl Keep<'_> {
             return Duration::ZERO;
         }
         let mut missing = lock(&self.caching.missing);
-        if missing.len() >= MAX_MISSING {
+        if missing.count >= MAX_MISSING {
             return Duration::ZERO;
         }
-        missing.insert((directory, name.into()));
+        missing.insert(directory, name);
         drop(missing);
         self.caching.note_recent(directory, name);
         self.caching.ttl.negative
@@ -270,15 +293,17 @@ impl Caching {
     pub(crate) fn expire_missing(&self) {
         let Some(notices) = self.notices.get() else { return };
         let missing = std::mem::take(&mut *lock(&self.missing));
-        for (directory, name) in missing {
-            let _ = notices.expire(directory, &name);
+        for (directory, names) in missing.names {
+            for name in names {
+                let _ = notices.expire(directory, &name);
+            }
         }
     }
 
     /// Makes room for more missing names, and lets go of what the kernel has forgotten. To be called now and then.
     pub(crate) fn tend(&self) {
         self.pid_view.tend();
-        if lock(&self.missing).len() > MAX_MISSING / 2 {
+        if lock(&self.missing).count > MAX_MISSING / 2 {
             self.expire_missing();
         }
     }
