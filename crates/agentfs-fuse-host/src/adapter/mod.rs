@@ -54,10 +54,19 @@ impl Adapter {
         if let Some(awake) = &self.awake {
             awake.note(begun);
         }
+        self.attend(request, begun, work);
+        self.readers.answered();
+    }
+
+    /// As [`Adapter::serve`], for what takes no answer and may come in many pieces at once.
+    fn heed(&self, request: Request, work: impl FnOnce()) {
+        self.attend(request, Instant::now(), work);
+    }
+
+    fn attend(&self, request: Request, begun: Instant, work: impl FnOnce()) {
         if catch_unwind(AssertUnwindSafe(work)).is_err() {
             tracing::error!(?request, "a request panicked and is answered EIO; please report this");
         }
         self.metrics.count(request, begun.elapsed());
-        self.readers.answered();
     }
 }

@@ -38,7 +38,7 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _req: &fuser::Request, ino: INodeNo, nlookup: u64) {
-        self.serve(Request::Forget, || {
+        self.heed(Request::Forget, || {
             self.forget_node(NodeId::from(ino), nlookup);
         });
     }
