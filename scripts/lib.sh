@@ -105,7 +105,7 @@ log_dir() {
 }
 
 # summary_json KEY=VALUE...: writes LOG_DIR/summary.json; a value that is JSON stays what it is, all else is a
-# string. What every reader wants to know about the run is added.
+# string; `@FILE` is what a file says. What every reader wants to know about the run is added.
 summary_json() {
   local commit
   commit=$(git -C "$ROOT" describe --always --dirty 2>/dev/null || echo unknown)
@@ -114,6 +114,9 @@ summary_json() {
 import json, sys
 
 def value(text):
+    if text.startswith("@"):
+        with open(text[1:]) as file:
+            return json.load(file)
     try:
         return json.loads(text)
     except ValueError:
