@@ -59,6 +59,8 @@ impl Agent {
     /// One that nobody has bound, in a directory.
     pub fn start(dir: &Path) -> Agent {
         let mut command = Command::new("python3");
+        // What cargo makes in a branch is looked for there.
+        command.env_remove("CARGO_TARGET_DIR");
         command.arg(script());
         Agent::spawn(command, dir)
     }
