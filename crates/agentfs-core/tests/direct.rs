@@ -168,6 +168,10 @@ fn a_snapshot_of_what_is_written_all_the_while_is_of_one_moment_or_refused() {
 fn what_has_not_changed_since_the_last_snapshot_is_not_copied_again() {
     let directory = tempfile::tempdir().unwrap();
     let device = Arc::new(HostFs::open(&directory.path().join("store"), false).unwrap());
+    if !device.tick().is_zero() {
+        println!("SKIPPED: this host does not note each change at a time of its own");
+        return;
+    }
     let core = volume(device.clone());
     let name = Name::new(b"f").unwrap();
     let made =

@@ -42,16 +42,18 @@ impl Flusher {
     /// When it cannot be started.
     pub(crate) fn start(&self) -> io::Result<()> {
         let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
-        *process = Some(self.spawn()?);
+        if process.is_none() {
+            *process = Some(self.spawn()?);
+        }
         Ok(())
     }
 
     fn spawn(&self) -> io::Result<(Child, UnixStream)> {
         let (ours, theirs) = UnixStream::pair()?;
-        let mut command = Command::new(std::env::current_exe()?);
+        let mut command = Command::new("/proc/self/exe");
         command.arg("flush-files").arg(&self.mount).stdin(OwnedFd::from(theirs));
         // A signal from a terminal is the daemon's.
-        let child = command.stdout(Stdio::null()).process_group(0).spawn()?;
+        let child = command.current_dir("/").stdout(Stdio::null()).process_group(0).spawn()?;
         self.pid.store(child.id(), Ordering::Release);
         Ok((child, ours))
     }

@@ -29,6 +29,8 @@ struct Written {
     stat: FileStat,
     /// A copy that frozen versions have already, and that still is what it holds.
     copy: Option<Arc<Object>>,
+    /// Was it written while its writers were waited for?
+    moved: bool,
 }
 
 /// Of which moment a snapshot is to have what is written past the daemon meanwhile.
@@ -373,18 +375,21 @@ impl FsCore {
             };
             if let Some((object, open)) = opened {
                 let stat = open.stat()?;
-                let copy = file.frozen_as(stat);
-                if copy.is_none() {
-                    open.await_writes()?;
-                }
-                written.push(Written { file, object, open, stat, copy });
+                // Where the host's clock does not tell changes apart, neither does it that there was none.
+                let tells = self.store.device().tick().is_zero();
+                let copy = if tells { file.frozen_as(stat) } else { None };
+                written.push(Written { file, object, open, stat, copy, moved: false });
             }
         }
         if written.iter().any(|written| written.copy.is_none()) {
             thread::sleep(self.store.device().tick());
         }
         for written in written.iter_mut().filter(|written| written.copy.is_none()) {
-            written.stat = written.open.stat()?;
+            // What began before is over then; what begins now has another time, and may last as long as the copying.
+            written.open.await_writes()?;
+            let (before, now) = (written.stat, written.open.stat()?);
+            written.moved = (before.len, before.modified) != (now.len, now.modified);
+            written.stat = now;
         }
         Ok(written)
     }
@@ -447,7 +452,8 @@ impl Written {
             tick.is_zero()
                 || SystemTime::now().duration_since(stat.changed.into()).is_ok_and(|age| age >= tick)
         };
-        self.file.is_written_directly()
+        !self.moved
+            && self.file.is_written_directly()
             && is_old(&self.stat)
             && self.open.stat().is_ok_and(|now| now.is_the_same_as(&self.stat))
     }

@@ -3,11 +3,15 @@
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{self, AtFlags, Mode, OFlags};
 
 /// Changes that take far less time than as many ticks of a coarse clock.
 const PROBES: u8 = 32;
+const FEW_TICKS: Duration = Duration::from_millis(8);
+/// From `linux/magic.h`.
+const TMPFS_MAGIC: fs::FsWord = 0x0102_1994;
 
 /// Tries a reflink between two unnamed files.
 pub(super) fn probe_reflink(objects: &OwnedFd) -> io::Result<bool> {
@@ -16,15 +20,19 @@ pub(super) fn probe_reflink(objects: &OwnedFd) -> io::Result<bool> {
     Ok(fs::ioctl_ficlone(&to, &from).is_ok())
 }
 
-/// Is each change noted at a time of its own once the last one was asked for (Linux 6.13, for ext4, xfs, btrfs and tmpfs)?
+/// Is each change noted at a time of its own once the last one was asked for (Linux 6.13, for ext4, xfs and btrfs)?
 pub(super) fn has_fine_times(objects: &OwnedFd) -> io::Result<bool> {
-    let (file, mut times) = (scratch(objects, "probe-times")?, HashSet::new());
+    let (file, mut times, begun) = (scratch(objects, "probe-times")?, HashSet::new(), Instant::now());
+    // It does not note what is stored through mmap but for the first time.
+    if fs::fstatfs(&file)?.f_type == TMPFS_MAGIC {
+        return Ok(false);
+    }
     for n in 0..PROBES {
         rustix::io::pwrite(&file, &[n], 0)?;
         let stat = fs::fstat(&file)?;
         times.insert((stat.st_ctime, stat.st_ctime_nsec));
     }
-    Ok(times.len() == usize::from(PROBES))
+    Ok(times.len() == usize::from(PROBES) && begun.elapsed() < FEW_TICKS)
 }
 
 /// A file that is gone when closed.

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use agentfs_core::{HandleId, ObjectFile};
+use dashmap::DashSet;
 use fuser::{BackingId, FileHandle, FopenFlags, ReplyOpen};
 
 use super::Adapter;
@@ -23,6 +24,8 @@ pub(crate) struct Passthrough {
     is_refused: AtomicBool,
     /// By node, with how many descriptors use it.
     files: Mutex<HashMap<NodeId, (BackingId, u32)>>,
+    /// Nodes of which the kernel may have read pages ahead all the same (`posix_fadvise`).
+    outdated: DashSet<NodeId>,
 }
 
 impl Passthrough {
@@ -36,6 +39,16 @@ impl Passthrough {
 
     fn files(&self) -> MutexGuard<'_, HashMap<NodeId, (BackingId, u32)>> {
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Was a node read and written past us before? Tells it once.
+    fn was_used(&self, node: NodeId) -> bool {
+        !self.outdated.is_empty() && self.outdated.remove(&node).is_some()
+    }
+
+    /// The kernel forgets a node.
+    pub(super) fn forget(&self, node: NodeId) {
+        self.was_used(node);
     }
 
     /// One descriptor less.
@@ -73,6 +86,7 @@ impl Passthrough {
             },
         };
         let flags = flags - FopenFlags::FOPEN_KEEP_CACHE;
+        self.outdated.insert(node);
         reply.opened_passthrough(FileHandle(handle.0), flags, &backing);
         files.insert(node, (backing, users + 1));
         None
@@ -108,6 +122,8 @@ impl Adapter {
             }
         }
         if let Some(reply) = reply {
+            let flags =
+                if self.passthrough.was_used(node) { flags - FopenFlags::FOPEN_KEEP_CACHE } else { flags };
             reply.opened(FileHandle(handle.0), flags);
         }
     }

@@ -466,6 +466,9 @@ impl Filesystem for Adapter {
         reply: ReplyLseek,
     ) {
         self.serve(Request::Lseek, || {
+            if self.wishes.write_back {
+                return reply.error(Errno::ENOSYS); // only the kernel knows what it keeps
+            }
             let what = if whence == libc::SEEK_DATA { Seek::Data } else { Seek::Hole };
             let offset = u64::try_from(offset).map_err(|_| FsError::NoData);
             reply::offset(reply, offset.and_then(|offset| self.core.seek(handle(fh), what, offset)));

@@ -64,6 +64,7 @@ impl Adapter {
 
     /// The kernel forgets a node, or was not told of it after all. The volume's own are always there.
     pub(super) fn forget_node(&self, node: NodeId, times: u64) {
+        self.passthrough.forget(node);
         match node.node() {
             Node::Special(view, Special::NameLink) => {
                 self.core.forget(view, Special::NameLink.inode(), times)
