@@ -10,14 +10,16 @@
 )]
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
 use agentfs_core::testing::proptest::strategy::{Strategy, ValueTree};
 use agentfs_core::testing::proptest::test_runner::TestRunner;
-use agentfs_core::testing::{CoreDriver, Driver, Dump, Errno, FileOp, Op, Path, Place, dump, file_ops};
+use agentfs_core::testing::{
+    CoreDriver, Driver, Dump, Errno, FileOp, Op, Path, Place, Stop, dump, file_ops, within,
+};
 use agentfs_core::{
     BranchId, Caller, Config, CreateMode, Edit, FileKind, FsCore, HandleId, InodeId, Journal, Memory, Name,
     OpenMode, PackLimits, Record, SetAttr, SnapshotId, Unrecorded, ViewId, check,
@@ -43,30 +45,6 @@ impl Journal for SlowOnContent {
             thread::sleep(Duration::from_millis(2));
         }
         Ok(())
-    }
-}
-
-/// Runs `test` on a thread of its own; panics when it panics or takes longer than `seconds`.
-fn within(seconds: u64, test: impl FnOnce() + Send + 'static) {
-    let (finished, wait) = mpsc::channel();
-    let runner = thread::spawn(move || {
-        test();
-        let _ = finished.send(());
-    });
-    if wait.recv_timeout(Duration::from_secs(seconds)) == Err(mpsc::RecvTimeoutError::Timeout) {
-        panic!("not through after {seconds} s: a deadlock, or far too slow");
-    }
-    if let Err(panic) = runner.join() {
-        std::panic::resume_unwind(panic);
-    }
-}
-
-/// Sets a flag when dropped, so that threads waiting for it also end when the test fails.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
     }
 }
 

@@ -11,12 +11,12 @@
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use agentfs_core::testing::config;
+use agentfs_core::testing::{Chance, Stop, config, within};
 use agentfs_core::{
     Caller, Config, CreateMode, Device, FallocateFlags, FileId, FileKind, FileStat, Folder, FsCore, FsError,
     HandleId, HostFs, InodeId, Memory, Name, ObjectFile, ObjectId, OpenMode, Seek, SnapshotId, Space, ViewId,
@@ -173,21 +173,11 @@ struct File {
     done: AtomicU64,
 }
 
-/// A generator of small numbers, of one thread.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % limit
-    }
-
-    fn rest(&mut self, longest: u64) {
-        match self.below(4) {
-            0 => thread::sleep(Duration::from_millis(self.below(longest))),
-            1 => thread::yield_now(),
-            _ => {}
-        }
+fn rest(chance: &mut Chance, longest: u64) {
+    match chance.below(4) {
+        0 => thread::sleep(Duration::from_millis(chance.below(longest))),
+        1 => thread::yield_now(),
+        _ => {}
     }
 }
 
@@ -245,7 +235,7 @@ impl Volume {
         let calm = Duration::from_micros(self.calm.load(Ordering::SeqCst));
         match calm.checked_sub(self.started.elapsed()) {
             Some(rest) => thread::sleep(rest),
-            None => chance.rest(5),
+            None => rest(chance, 5),
         }
     }
 
@@ -318,7 +308,7 @@ impl Volume {
                 assert_between(seen, low, file.begun.load(Ordering::SeqCst), "a reader");
                 assert_eq!(self.core.getattr(ViewId::MAIN, file.ino).unwrap().size, SIZE as u64);
                 Self::count(&self.counts.reads);
-                chance.rest(20);
+                rest(&mut chance, 20);
             }
             open.close(&self.core);
         }
@@ -393,7 +383,7 @@ impl Volume {
                 if !reads {
                     open.write(&self.core, own);
                 }
-                chance.rest(20);
+                rest(&mut chance, 20);
                 let expected = if reads { before } else { [own; CELLS.len()] };
                 assert_eq!(open.read(&self.core), expected, "what a branch has");
                 open.close(&self.core);
@@ -422,13 +412,6 @@ impl Volume {
     }
 
     fn run(&self, seed: u64) {
-        /// Has the others end, too when one of them failed.
-        struct Stop<'a>(&'a AtomicBool);
-        impl Drop for Stop<'_> {
-            fn drop(&mut self) {
-                self.0.store(true, Ordering::SeqCst);
-            }
-        }
         let works: Vec<Box<dyn Fn() + Send + Sync + '_>> = vec![
             Box::new(|| self.write(&self.files[0], Chance(seed))),
             Box::new(|| self.write(&self.files[1], Chance(seed + 1))),
@@ -462,21 +445,6 @@ impl Volume {
 
 fn objects_only() -> Config {
     Config { small_file: 0, ..config() }
-}
-
-/// Runs `test` on a thread of its own: a deadlock must not hang the run.
-fn within(seconds: u64, test: impl FnOnce() + Send + 'static) {
-    let (finished, wait) = mpsc::channel();
-    let runner = thread::spawn(move || {
-        test();
-        let _ = finished.send(());
-    });
-    if wait.recv_timeout(Duration::from_secs(seconds)) == Err(mpsc::RecvTimeoutError::Timeout) {
-        panic!("not through after {seconds} s: a deadlock, or far too slow");
-    }
-    if let Err(panic) = runner.join() {
-        std::panic::resume_unwind(panic);
-    }
 }
 
 fn crossings(device: Arc<dyn Device>, seed: u64) {

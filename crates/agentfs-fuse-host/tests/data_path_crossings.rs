@@ -17,6 +17,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use agentfs_core::testing::{Chance, Stop};
 use agentfs_proto::Response;
 use agentfs_proto::request::{BranchCreate, BranchDelete, BranchSnapshot};
 use support::{Volume, can_mount, code};
@@ -33,16 +34,6 @@ struct Written {
     path: PathBuf,
     begun: AtomicU64,
     done: AtomicU64,
-}
-
-/// A generator of small numbers, of one thread.
-struct Chance(u64);
-
-impl Chance {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (self.0 >> 33) % limit
-    }
 }
 
 fn cells(file: &File) -> Cells {
@@ -205,15 +196,6 @@ impl Work<'_> {
             let done = file.done.load(Ordering::SeqCst);
             assert_between(cells(&File::open(&file.path).unwrap()), done, done, "at the end");
         }
-    }
-}
-
-/// Has the others end, too when one of them failed.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::SeqCst);
     }
 }
 

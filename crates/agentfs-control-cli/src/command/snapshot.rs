@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::output::{self, Output};
 
 /// What a snapshot is to be.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 pub(super) enum Kind {
     /// Of one moment.
     Plain,
@@ -29,15 +29,15 @@ pub(super) fn create(
     kind: Kind,
 ) -> Result<Output, Failure> {
     let name = name.map(Into::into);
-    let response = match branch {
-        _ if kind == Kind::Synced => {
+    let response = match (kind, branch) {
+        (Kind::Synced, branch) => {
             client.call(SyncedSnapshot { branch: branch.unwrap_or_default().into(), name })?
         }
-        _ if kind == Kind::Fuzzy => {
+        (Kind::Fuzzy, branch) => {
             client.call(FuzzySnapshot { branch: branch.unwrap_or_default().into(), name })?
         }
-        None => client.call(SnapshotCreate { name })?,
-        Some(branch) => client.call(BranchSnapshot { branch: branch.into(), name })?,
+        (Kind::Plain, None) => client.call(SnapshotCreate { name })?,
+        (Kind::Plain, Some(branch)) => client.call(BranchSnapshot { branch: branch.into(), name })?,
     };
     match response {
         Response::SnapshotCreate(reply)

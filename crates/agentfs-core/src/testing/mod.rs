@@ -25,6 +25,7 @@ mod log_edit;
 mod model;
 mod op;
 mod strategy;
+mod threads;
 
 pub use cases::{caught, random_cases, shortest};
 pub use compare::{Answer, Driver, Mismatch, Outcome, Stat, Trial};
@@ -43,3 +44,4 @@ pub use op::{
 pub use proptest;
 pub use rustix::io::Errno;
 pub use strategy::{file_ops, op, ops};
+pub use threads::{Chance, Stop, within};
