@@ -86,6 +86,9 @@ pub enum FsError {
     /// It is in use, or others grew from it; the text says by what.
     #[error("{0}")]
     Busy(String),
+    /// What the kernel keeps of a file could not be written out; the text says of which.
+    #[error("what programs wrote to {0:?} cannot be written out: {1}")]
+    Unwritten(String, io::Error),
     /// The store's host failed.
     #[error("the store failed: {0}")]
     Io(#[from] io::Error),

@@ -56,14 +56,14 @@ fn with_file(len: usize) -> (FsCore, InodeId) {
         core.create_open(ViewId::MAIN, InodeId::ROOT, &name, (0o644, 0), OpenMode::Write, Caller::ROOT);
     let (attr, handle) = made.unwrap();
     core.write(handle, 0, &vec![b'a'; len], false).unwrap();
-    assert!(core.open_direct(handle).unwrap().is_some(), "nobody else has it open");
+    assert!(core.open_direct(handle, true).unwrap().is_some(), "nobody else has it open");
     core.release(handle).unwrap();
     (core, attr.ino)
 }
 
 fn open(core: &FsCore, ino: InodeId, mode: OpenMode) -> (HandleId, Option<Arc<dyn ObjectFile>>) {
     let handle = core.open(ViewId::MAIN, ino, mode, Caller::ROOT).unwrap();
-    (handle, core.open_direct(handle).unwrap())
+    (handle, core.open_direct(handle, true).unwrap())
 }
 
 #[test]
@@ -178,7 +178,7 @@ fn what_has_not_changed_since_the_last_snapshot_is_not_copied_again() {
         core.create_open(ViewId::MAIN, InodeId::ROOT, &name, (0o644, 0), OpenMode::Write, Caller::ROOT);
     let (attr, handle) = made.unwrap();
     core.write(handle, 0, b"one", false).unwrap();
-    let object = core.open_direct(handle).unwrap().unwrap();
+    let object = core.open_direct(handle, true).unwrap().unwrap();
     let objects = || {
         core.tend().unwrap();
         device.list(agentfs_core::Folder::Objects).unwrap().len()

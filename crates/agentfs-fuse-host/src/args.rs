@@ -55,7 +55,7 @@ pub(crate) enum Command {
     /// Gives a process of one's own a limit, for a daemon that may not
     #[command(hide = true)]
     MarkProcess { pid: u32, soft: u64 },
-    /// Opens and closes files of a volume, for its daemon
+    /// Has files of a volume written out, for its daemon
     #[command(hide = true)]
-    FlushFiles { mount: PathBuf },
+    FlushFiles { mount: PathBuf, device: Option<String> },
 }

@@ -1,18 +1,22 @@
-//! Has the kernel write out what programs stored through `mmap`, or what it keeps of their writes. Closing a file does, and
-//! waits for the answers; so another process of ours opens files by their nodes and closes them again. Telling the kernel to
-//! drop their pages would do so too, but a page that is dropped between a write's copy into it and the daemon's answer is
-//! read anew from before that write, and stays so. And a daemon that waits for itself when it is killed never ends: that
-//! process only fails.
+//! Has the kernel write out what programs stored through `mmap`, or what it keeps of their writes. `fsync` does, waits for
+//! the answers and tells of failures, without taking what the programs themselves are to be told; so another process of ours
+//! opens files by their nodes and does that. Telling the kernel to drop their pages would do so too, but a page that is
+//! dropped between a write's copy into it and the daemon's answer is read anew from before that write, and stays so. And a
+//! daemon that waits for itself when it is killed never ends: that process only fails.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
-use std::os::fd::OwnedFd;
+use std::io::{self, ErrorKind, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, fsync, major, minor, open, openat2};
+use rustix::io::Errno;
 
 use crate::views::NodeId;
 
@@ -20,12 +24,23 @@ use crate::views::NodeId;
 const PREFIX: &str = "node-";
 /// Files that it is told of at a time; no more than the socket holds.
 const BATCH: usize = 512;
-const DONE: u8 = 1;
-const FAILED: u8 = 0;
+/// How long one file may take.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Why what the kernel keeps of a file was not written out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unwritten {
+    /// It tried, and this was the answer.
+    Failed(Errno),
+    /// The file could not be opened for it.
+    Unopened(Errno),
+}
 
 /// The process, as the daemon knows it.
 pub(crate) struct Flusher {
     mount: PathBuf,
+    /// That of the volume as mounted, `major:minor`.
+    device: OnceLock<String>,
     /// 0 while there is none.
     pid: AtomicU32,
     process: Mutex<Option<(Child, UnixStream)>>,
@@ -33,14 +48,18 @@ pub(crate) struct Flusher {
 
 impl Flusher {
     pub(crate) fn new(mount: &Path) -> Flusher {
-        Flusher { mount: mount.to_owned(), pid: AtomicU32::new(0), process: Mutex::default() }
+        let (pid, process) = (AtomicU32::new(0), Mutex::default());
+        Flusher { mount: mount.to_owned(), device: OnceLock::new(), pid, process }
     }
 
     /// Starts the process, so that the first to need it need not.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub(crate) fn start(&self) -> io::Result<()> {
+    pub(crate) fn start(&self, device: Option<&str>) -> io::Result<()> {
+        if let Some(device) = device {
+            self.device.get_or_init(|| device.to_owned());
+        }
         let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
         if process.is_none() {
             *process = Some(self.spawn()?);
@@ -50,8 +69,9 @@ impl Flusher {
 
     fn spawn(&self) -> io::Result<(Child, UnixStream)> {
         let (ours, theirs) = UnixStream::pair()?;
+        ours.set_read_timeout(Some(PATIENCE))?;
         let mut command = Command::new("/proc/self/exe");
-        command.arg("flush-files").arg(&self.mount).stdin(OwnedFd::from(theirs));
+        command.arg("flush-files").arg(&self.mount).args(self.device.get()).stdin(OwnedFd::from(theirs));
         // A signal from a terminal is the daemon's.
         let child = command.current_dir("/").stdout(Stdio::null()).process_group(0).spawn()?;
         self.pid.store(child.id(), Ordering::Release);
@@ -69,62 +89,101 @@ impl Flusher {
         number.parse().ok().map(NodeId)
     }
 
-    /// Has the kernel write out what it keeps of files. Returns those of which it could not be had.
-    pub(crate) fn flush(&self, nodes: &[NodeId]) -> Vec<NodeId> {
+    /// Has the kernel write out what it keeps of files. Returns those of which it did not.
+    ///
+    /// # Errors
+    /// When there is no process to do it, or it takes too long.
+    pub(crate) fn flush(&self, nodes: &[NodeId]) -> io::Result<Vec<(NodeId, Unwritten)>> {
         if nodes.is_empty() {
-            return Vec::new();
+            return Ok(Vec::new());
         }
         let mut process = self.process.lock().unwrap_or_else(PoisonError::into_inner);
-        let asked = self.ask(&mut process, nodes).or_else(|_| {
-            // It was killed: another one.
+        let asked = self.ask(&mut process, nodes).or_else(|error| {
             self.end(&mut process);
+            if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) {
+                return Err(ErrorKind::TimedOut.into());
+            }
+            // It was killed: another one.
             self.ask(&mut process, nodes)
         });
-        asked.unwrap_or_else(|error| {
-            tracing::warn!(%error, "no process to have files written out");
-            self.end(&mut process);
-            nodes.to_vec()
-        })
+        asked.inspect_err(|_| self.end(&mut process))
     }
 
     fn end(&self, process: &mut Option<(Child, UnixStream)>) {
         self.pid.store(0, Ordering::Release);
         if let Some((mut child, _)) = process.take() {
             let _ = child.kill();
-            let _ = child.wait();
+            // It may wait for an answer of ours.
+            thread::spawn(move || child.wait());
         }
     }
 
-    fn ask(&self, process: &mut Option<(Child, UnixStream)>, nodes: &[NodeId]) -> io::Result<Vec<NodeId>> {
+    fn ask(
+        &self,
+        process: &mut Option<(Child, UnixStream)>,
+        nodes: &[NodeId],
+    ) -> io::Result<Vec<(NodeId, Unwritten)>> {
         let (_, socket) = match process {
             Some(process) => process,
             None => process.insert(self.spawn()?),
         };
-        let mut failed = Vec::new();
+        let mut unwritten = Vec::new();
         for batch in nodes.chunks(BATCH) {
             let words: Vec<u8> = batch.iter().flat_map(|node| node.0.to_ne_bytes()).collect();
-            let mut answers = vec![FAILED; batch.len()];
             socket.write_all(&words)?;
-            socket.read_exact(&mut answers)?;
-            failed.extend(
-                batch.iter().zip(answers).filter(|(_, answer)| *answer != DONE).map(|(node, _)| *node),
-            );
+            for node in batch {
+                let mut word = [0; 4];
+                socket.read_exact(&mut word)?;
+                unwritten.extend(answered(i32::from_ne_bytes(word)).map(|why| (*node, why)));
+            }
         }
-        Ok(failed)
+        Ok(unwritten)
     }
 }
 
-/// In that process: opens and closes the files that standard input tells of, until it ends.
+/// What an answer of the process means: 0, the errno of what failed, or that of opening the file, negative.
+fn answered(word: i32) -> Option<Unwritten> {
+    match word {
+        0 => None,
+        1.. => Some(Unwritten::Failed(Errno::from_raw_os_error(word))),
+        _ => Some(Unwritten::Unopened(Errno::from_raw_os_error(word.saturating_neg()))),
+    }
+}
+
+/// In that process: has the files written out that standard input tells of, until it ends.
 ///
 /// # Errors
 /// When it is no socket.
-pub(crate) fn serve(mount: &Path) -> io::Result<()> {
+pub(crate) fn serve(mount: &Path, device: Option<&str>) -> io::Result<()> {
     let mut socket = UnixStream::from(rustix::io::dup(rustix::stdio::stdin())?);
-    let directory = mount.join(".agentfs");
     let mut word = [0; 8];
     while socket.read_exact(&mut word).is_ok() {
-        let opened = File::open(directory.join(format!("{PREFIX}{}", u64::from_ne_bytes(word))));
-        socket.write_all(&[if opened.map(drop).is_ok() { DONE } else { FAILED }])?;
+        let answer = match open_node(mount, device, u64::from_ne_bytes(word)) {
+            Ok(file) => fsync(file).err().map_or(0, Errno::raw_os_error),
+            // It was deleted.
+            Err(Errno::NOENT | Errno::STALE) => 0,
+            Err(error) => -error.raw_os_error(),
+        };
+        socket.write_all(&answer.to_ne_bytes())?;
     }
     Ok(())
+}
+
+/// Opens a file of the volume; nothing that is mounted over it or in it.
+fn open_node(mount: &Path, device: Option<&str>, node: u64) -> Result<OwnedFd, Errno> {
+    let at = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let root = open(mount, at, Mode::empty()).map_err(|_| Errno::XDEV)?;
+    let found = fstat(&root)?.st_dev;
+    if device.is_some_and(|device| device != format!("{}:{}", major(found), minor(found))) {
+        return Err(Errno::XDEV);
+    }
+    let name = format!(".agentfs/{PREFIX}{node}");
+    let open = |mode: OFlags| {
+        let flags = mode | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let within = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
+        openat2(root.as_fd(), &name, flags, Mode::empty(), within)
+    };
+    // Its mode may allow but one of the two.
+    open(OFlags::RDONLY)
+        .or_else(|error| if error == Errno::ACCESS { open(OFlags::WRONLY) } else { Err(error) })
 }

@@ -70,11 +70,11 @@ impl Host {
         let session = mount::mount(adapter, &mount, &options)?;
         caching.connect(Arc::new(Notices::new(session.as_fd().try_clone_to_owned()?)))?;
         let session = session.spawn().context("cannot start serving")?;
-        if let Err(error) = flusher.start() {
+        let place = Place { device: mount::devices_at(&mount).pop(), covers_dead };
+        if let Err(error) = flusher.start(place.device.as_deref()) {
             tracing::warn!(%error, "the process that has files written out is started when it is needed");
         }
         housekeeping::watch_processes(&bindings, &caching)?;
-        let place = Place { device: mount::devices_at(&mount).pop(), covers_dead };
         if let Some(Err(error)) = place.device.as_deref().filter(|_| mount::is_root()).map(read_ahead) {
             tracing::info!(%error, "the kernel reads ahead as far as it likes");
         }

@@ -53,8 +53,8 @@ fn run(args: &Args) -> Result<ExitCode> {
             processes::set_mark(*pid, *soft)?;
             return Ok(ExitCode::SUCCESS);
         }
-        Some(Command::FlushFiles { mount }) => {
-            flusher::serve(mount)?;
+        Some(Command::FlushFiles { mount, device }) => {
+            flusher::serve(mount, device.as_deref())?;
             return Ok(ExitCode::SUCCESS);
         }
         None => {}

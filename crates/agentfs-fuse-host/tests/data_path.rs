@@ -11,7 +11,7 @@
 mod support;
 
 use std::fs::{self, File};
-use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -81,6 +81,24 @@ fn the_daemon_sees_no_reads_and_writes_and_knows_size_and_times() {
     fs::set_permissions(&path, set_id).unwrap();
     assert_eq!(fs::read(&path).unwrap().len(), 1000);
     assert!(v.requests("read") > before.0, "a set-user-id file is read through the daemon");
+}
+
+/// The host's clock does not tell when such a write ends: a copy of some blocks of it would go unseen.
+#[test]
+fn what_bypasses_the_cache_goes_past_the_daemon_where_the_host_copies_all_at_once() {
+    let Some((v, path)) = volume() else { return };
+    let Response::Status(status) = v.ask(agentfs_proto::Request::Status) else { panic!("no status") };
+    let before = v.requests("write");
+    let direct = File::options().write(true).custom_flags(libc::O_DIRECT).open(&path).unwrap();
+    let block = vec![b'b'; 3 * 4096];
+    let aligned = block.as_ptr().align_offset(4096);
+    direct.write_all_at(&block[aligned..][..4096], 8192).unwrap();
+    settled(&v);
+    assert_eq!(v.requests("write") > before, !status.reflink);
+    v.take_snapshot("main", "s");
+    direct.write_all_at(&block[aligned..][..4096], 0).unwrap();
+    let frozen = File::open(v.snapshot("s").join("big")).unwrap();
+    assert_eq!((at(&frozen, 8190, 4), at(&frozen, 0, 4)), ("aabb".into(), "aaaa".into()));
 }
 
 #[test]

@@ -23,6 +23,8 @@ use agentfs_proto::request::{BranchCreate, BranchDelete, BranchSnapshot};
 use support::{Volume, can_mount, code};
 
 const SECONDS: u64 = 6;
+/// How long to wait on a busy machine until each has happened often enough.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Larger than what is packed: these are files of the host.
 const SIZE: usize = 256 << 10;
 /// Where numbers are written, in this order.
@@ -238,7 +240,9 @@ fn crossings(data_path: &str) {
                 run();
             });
         }
-        while work.goes_on() && work.started.elapsed() < Duration::from_secs(SECONDS) {
+        let enough = || [&work.taken, &work.branches].iter().all(|count| count.load(Ordering::SeqCst) > 5);
+        let goes = || work.started.elapsed() < Duration::from_secs(SECONDS);
+        while work.goes_on() && (goes() || !enough() && work.started.elapsed() < PATIENCE) {
             thread::sleep(Duration::from_millis(20));
         }
         work.stop.store(true, Ordering::SeqCst);

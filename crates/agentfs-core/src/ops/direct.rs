@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::repair::names_of;
+use super::usage::name_in;
 use crate::branch::{Branch, Kept};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
@@ -67,14 +67,14 @@ impl FsCore {
     /// The host's file behind a handle, when the kernel may read, and write, it by itself from now on until the handle is
     /// released. `None` when everything has to come through the daemon: small files, those whose first write is to copy
     /// them, those that are open in the other way, those of which writing takes a privilege, and files that somebody
-    /// reads so in another branch or snapshot.
+    /// reads so in another branch or snapshot. Unless it `begins`, only when others use the file so already.
     ///
     /// # Errors
     /// `BadHandle`, `Stale`, and what the store answers.
-    pub fn open_direct(&self, handle: HandleId) -> Result<Option<Arc<dyn ObjectFile>>> {
+    pub fn open_direct(&self, handle: HandleId, begins: bool) -> Result<Option<Arc<dyn ObjectFile>>> {
         let handle = self.handles.get(handle)?;
         loop {
-            match self.try_open_direct(&handle) {
+            match self.try_open_direct(&handle, begins) {
                 // A snapshot came between.
                 Err(FsError::Contended) => {}
                 opened => return opened,
@@ -82,9 +82,9 @@ impl FsCore {
         }
     }
 
-    fn try_open_direct(&self, handle: &Handle) -> Result<Option<Arc<dyn ObjectFile>>> {
+    fn try_open_direct(&self, handle: &Handle, begins: bool) -> Result<Option<Arc<dyn ObjectFile>>> {
         let file = &handle.file;
-        if !file.is_direct() && !self.may_be_direct(file)? {
+        if !(file.is_direct() || begins && self.may_be_direct(file)?) {
             return Ok(None);
         }
         if handle.writable {
@@ -94,7 +94,7 @@ impl FsCore {
         let _gate = self.direct.gate.read();
         let mut source = file.source.write();
         // Asked again, now that nobody else opens it so, or ceases to.
-        if !file.is_direct() && !self.may_be_direct(file)? {
+        if !(file.is_direct() || begins && self.may_be_direct(file)?) {
             return Ok(None);
         }
         self.find_source(file, &mut source)?;
@@ -435,7 +435,8 @@ impl FsCore {
 
     fn too_busy(&self, branch: &Branch, moving: &[InodeId]) -> FsError {
         let names = branch.read(|version| {
-            moving.iter().take(5).filter_map(|ino| name_of(version, *ino)).collect::<Vec<_>>().join(", ")
+            let names = moving.iter().take(5).filter_map(|ino| name_in(version, *ino));
+            names.collect::<Vec<_>>().join(", ")
         });
         FsError::Busy(format!(
             "these files are written all the while, past the daemon: {names}; stop their writers, take it \
@@ -489,10 +490,4 @@ impl OpenFile {
         let before = std::mem::replace(&mut *seen, stat);
         (before.modified != stat.modified).then_some(stat.modified)
     }
-}
-
-/// A name that leads to an inode. Searches: for rare questions.
-fn name_of(version: &Version, ino: InodeId) -> Option<String> {
-    let name = version.iter().find_map(|(dir, _)| names_of(version, dir, ino).into_iter().next())?;
-    Some(String::from_utf8_lossy(name.as_bytes()).into_owned())
 }

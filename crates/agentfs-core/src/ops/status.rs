@@ -27,6 +27,11 @@ pub struct Status {
 }
 
 impl FsCore {
+    /// Does the host copy content by sharing blocks, all of it at one moment?
+    pub fn copies_at_once(&self) -> bool {
+        self.store.device().reflinks()
+    }
+
     /// What the volume holds now.
     ///
     /// # Errors
@@ -44,7 +49,7 @@ impl FsCore {
             main_inodes: self.views.get(ViewId::MAIN)?.read(|version| version.len()),
             packs: self.store.packs.usage(),
             log: self.journal.lengths(),
-            reflinks: self.store.device().reflinks(),
+            reflinks: self.copies_at_once(),
         })
     }
 }

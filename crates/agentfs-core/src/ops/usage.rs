@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::repair::names_of;
 use crate::error::Result;
 use crate::fs_core::FsCore;
 use crate::tree::{Inode, Version, visit_new};
@@ -52,6 +53,18 @@ impl FsCore {
     pub fn written_files(&self, view: ViewId) -> Vec<InodeId> {
         self.open_files.of_view(view, |file| file.writers.load(Ordering::Relaxed) > 0)
     }
+
+    /// A name of an inode, to tell people; empty when it has none. Searches: for rare questions.
+    pub fn name_of(&self, view: ViewId, ino: InodeId) -> String {
+        let name = self.views.get(view).ok().and_then(|tree| tree.read(|version| name_in(version, ino)));
+        name.unwrap_or_default()
+    }
+}
+
+/// A name that leads to an inode. Searches: for rare questions.
+pub(super) fn name_in(version: &Version, ino: InodeId) -> Option<String> {
+    let name = version.iter().find_map(|(dir, _)| names_of(version, dir, ino).into_iter().next())?;
+    Some(String::from_utf8_lossy(name.as_bytes()).into_owned())
 }
 
 /// The inodes whose content is in none of the others. Costs what differs from each.

@@ -110,7 +110,7 @@ impl CoreDriver {
             let ino = at.find(path)?.ino;
             let mode = if writable && !is_reader { OpenMode::Write } else { OpenMode::Read };
             let handle = at.core.open(at.view, ino, mode, Caller::ROOT).map_err(failed)?;
-            let object = if past { at.core.open_direct(handle).map_err(failed)? } else { None };
+            let object = if past { at.core.open_direct(handle, true).map_err(failed)? } else { None };
             let writer = (writable && !is_reader).then(|| (handle, object.clone()));
             if remembered {
                 at.core.remember(at.view, ino);
@@ -130,7 +130,7 @@ impl CoreDriver {
             return Ok(());
         };
         let handle = self.core.open(kept.view, kept.ino, OpenMode::Write, Caller::ROOT).map_err(failed)?;
-        let object = self.core.open_direct(handle).map_err(failed)?;
+        let object = self.core.open_direct(handle, true).map_err(failed)?;
         assert!(kept.object.is_none() || object.is_some(), "the kernel takes no other file meanwhile");
         kept.writer = Some((handle, object));
         Ok(())

@@ -30,6 +30,6 @@ pub fn errno(error: &FsError) -> Errno {
         FsError::LimitReached(_) => Errno::NOSPC,
         FsError::Busy(_) => Errno::BUSY,
         FsError::UnknownCaller => Errno::ACCESS,
-        FsError::Io(error) => Errno::from_io_error(error).unwrap_or(Errno::IO),
+        FsError::Io(error) | FsError::Unwritten(_, error) => Errno::from_io_error(error).unwrap_or(Errno::IO),
     }
 }

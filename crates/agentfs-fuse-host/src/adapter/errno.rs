@@ -28,6 +28,8 @@ pub(crate) fn errno(error: &FsError) -> Errno {
         FsError::TooManyHandles => Errno::ENFILE,
         FsError::LimitReached(_) => Errno::ENOSPC,
         FsError::Busy(_) => Errno::EBUSY,
-        FsError::Io(error) => error.raw_os_error().map_or(Errno::EIO, Errno::from_i32),
+        FsError::Io(error) | FsError::Unwritten(_, error) => {
+            error.raw_os_error().map_or(Errno::EIO, Errno::from_i32)
+        }
     }
 }

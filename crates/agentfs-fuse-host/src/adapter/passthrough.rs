@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use agentfs_core::{HandleId, ObjectFile};
 use dashmap::DashSet;
-use fuser::{BackingId, FileHandle, FopenFlags, ReplyOpen};
+use fuser::{BackingId, FileHandle, FopenFlags, OpenFlags, ReplyEmpty, ReplyOpen};
 
 use super::Adapter;
 use super::errno::errno;
-use super::reply::open_flags;
+use super::reply::{empty, open_flags};
 use crate::views::NodeId;
 
 /// What the kernel was given.
@@ -100,12 +100,16 @@ impl Adapter {
         &self,
         req: &fuser::Request,
         (node, handle): (NodeId, HandleId),
+        asked: OpenFlags,
         reply: ReplyOpen,
     ) {
-        // Whoever closes it for the sake of that waits until all is written.
-        let flushes = self.flusher.is_process(req.pid());
-        let flags = if flushes { open_flags() - FopenFlags::FOPEN_NOFLUSH } else { open_flags() };
-        let direct = if self.passthrough.is_used() { self.core.open_direct(handle) } else { Ok(None) };
+        let flags = open_flags();
+        // Where files are copied byte by byte, writes of which the host's clock says nothing when they end would be copied
+        // in part: those that bypass the host's cache may be under way for long.
+        let tears = asked.0 & libc::O_DIRECT != 0 && !self.core.copies_at_once();
+        let begins = !tears && !self.flusher.is_process(req.pid());
+        let direct =
+            if self.passthrough.is_used() { self.core.open_direct(handle, begins) } else { Ok(None) };
         let object: Option<Arc<dyn ObjectFile>> = match direct {
             Ok(object) => object,
             Err(error) => {
@@ -126,6 +130,15 @@ impl Adapter {
                 if self.passthrough.was_used(node) { flags - FopenFlags::FOPEN_KEEP_CACHE } else { flags };
             reply.opened(FileHandle(handle.0), flags);
         }
+    }
+
+    /// Makes a file durable.
+    pub(super) fn sync(&self, req: &fuser::Request, handle: HandleId, datasync: bool, reply: ReplyEmpty) {
+        if self.flusher.is_process(req.pid()) {
+            return reply.ok(); // all is here now: it wanted no more
+        }
+        let core = self.core.clone();
+        self.pool.submit(0, move || empty(reply, core.fsync(handle, datasync)));
     }
 
     /// Closes a file's handle.

@@ -190,7 +190,7 @@ impl Filesystem for Adapter {
         self.serve(Request::Open, || match NodeId::from(ino).node() {
             Node::Tree(view, tree_ino) => {
                 match self.core.open(view, tree_ino, route::open_mode(flags.0), caller(req)) {
-                    Ok(handle) => self.answer_open(req, (ino.into(), handle), reply),
+                    Ok(handle) => self.answer_open(req, (ino.into(), handle), flags, reply),
                     Err(error) => reply.error(errno(&error)),
                 }
             }
@@ -301,11 +301,8 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn fsync(&self, _req: &fuser::Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
-        let core = self.core.clone();
-        self.serve(Request::Fsync, || {
-            self.pool.submit(0, move || reply::empty(reply, core.fsync(handle(fh), datasync)));
-        });
+    fn fsync(&self, req: &fuser::Request, _ino: INodeNo, fh: FileHandle, datasync: bool, reply: ReplyEmpty) {
+        self.serve(Request::Fsync, || self.sync(req, handle(fh), datasync, reply));
     }
 
     fn opendir(&self, _req: &fuser::Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {

@@ -13,17 +13,25 @@ use agentfs_proto::response::{
     UsageReply,
 };
 use agentfs_proto::{Request, Response};
+use rustix::io::Errno;
 
 use super::authorize::authorize;
 use super::{Asker, Identity, text};
 use crate::adapter::errno;
-use crate::flusher::Flusher;
+use crate::flusher::{Flusher, Unwritten};
 use crate::metrics::Metrics;
 use crate::processes::Bindings;
-use crate::views::{Caching, NodeId, PidView, Special};
+use crate::views::{Caching, Node, NodeId, PidView, Special};
 
 /// More entries than fit a frame.
 const PAGE: usize = 128;
+
+/// Of which moment a frozen version has what is written meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Exactness {
+    OneMoment,
+    Any,
+}
 
 pub(super) struct Dispatcher {
     pub(super) core: Arc<FsCore>,
@@ -58,7 +66,7 @@ impl Dispatcher {
                 Response::SyncedSnapshot(taken)
             }
             Request::FuzzySnapshot(r) => {
-                let branch = self.to_be_frozen(asker, &r.branch)?;
+                let branch = self.to_be_frozen(asker, &r.branch, Exactness::Any)?;
                 Response::FuzzySnapshot(snapshot_reply(&core.create_fuzzy_snapshot(&branch, name(&r.name)?)?))
             }
             Request::SnapshotList => Response::SnapshotList(SnapshotListReply {
@@ -80,7 +88,7 @@ impl Dispatcher {
             Request::BranchCreate(r) => {
                 let from = text(&r.from)?;
                 if core.find_branch(from).is_ok() {
-                    self.write_mapped(from)?;
+                    self.write_mapped(from, Exactness::OneMoment)?;
                 }
                 Response::BranchCreate(branch_reply(&core.create_branch(from, name(&r.name)?)?))
             }
@@ -120,29 +128,49 @@ impl Dispatcher {
 
     /// Takes a snapshot of the branch that was named, or of the one whose control file was asked.
     fn take_snapshot(&self, asker: Asker, branch: &[u8], called: &Option<Vec<u8>>) -> Result<SnapshotReply> {
-        let branch = self.to_be_frozen(asker, branch)?;
+        let branch = self.to_be_frozen(asker, branch, Exactness::OneMoment)?;
         Ok(snapshot_reply(&self.core.create_snapshot(&branch, name(called)?)?))
     }
 
     /// The branch of which a snapshot is to be taken; all is written out that the kernel keeps of it.
-    fn to_be_frozen(&self, asker: Asker, branch: &[u8]) -> Result<String> {
+    fn to_be_frozen(&self, asker: Asker, branch: &[u8], exactness: Exactness) -> Result<String> {
         let branch = match branch {
             [] => self.own_branch(asker)?,
             named => text(named)?.to_owned(),
         };
-        self.write_mapped(&branch)?;
+        self.write_mapped(&branch, exactness)?;
         Ok(branch)
     }
 
     /// Has the kernel write out what was changed through `mmap` in a branch, or what it keeps, and waits until that is done.
-    fn write_mapped(&self, branch: &str) -> Result<()> {
+    ///
+    /// # Errors
+    /// `Unwritten` when that failed, `Busy` when it cannot be asked for; what is told the kernel instead then, where that
+    /// may be, can leave it with pages of before a write that is under way.
+    fn write_mapped(&self, branch: &str, exactness: Exactness) -> Result<()> {
         let view = self.core.find_branch(branch)?.view;
         let written = self.core.written_files(view).into_iter();
         // What is written past the daemon the kernel does not keep.
         let kept = written.filter(|ino| !self.core.is_written_directly(view, *ino));
         let nodes: Vec<_> = kept.map(|ino| NodeId::of(view, ino)).collect();
-        for node in self.flusher.flush(&nodes) {
-            self.caching.notices().map_or(Ok(()), |notices| notices.drop_cached(node))?;
+        let unwritten = self.flusher.flush(&nodes).map_err(|error| {
+            FsError::Busy(format!(
+                "the process that has files written out does not answer: {error}; try again"
+            ))
+        })?;
+        for (node, why) in unwritten {
+            let name = match node.node() {
+                Node::Tree(view, ino) => self.core.name_of(view, ino),
+                Node::Private(..) | Node::Shared(_) | Node::Special(..) => String::new(),
+            };
+            match (why, exactness) {
+                (Unwritten::Failed(error), _) => return Err(FsError::Unwritten(name, error.into())),
+                (Unwritten::Unopened(error), Exactness::Any) => {
+                    tracing::warn!(name, %error, "a file cannot be opened to have it written out");
+                    self.caching.notices().map_or(Ok(()), |notices| notices.drop_cached(node))?;
+                }
+                (Unwritten::Unopened(error), Exactness::OneMoment) => return Err(unopened(&name, error)),
+            }
         }
         Ok(())
     }
@@ -225,6 +253,19 @@ impl Dispatcher {
                 .collect(),
         })
     }
+}
+
+/// What is still kept of a file that is open to be written cannot be had.
+fn unopened(name: &str, error: Errno) -> FsError {
+    let remedy = match error {
+        Errno::ACCESS => "let the daemon's user read or write it, close it",
+        Errno::XDEV => "remove what is mounted over the volume or in its .agentfs, close the file",
+        _ => "close it",
+    };
+    FsError::Busy(format!(
+        "{name:?} is open to be written, and the daemon cannot have it written out: {error}; {remedy}, or take the \
+         snapshot with --allow-fuzzy"
+    ))
 }
 
 fn name(name: &Option<Vec<u8>>) -> Result<Option<&str>> {

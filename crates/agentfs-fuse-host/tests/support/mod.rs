@@ -251,8 +251,13 @@ pub fn raw_ioctl(control: &Path, opcode: u32, buffer: &mut [u8; 4096]) -> rustix
 
 /// One request to a control file.
 pub fn ask_at(control: &Path, request: Request) -> Response {
+    ask_open(&std::fs::File::open(control).unwrap(), request)
+}
+
+/// One request to a control file that is open.
+pub fn ask_open(control: &std::fs::File, request: Request) -> Response {
     let mut buffer = frame::encode(&request.encode()).unwrap();
-    raw_ioctl(control, ioctl::CONTROL_IOCTL, &mut buffer).unwrap();
+    sys::ioctl(control, ioctl::CONTROL_IOCTL, &mut buffer).unwrap();
     Response::decode(frame::decode(&buffer).unwrap()).unwrap()
 }
 
