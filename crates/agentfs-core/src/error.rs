@@ -80,6 +80,11 @@ pub enum FsError {
     /// The file is being opened in another way; the operation is to be tried again.
     #[error("the file is being opened")]
     Contended,
+    /// A file of the lower directory is not what a branch or snapshot relies on; the text says which.
+    #[error(
+        "{0:?} in the lower directory changed since this branch or snapshot relies on it; branch anew to see it as it is"
+    )]
+    Changed(String),
     /// The volume does not allow it; the text says why.
     #[error("{0}")]
     Refused(String),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::branch::{Branch, BranchInfo, Catalog, Draft, Origin, Tree, Views};
+use crate::branch::{Branch, BranchInfo, Catalog, Draft, Lower, Origin, Tree, Views};
 use crate::config::Config;
 use crate::error::{FsError, Result};
 use crate::handle::{DirectFiles, Handles, Lookups, OpenFiles};
@@ -34,6 +34,8 @@ pub struct FsCore {
     /// Rank 4.
     pub(crate) catalog: RwLock<Catalog>,
     pub(crate) views: Views,
+    /// What the volume lies over, if anything.
+    pub(crate) lower: Option<Arc<Lower>>,
     pub(crate) open_files: OpenFiles,
     pub(crate) handles: Handles,
     pub(crate) lookups: Lookups,
@@ -58,7 +60,7 @@ impl FsCore {
     /// # Errors
     /// When the journal refuses the first record.
     pub fn new_volume(device: Arc<dyn Device>, journal: Arc<dyn Journal>, config: Config) -> Result<FsCore> {
-        let core = FsCore::bare(device, journal, config);
+        let core = FsCore::bare(device, journal, config, None);
         let record = core.plant_main()?;
         core.journal.append(&Record::BranchCreated(record))?;
         core.store.serve();
@@ -66,7 +68,12 @@ impl FsCore {
     }
 
     /// A volume without any branch.
-    pub(crate) fn bare(device: Arc<dyn Device>, journal: Arc<dyn Journal>, config: Config) -> FsCore {
+    pub(crate) fn bare(
+        device: Arc<dyn Device>,
+        journal: Arc<dyn Journal>,
+        config: Config,
+        lower: Option<Arc<Lower>>,
+    ) -> FsCore {
         FsCore {
             store: Store::new(device, Arc::new(journal.clone()), config.packs),
             journal,
@@ -75,6 +82,7 @@ impl FsCore {
             direct: DirectFiles::default(),
             catalog: RwLock::default(),
             views: Views::default(),
+            lower,
             open_files: OpenFiles::default(),
             handles: Handles::new(config.max_open_handles),
             lookups: Lookups::default(),
@@ -117,7 +125,7 @@ impl FsCore {
 
     /// Puts a recorded branch into catalogue and views.
     pub(crate) fn add_branch(&self, new: NewBranch, origin: Origin, version: Version) -> BranchInfo {
-        let branch = Arc::new(Branch::new(new.id, new.view, version, new.epoch));
+        let branch = Arc::new(Branch::new(new.id, new.view, version, new.epoch, self.lower.clone()));
         let info = BranchInfo { id: new.id, name: new.name, origin, created: new.created, view: new.view };
         self.views.fill(new.view, Tree::Branch(branch.clone()));
         self.catalog.write().insert_branch(info.clone(), branch);
@@ -137,8 +145,8 @@ impl FsCore {
 
     pub(crate) fn fresh_inode(&self) -> Result<InodeId> {
         let number = self.next_inode.fetch_add(1, Ordering::Relaxed);
-        if number >= InodeId::LIMIT {
-            self.next_inode.store(InodeId::LIMIT, Ordering::Relaxed);
+        if number >= InodeId::LOWER.0 {
+            self.next_inode.store(InodeId::LOWER.0, Ordering::Relaxed);
             return Err(FsError::LimitReached("this store has given out all its inode numbers".into()));
         }
         Ok(InodeId(number))
@@ -182,12 +190,19 @@ impl FsCore {
 
     /// The kernel is told of an inode: it lives, even without a name, until the kernel forgets it.
     pub fn remember(&self, view: ViewId, ino: InodeId) {
-        self.lookups.add(view, ino);
+        if self.lookups.add(view, ino)
+            && let Some(lower) = self.lower.as_ref().filter(|_| ino.is_lower())
+        {
+            lower.remember(ino);
+        }
     }
 
     /// The kernel forgets `times` of what it was told of an inode.
     pub fn forget(&self, view: ViewId, ino: InodeId, times: u64) {
         let forgotten = self.lookups.forget(view, ino, times);
+        if let Some(lower) = self.lower.as_ref().filter(|_| forgotten.inode && ino.is_lower()) {
+            lower.forget(ino);
+        }
         if forgotten.inode
             && let Ok(Tree::Branch(branch)) = self.views.get(view)
         {

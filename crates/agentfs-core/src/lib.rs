@@ -36,8 +36,8 @@ pub use ops::{
     Usage, XattrMode, check_store, is_acl, repair_store,
 };
 pub use store::{
-    Device, FallocateFlags, FileId, FileStat, Folder, HostFs, Memory, ObjectFile, PackLimits, PackUse, Seek,
-    Space, StoreError,
+    Device, FallocateFlags, FileId, FileStat, Folder, HostFs, LowerTree, Memory, ObjectFile, PackLimits,
+    PackUse, Seek, Space, StoreError,
 };
 pub use tree::{Aside, Edit, Entry, Fault, Inode, Version, check};
 pub use types::{

@@ -432,7 +432,8 @@ impl Volume {
                     work();
                 });
             }
-            let (begun, goes) = (Instant::now(), || begun.elapsed() < Duration::from_secs(SECONDS));
+            let begun = Instant::now();
+            let goes = || begun.elapsed() < Duration::from_secs(SECONDS);
             while self.goes_on() && (goes() || !self.has_enough() && begun.elapsed() < PATIENCE) {
                 thread::sleep(Duration::from_millis(20));
             }

@@ -20,6 +20,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "DIR")]
     pub(crate) store: Option<PathBuf>,
 
+    /// Lie over this directory: what is in it shows, and is never changed
+    #[arg(long, value_name = "DIR")]
+    pub(crate) lower: Option<PathBuf>,
+
     /// Let other users in, as permissions allow (unless root mounts: /etc/fuse.conf must say user_allow_other)
     #[arg(long)]
     pub(crate) allow_other: bool,

@@ -21,6 +21,8 @@ const DEFAULT_TTL_MS: u64 = 3_600_000;
 pub(crate) struct Settings {
     pub(crate) backstore: Backstore,
     pub(crate) core: Config,
+    /// The directory that the volume lies over.
+    pub(crate) lower: Option<PathBuf>,
     pub(crate) ttl: Ttl,
     pub(crate) allow_other: bool,
     pub(crate) default_permissions: bool,
@@ -157,6 +159,7 @@ impl Settings {
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let defaults = Config::default();
         Ok(Settings {
+            lower: lower(args, &file.overlay)?,
             backstore: backstore(args, file.backstore, mount, env)?,
             core: Config {
                 max_open_handles: file.limits.max_open_handles.unwrap_or(defaults.max_open_handles),
@@ -229,21 +232,31 @@ pub(crate) fn refuse_unknown_variables(names: impl Iterator<Item = OsString>) ->
 }
 
 fn refuse_unsupported(file: &File) -> Result<()> {
-    let overlay = &file.overlay;
-    if overlay.enabled {
-        bail!("overlay.enabled is not supported by this version: set it to false, or leave it out");
-    }
-    if overlay.lower_root.is_some() || overlay.materialization.is_some() {
-        bail!(
-            "overlay.lower_root and overlay.materialization have no effect without overlay.enabled: leave them out"
-        );
-    }
     if !file.security.root_bypass_permissions {
         bail!(
             "security.root_bypass_permissions cannot be false: the kernel exempts root from permission checks"
         );
     }
     Ok(())
+}
+
+/// The directory to lie over: the command line's word over the file's.
+fn lower(args: &Args, overlay: &Overlay) -> Result<Option<PathBuf>> {
+    match overlay.materialization.as_deref() {
+        None | Some("lazy") => {}
+        Some(known @ ("eager" | "clone-eager")) => {
+            bail!("overlay.materialization {known:?} is not supported by this version: it can be \"lazy\"")
+        }
+        Some(other) => bail!("overlay.materialization is {other:?}: it can be \"lazy\""),
+    }
+    match (&args.lower, overlay.enabled, &overlay.lower_root) {
+        (Some(lower), ..) | (None, true, Some(lower)) => Ok(Some(lower.clone())),
+        (None, true, None) => bail!("overlay.enabled needs overlay.lower_root, the directory to lie over"),
+        (None, false, None) if overlay.materialization.is_none() => Ok(None),
+        (None, false, _) => bail!(
+            "overlay.lower_root and overlay.materialization have no effect without overlay.enabled: leave them out"
+        ),
+    }
 }
 
 /// The variable's word over the file's; `cache.writeback_cache` is an older word for one of them.
@@ -394,7 +407,7 @@ mod tests {
             (r#"{"cache":{"ttl":1}}"#, "ttl"),
             (r#"{"data_path":"quick"}"#, "quick"),
             (r#"{"data_path":"exact","cache":{"writeback_cache":true}}"#, "cache.writeback_cache"),
-            (r#"{"overlay":{"enabled":true}}"#, "overlay.enabled"),
+            (r#"{"overlay":{"enabled":true}}"#, "overlay.lower_root"),
             (r#"{"overlay":{"lower_root":"/x"}}"#, "overlay.lower_root"),
             (r#"{"security":{"root_bypass_permissions":false}}"#, "security.root_bypass_permissions"),
             (r#"{"backstore":"Floppy"}"#, "Floppy"),

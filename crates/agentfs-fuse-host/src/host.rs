@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 
-use agentfs_core::{BranchId, FsCore, HostFs, Memory, Unrecorded};
+use agentfs_core::{BranchId, FsCore};
 use anyhow::{Context, Result, bail};
 use fuser::BackgroundSession;
 
@@ -23,6 +23,7 @@ use crate::processes::Bindings;
 use crate::readers::Readers;
 use crate::signals::{self, Termination};
 use crate::views::{Caching, PidView, Synthetic};
+use crate::volume;
 use crate::write_pool::WritePool;
 
 /// Threads that receive requests, at least: some may wait for the disk below, one must be left to answer.
@@ -55,7 +56,7 @@ impl Host {
     pub(crate) fn start(settings: &Settings, mount: PathBuf) -> Result<Host> {
         refuse_store_under_mount(&settings.backstore, &mount)?;
         let termination = signals::hold()?;
-        let core = Arc::new(open_volume(settings)?);
+        let core = Arc::new(volume::open(settings, &mount)?);
         housekeeping::start(&core)?;
         let adapter = adapter(settings, core.clone(), &mount)?;
         let (bindings, caching) = (adapter.bindings.clone(), adapter.caching.clone());
@@ -155,21 +156,6 @@ fn refuse_store_under_mount(backstore: &Backstore, mount: &Path) -> Result<()> {
         );
     }
     Ok(())
-}
-
-fn open_volume(settings: &Settings) -> Result<FsCore> {
-    let (root, prefer_reflinks) = match &settings.backstore {
-        Backstore::Memory => {
-            let (device, journal) = (Arc::new(Memory::default()), Arc::new(Unrecorded));
-            return Ok(FsCore::new_volume(device, journal, settings.core.clone())?);
-        }
-        Backstore::HostFs { root, prefer_reflinks } => (root, *prefer_reflinks),
-    };
-    let device = Arc::new(HostFs::open(root, prefer_reflinks)?);
-    let opened = FsCore::open_volume(device, settings.core.clone());
-    let (core, found) = opened.with_context(|| format!("the store {} cannot be opened", root.display()))?;
-    tracing::info!(found.records, found.dirty, store = %root.display(), "opened");
-    Ok(core)
 }
 
 fn adapter(settings: &Settings, core: Arc<FsCore>, mount: &Path) -> Result<Adapter> {

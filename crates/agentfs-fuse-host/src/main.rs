@@ -19,6 +19,7 @@ mod processes;
 mod readers;
 mod signals;
 mod views;
+mod volume;
 mod write_pool;
 
 use std::io::Write;

@@ -108,6 +108,7 @@ fn the_core_prints_nothing_and_asks_neither_environment_nor_proc() {
 fn only_the_backstores_do_system_calls() {
     let may = [
         "store/host_fs.rs",
+        "store/lower.rs",
         "store/probe.rs",
         "store/copy.rs",
         "store/memory.rs",

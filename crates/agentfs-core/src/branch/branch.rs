@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::Draft;
+use super::{Draft, Lower};
 use crate::error::{FsError, Result};
 use crate::log::{Journal, Record};
 use crate::store::{Content, FileStat, Object};
-use crate::tree::{Aside, Edit, Inode, Version};
+use crate::tree::{Aside, Edit, Inode, Origin, Version};
 use crate::types::{BranchId, Epoch, InodeId, Timestamp, ViewId};
 
 /// A branch. Lock order: the epoch gate before the state.
@@ -17,6 +17,8 @@ pub struct Branch {
     pub id: BranchId,
     /// The index of its node ids.
     pub view: ViewId,
+    /// What its version may lie over.
+    pub(super) lower: Option<Arc<Lower>>,
     /// Rank 2. Shared by whoever writes data into private content, exclusive to whoever freezes the branch:
     /// no write that began before a snapshot lands in what the snapshot holds.
     gate: RwLock<()>,
@@ -69,9 +71,15 @@ pub struct WritePermit<'a> {
 
 impl Branch {
     /// A branch that begins as `version`.
-    pub fn new(id: BranchId, view: ViewId, version: Version, epoch: Epoch) -> Branch {
+    pub fn new(
+        id: BranchId,
+        view: ViewId,
+        version: Version,
+        epoch: Epoch,
+        lower: Option<Arc<Lower>>,
+    ) -> Branch {
         let state = State { version, aside: Aside::default(), epoch, deleted: false };
-        Branch { id, view, gate: RwLock::new(()), state: RwLock::new(state) }
+        Branch { id, view, lower, gate: RwLock::new(()), state: RwLock::new(state) }
     }
 
     /// Reads the present version.
@@ -79,12 +87,26 @@ impl Branch {
         f(&self.state.read().version)
     }
 
-    /// Reads an inode, an orphan too.
+    /// Reads an inode, an orphan too, or one of the lower directory, without its extended attributes.
     ///
     /// # Errors
-    /// `Stale` when there is none.
+    /// `Stale` when there is none, `Changed` as [`Lower::inode`].
     pub fn with_inode<T>(&self, ino: InodeId, f: impl FnOnce(&Inode) -> T) -> Result<T> {
-        self.state.read().inode(ino).map(|inode| f(inode)).ok_or(FsError::Stale)
+        let origin = {
+            let state = self.state.read();
+            match state.inode(ino) {
+                Some(inode) => return Ok(f(inode)),
+                None => state.version.lower().cloned(),
+            }
+        };
+        below(self.lower.as_deref(), origin.as_deref(), ino).map(|inode| f(&inode))
+    }
+
+    /// An inode that the branch has itself, and whether it has lost its name.
+    pub fn own_inode(&self, ino: InodeId) -> Option<(Arc<Inode>, bool)> {
+        let state = self.state.read();
+        let named = state.version.get(ino).map(|inode| (inode.clone(), false));
+        named.or_else(|| state.aside.orphans.get(&ino).map(|inode| (inode.clone(), true)))
     }
 
     /// Carries out an operation: `plan` looks at the present state and drafts edits; the journal takes them;
@@ -166,6 +188,7 @@ impl Branch {
             state.refresh(kept);
         }
         let mut before = state.unrecorded_metas();
+        let live = state.version.lower().filter(|origin| origin.since.is_none()).cloned();
         let (mut frozen, mut after) = (state.version.clone(), Vec::new());
         for Kept { ino, copy, own, .. } in &kept {
             own.set_epoch(next);
@@ -175,6 +198,14 @@ impl Branch {
                 before.push(copied);
                 after.push(Edit::Content(*ino, Content::Whole(own.clone())));
             }
+        }
+        if let Some(live) = live {
+            // What is frozen relies on the lower directory as it is now.
+            let since = Some(Timestamp::now());
+            let fixed = Edit::Origin(InodeId::ROOT, Some(Arc::new(Origin { since, ..(*live).clone() })));
+            fixed.clone().apply(&mut frozen, &mut Aside::default());
+            before.push(fixed);
+            after.push(Edit::Origin(InodeId::ROOT, Some(live)));
         }
         // What the copies take the place of may be durable: they are, before the record of it.
         let copies: Vec<_> = kept.iter().map(|kept| kept.copy.id).collect();
@@ -242,6 +273,12 @@ impl State {
             edit.apply(&mut self.version, &mut self.aside);
         }
     }
+}
+
+/// An inode of the lower directory, in a version that lies over it.
+pub(super) fn below(lower: Option<&Lower>, origin: Option<&Origin>, ino: InodeId) -> Result<Inode> {
+    let (Some(lower), Some(origin)) = (lower, origin) else { return Err(FsError::Stale) };
+    lower.inode(ino, origin.since)
 }
 
 /// The content of a regular file, or why there is none.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::branch::State;
 use crate::error::{FsError, Result};
 use crate::store::Content;
-use crate::tree::{Edit, Entry, Inode, Meta, Version, Xattrs};
+use crate::tree::{Edit, Entry, Inode, Meta, Origin, Version, Xattrs};
 use crate::types::{FileKind, InodeId, Name, ObjectId, Timestamp};
 
 /// Edits collected from the present state. Reading through it shows the state before them,
@@ -17,6 +17,10 @@ pub struct Draft<'a> {
     metas: Vec<(InodeId, Meta, Durability)>,
     dropped: Vec<InodeId>,
     first: Vec<ObjectId>,
+    /// Names under which there is something in the lower directory.
+    covering: Vec<(InodeId, Name)>,
+    /// A directory that shows something from there.
+    full: Option<InodeId>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,7 +41,8 @@ pub(super) struct Edits {
 impl<'a> Draft<'a> {
     pub(super) fn new(state: &'a State) -> Draft<'a> {
         let (recorded, unrecorded, metas) = (Vec::new(), Vec::new(), Vec::new());
-        Draft { state, recorded, unrecorded, metas, dropped: Vec::new(), first: Vec::new() }
+        let (dropped, first, covering, full) = (Vec::new(), Vec::new(), Vec::new(), None);
+        Draft { state, recorded, unrecorded, metas, dropped, first, covering, full }
     }
 
     /// The version before the edits.
@@ -139,6 +144,22 @@ impl<'a> Draft<'a> {
         self.push(ino, Edit::Xattrs(ino, (!xattrs.is_empty()).then(|| Arc::new(xattrs))));
     }
 
+    /// Under these names there is something in the lower directory: where one is removed, it is hidden. `full` is a directory that
+    /// shows something from there.
+    pub fn cover(&mut self, names: Vec<(InodeId, Name)>, full: Option<InodeId>) {
+        (self.covering, self.full) = (names, full);
+    }
+
+    /// Does a directory show something from below?
+    pub fn is_full_below(&self, ino: InodeId) -> bool {
+        self.full == Some(ino)
+    }
+
+    /// Adds a name that shows already.
+    pub fn add_name(&mut self, dir: InodeId, name: &Name, child: Entry) {
+        self.push(dir, Edit::Link(dir, name.clone(), child));
+    }
+
     /// Adds a name, and the changes of its directory that come with it. The link count of `child` is the caller's.
     ///
     /// # Errors
@@ -156,7 +177,14 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// `Stale` when there is no such directory.
     pub fn unlink(&mut self, dir: InodeId, name: &Name, child: Entry, now: Timestamp) -> Result<()> {
-        self.push(dir, Edit::Unlink(dir, name.clone()));
+        let is_below = self.covering.iter().any(|(known, known_name)| *known == dir && known_name == name);
+        self.push(
+            dir,
+            match is_below {
+                true => Edit::Link(dir, name.clone(), Entry::WHITEOUT),
+                false => Edit::Unlink(dir, name.clone()),
+            },
+        );
         let parent = self.meta(dir)?;
         parent.nlink -= u32::from(child.kind() == FileKind::Directory);
         (parent.times.mtime, parent.times.ctime) = (now, now);
@@ -202,13 +230,18 @@ impl<'a> Draft<'a> {
         self.first.push(object);
     }
 
+    /// Tells a file where it came from in the lower directory.
+    pub fn set_origin(&mut self, ino: InodeId, origin: Option<Arc<Origin>>) {
+        self.push(ino, Edit::Origin(ino, origin));
+    }
+
     /// Tells a directory where it lies now.
     pub fn set_parent(&mut self, dir: InodeId, parent: InodeId) {
         self.push(dir, Edit::Parent(dir, parent));
     }
 
     pub(super) fn finish(self) -> Edits {
-        let Draft { state, mut recorded, mut unrecorded, metas, dropped, first } = self;
+        let Draft { state, mut recorded, mut unrecorded, metas, dropped, first, .. } = self;
         for (ino, meta, durability) in metas {
             let orphan = state.aside.orphans.contains_key(&ino);
             let list =

@@ -4,6 +4,7 @@
 mod branch;
 mod catalog;
 mod draft;
+mod lower;
 mod snapshot;
 mod tree_of;
 mod views;
@@ -11,6 +12,7 @@ mod views;
 pub use branch::{Branch, Kept};
 pub use catalog::{BranchInfo, Catalog, Origin, SnapshotInfo, check_name};
 pub use draft::Draft;
+pub use lower::{Lower, Since, changed, check as check_lower};
 pub use snapshot::Snapshot;
 pub use tree_of::Tree;
 pub use views::Views;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::branch::regular_content;
-use super::{Branch, Snapshot};
+use super::{Branch, Lower, Since, Snapshot};
 use crate::error::{FsError, Result};
 use crate::store::Content;
 use crate::tree::{Inode, Version};
@@ -27,10 +27,28 @@ impl Tree {
         }
     }
 
-    /// Reads an inode.
+    /// An inode that the version has itself, and whether it has lost its name.
+    pub fn own_inode(&self, ino: InodeId) -> Option<(Arc<Inode>, bool)> {
+        match self {
+            Tree::Branch(branch) => branch.own_inode(ino),
+            Tree::Snapshot(snapshot) => snapshot.version.get(ino).map(|inode| (inode.clone(), false)),
+        }
+    }
+
+    /// The lower directory that the version lies over, and the moment that it relies on.
+    pub fn lower(&self) -> Option<(&Lower, Since)> {
+        let lower = match self {
+            Tree::Branch(branch) => &branch.lower,
+            Tree::Snapshot(snapshot) => &snapshot.lower,
+        };
+        let lower = lower.as_deref()?;
+        self.read(|version| version.lower().map(|origin| origin.since)).map(|since| (lower, since))
+    }
+
+    /// Reads an inode, or one of the lower directory, without its extended attributes.
     ///
     /// # Errors
-    /// `Stale` when there is none.
+    /// `Stale` when there is none, `Changed` as [`Lower::inode`].
     pub fn with_inode<T>(&self, ino: InodeId, f: impl FnOnce(&Inode) -> T) -> Result<T> {
         match self {
             Tree::Branch(branch) => branch.with_inode(ino, f),

@@ -28,13 +28,14 @@ fn key(view: ViewId, ino: InodeId) -> u64 {
 }
 
 impl Lookups {
-    /// The kernel is told of the inode once more.
-    pub fn add(&self, view: ViewId, ino: InodeId) {
+    /// The kernel is told of the inode once more; for the first time?
+    pub fn add(&self, view: ViewId, ino: InodeId) -> bool {
         let mut count = self.nodes.entry(key(view, ino)).or_insert(0);
         *count += 1;
         if *count == 1 {
             *self.views.entry(view).or_insert(0) += 1;
         }
+        *count == 1
     }
 
     /// The kernel forgets `times` of what it was told.

@@ -8,7 +8,7 @@ use dashmap::mapref::entry::Entry;
 use parking_lot::{Mutex, RwLock};
 
 use crate::branch::Tree;
-use crate::store::{FileStat, Object, ObjectFile};
+use crate::store::{FileStat, LowerFile, Object, ObjectFile};
 use crate::types::{InodeId, ViewId};
 
 /// Where an open file's bytes come from.
@@ -19,6 +19,8 @@ pub enum Source {
     Hole,
     /// These, all of them: a small file's.
     Small(Vec<u8>),
+    /// From this file of the lower directory, open to read.
+    Lower(Arc<LowerFile>, Arc<dyn ObjectFile>),
     /// From this object, open on the host.
     Object(Arc<Object>, Arc<dyn ObjectFile>),
 }

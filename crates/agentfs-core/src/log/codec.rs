@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::codec_lower::{
+    StoredLower, StoredOrigin, loaded_lower, loaded_origin, stored_lower, stored_origin,
+};
 use super::{Marks, NewBranch, NewSnapshot, Record, RootAttributes};
 use crate::store::{Content, Extent, Move, Object, Place};
 use crate::tree::{Body, Directory, Edit, Entry, Inode, Meta, Times, Xattrs};
@@ -27,7 +30,7 @@ type Adopter<'a> = &'a mut dyn Adopt;
 #[error("the bytes are no record")]
 pub struct NotARecord;
 
-type Decoded<T> = Result<T, NotARecord>;
+pub(super) type Decoded<T> = Result<T, NotARecord>;
 
 #[derive(Serialize, Deserialize)]
 enum Stored {
@@ -96,10 +99,10 @@ struct StoredBranch {
 }
 
 #[derive(Serialize, Deserialize)]
-struct StoredTime(i64, u32);
+pub(super) struct StoredTime(i64, u32);
 
 #[derive(Serialize, Deserialize)]
-struct Bytes(#[serde(with = "serde_bytes")] Vec<u8>);
+pub(super) struct Bytes(#[serde(with = "serde_bytes")] pub(super) Vec<u8>);
 
 #[derive(Serialize, Deserialize)]
 enum StoredEdit {
@@ -113,6 +116,8 @@ enum StoredEdit {
     Drop(u64),
     Dirty(u64),
     Clean(u64),
+    PutLower(u64, StoredMeta, StoredBody, Vec<(Bytes, Bytes)>, StoredOrigin),
+    Origin(u64, Option<StoredOrigin>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -139,6 +144,7 @@ enum StoredContent {
     Hole,
     Whole { object: u64, epoch: u64 },
     Packed { pack: u64, offset: u32, len: u32, crc: u32 },
+    Lower(Box<StoredLower>),
 }
 
 /// The codes of kinds, by place.
@@ -151,6 +157,9 @@ const KINDS: [FileKind; 7] = [
     FileKind::BlockDevice,
     FileKind::Socket,
 ];
+
+/// The code of no kind: the name is hidden.
+const WHITEOUT: u8 = 7;
 
 fn code(kind: FileKind) -> u8 {
     KINDS.iter().position(|known| *known == kind).unwrap_or_default() as u8
@@ -333,14 +342,21 @@ fn new_branch(new: StoredBranch) -> Decoded<NewBranch> {
 fn stored_edit(edit: &Edit) -> StoredEdit {
     match edit {
         Edit::Put(ino, inode) => {
-            StoredEdit::Put(ino.0, meta(&inode.meta), body(&inode.body), xattrs(inode.xattrs.as_deref()))
+            let (meta, body, xattrs) =
+                (meta(&inode.meta), body(&inode.body), xattrs(inode.xattrs.as_deref()));
+            match &inode.lower {
+                None => StoredEdit::Put(ino.0, meta, body, xattrs),
+                Some(lower) => StoredEdit::PutLower(ino.0, meta, body, xattrs, stored_origin(lower)),
+            }
         }
+        Edit::Origin(ino, lower) => StoredEdit::Origin(ino.0, lower.as_deref().map(stored_origin)),
         Edit::Meta(ino, new) => StoredEdit::Meta(ino.0, meta(new)),
         Edit::Content(ino, new) => StoredEdit::Content(ino.0, content(new)),
         Edit::Xattrs(ino, new) => StoredEdit::Xattrs(ino.0, xattrs(new.as_deref())),
         Edit::Parent(ino, parent) => StoredEdit::Parent(ino.0, parent.0),
         Edit::Link(dir, name, entry) => {
-            StoredEdit::Link(dir.0, Bytes(name.as_bytes().to_vec()), entry.ino().0, code(entry.kind()))
+            let code = if entry.is_whiteout() { WHITEOUT } else { code(entry.kind()) };
+            StoredEdit::Link(dir.0, Bytes(name.as_bytes().to_vec()), entry.ino().0, code)
         }
         Edit::Unlink(dir, name) => StoredEdit::Unlink(dir.0, Bytes(name.as_bytes().to_vec())),
         Edit::Drop(ino) => StoredEdit::Drop(ino.0),
@@ -355,12 +371,22 @@ fn edit(stored: StoredEdit, adopt: Adopter<'_>) -> Decoded<Edit> {
         StoredEdit::Put(ino, meta, body, xattrs) => {
             let (meta, body, xattrs) =
                 (loaded_meta(&meta)?, loaded_body(body, adopt)?, loaded_xattrs(xattrs));
-            Edit::Put(inode_id(ino)?, Arc::new(Inode { meta, body, xattrs }))
+            Edit::Put(inode_id(ino)?, Arc::new(Inode { meta, body, xattrs, lower: None }))
         }
+        StoredEdit::PutLower(ino, meta, body, xattrs, lower) => {
+            let (meta, body, xattrs) =
+                (loaded_meta(&meta)?, loaded_body(body, adopt)?, loaded_xattrs(xattrs));
+            let lower = Some(loaded_origin(lower)?);
+            Edit::Put(inode_id(ino)?, Arc::new(Inode { meta, body, xattrs, lower }))
+        }
+        StoredEdit::Origin(ino, lower) => Edit::Origin(inode_id(ino)?, lower.map(loaded_origin).transpose()?),
         StoredEdit::Meta(ino, meta) => Edit::Meta(inode_id(ino)?, loaded_meta(&meta)?),
-        StoredEdit::Content(ino, content) => Edit::Content(inode_id(ino)?, loaded_content(&content, adopt)),
+        StoredEdit::Content(ino, content) => Edit::Content(inode_id(ino)?, loaded_content(content, adopt)?),
         StoredEdit::Xattrs(ino, xattrs) => Edit::Xattrs(inode_id(ino)?, loaded_xattrs(xattrs)),
         StoredEdit::Parent(ino, parent) => Edit::Parent(inode_id(ino)?, inode_id(parent)?),
+        StoredEdit::Link(dir, bytes, _, WHITEOUT) => {
+            Edit::Link(inode_id(dir)?, name(&bytes)?, Entry::WHITEOUT)
+        }
         StoredEdit::Link(dir, bytes, ino, code) => {
             Edit::Link(inode_id(dir)?, name(&bytes)?, Entry::new(inode_id(ino)?, kind(code)?))
         }
@@ -375,11 +401,11 @@ fn inode_id(number: u64) -> Decoded<InodeId> {
     if number < InodeId::LIMIT { Ok(InodeId(number)) } else { Err(NotARecord) }
 }
 
-fn time(time: Timestamp) -> StoredTime {
+pub(super) fn time(time: Timestamp) -> StoredTime {
     StoredTime(time.secs, time.nanos)
 }
 
-fn timestamp(time: &StoredTime) -> Decoded<Timestamp> {
+pub(super) fn timestamp(time: &StoredTime) -> Decoded<Timestamp> {
     if time.1 < 1_000_000_000 { Ok(Timestamp { secs: time.0, nanos: time.1 }) } else { Err(NotARecord) }
 }
 
@@ -408,7 +434,7 @@ fn body(body: &Body) -> StoredBody {
 
 fn loaded_body(stored: StoredBody, adopt: Adopter<'_>) -> Decoded<Body> {
     Ok(match stored {
-        StoredBody::File(content) => Body::File(loaded_content(&content, adopt)),
+        StoredBody::File(content) => Body::File(loaded_content(content, adopt)?),
         StoredBody::Directory(parent) => Body::Directory(Directory::new(inode_id(parent)?)),
         StoredBody::Symlink(target) => Body::Symlink(target.0.into()),
         StoredBody::Special(code, rdev) => Body::Special(kind(code)?, rdev),
@@ -423,11 +449,12 @@ fn content(content: &Content) -> StoredContent {
             let (pack, offset) = extent.place();
             StoredContent::Packed { pack: pack.0, offset, len: extent.len, crc: extent.crc }
         }
+        Content::Lower(file) => StoredContent::Lower(Box::new(stored_lower(file))),
     }
 }
 
-fn loaded_content(stored: &StoredContent, adopt: Adopter<'_>) -> Content {
-    match *stored {
+fn loaded_content(stored: StoredContent, adopt: Adopter<'_>) -> Decoded<Content> {
+    Ok(match stored {
         StoredContent::Hole => Content::Hole,
         StoredContent::Whole { object, epoch } => {
             Content::Whole(adopt.object(ObjectId(object), Epoch(epoch)))
@@ -435,7 +462,8 @@ fn loaded_content(stored: &StoredContent, adopt: Adopter<'_>) -> Content {
         StoredContent::Packed { pack, offset, len, crc } => {
             Content::Packed(adopt.extent((PackId(pack), offset), len, crc))
         }
-    }
+        StoredContent::Lower(file) => Content::Lower(Arc::new(loaded_lower(*file)?)),
+    })
 }
 
 fn xattrs(xattrs: Option<&Xattrs>) -> Vec<(Bytes, Bytes)> {

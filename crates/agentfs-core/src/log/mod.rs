@@ -2,6 +2,7 @@
 //! On disk a log: frames of records, appended with one `write` before the change is answered, made durable in groups.
 
 mod codec;
+mod codec_lower;
 mod doubt;
 mod frame;
 mod frame_writer;

@@ -429,7 +429,8 @@ fn inodes(record: &Record) -> impl Iterator<Item = InodeId> {
             | Edit::Unlink(ino, _)
             | Edit::Drop(ino)
             | Edit::Dirty(ino)
-            | Edit::Clean(ino) => [Some(*ino), None],
+            | Edit::Clean(ino)
+            | Edit::Origin(ino, _) => [Some(*ino), None],
             Edit::Parent(ino, parent) => [Some(*ino), Some(*parent)],
             Edit::Link(dir, _, entry) => [Some(*dir), Some(entry.ino())],
         })

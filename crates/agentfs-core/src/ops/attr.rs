@@ -23,6 +23,7 @@ impl FsCore {
     /// # Errors
     /// `Stale`, `ReadOnly`; for a new size also `IsDirectory`, `FileTooLarge` and what the store answers.
     pub fn setattr(&self, view: ViewId, ino: InodeId, set: &SetAttr, caller: Caller) -> Result<Attr> {
+        self.copy_up(view, ino)?;
         if let Some(size) = set.size {
             self.truncate(view, ino, size, caller)?;
         }

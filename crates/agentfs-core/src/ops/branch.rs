@@ -54,6 +54,7 @@ impl FsCore {
         };
         let seed = self.plant(origin, &mut record)?;
         record.source_epoch = seed.source_epoch;
+        self.await_lower(&seed.version);
         Ok(self.add_branch(record, seed.origin, seed.version))
     }
 

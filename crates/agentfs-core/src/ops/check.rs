@@ -70,7 +70,7 @@ pub struct Report {
 /// # Errors
 /// What the device answers. What is wrong with the store is no error but a finding.
 pub fn check_store(device: Arc<dyn Device>, config: Config) -> Result<Report> {
-    let core = FsCore::bare(device, Arc::new(LateJournal::default()), config);
+    let core = FsCore::bare(device, Arc::new(LateJournal::default()), config, None);
     let mut report = Report::default();
     match Past::read(&core) {
         Ok(past) => {
@@ -215,7 +215,7 @@ impl Examination<'_> {
                             Err(_) => Some(format!("its content, object {:x}, is missing", object.id.0)),
                         }
                     }
-                    Some(Content::Hole) | None => None,
+                    Some(Content::Hole | Content::Lower(_)) | None => None,
                 };
                 wrong.extend(told.map(|told| (ino, told)));
             });

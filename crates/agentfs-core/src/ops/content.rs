@@ -1,15 +1,16 @@
 //! Where bytes are read from, and where they may be written: copy-on-write of content.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use parking_lot::RwLockReadGuard;
 
-use crate::branch::Branch;
+use crate::branch::{Branch, changed};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::handle::{OpenFile, Source};
-use crate::store::{Content, Object, ObjectFile, Unnamed, is_no_space, no_space};
+use crate::store::{Content, LowerFile, Object, ObjectFile, Unnamed, is_no_space, no_space};
 use crate::types::Epoch;
 
 impl FsCore {
@@ -36,6 +37,10 @@ impl FsCore {
                     }
                     Source::Small(extent.read()?)
                 }
+                Content::Lower(lower) => {
+                    let open = self.open_lower(&lower)?;
+                    Source::Lower(lower, open)
+                }
                 Content::Whole(object) => {
                     let open = self.store.open(&object)?;
                     cut_excess(file, &object, &*open)?;
@@ -46,14 +51,28 @@ impl FsCore {
         Ok(())
     }
 
+    /// Opens a file of the lower directory, if it still is what was relied on.
+    fn open_lower(&self, file: &LowerFile) -> Result<Arc<dyn ObjectFile>> {
+        self.lower.as_ref().ok_or(FsError::Stale)?.open(file)
+    }
+
+    /// All bytes of a file of the lower directory.
+    pub(super) fn read_lower(&self, file: &LowerFile, open: &dyn ObjectFile) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; usize::try_from(file.stat.len).map_err(|_| FsError::FileTooLarge)?];
+        open.read_at(&mut bytes, 0)?;
+        check_same(file, open).map(|()| bytes)
+    }
+
     /// Would a write have to copy first? A hint, to choose where to do it.
     pub fn write_copies(&self, file: &OpenFile) -> bool {
         let Ok(branch) = file.tree.branch() else { return false };
         match file.source.try_read().as_deref() {
             Some(Source::Object(object, _)) => object.epoch() != branch.epoch(),
             Some(Source::Hole | Source::Small(_)) => false,
+            Some(Source::Lower(..)) => true,
             Some(Source::Unknown) => match file.tree.content(file.ino) {
                 Ok(Content::Whole(object)) => object.epoch() != branch.epoch(),
+                Ok(Content::Lower(_)) => true,
                 Ok(Content::Hole | Content::Packed(_)) | Err(_) => false,
             },
             None => true,
@@ -100,6 +119,16 @@ impl FsCore {
         let size = file.tree.with_inode(file.ino, |inode| inode.meta.size)?.min(keep);
         if let Source::Object(object, _) = source {
             return self.with_room(|| self.store.duplicate(object, size));
+        }
+        if let Source::Lower(lower, open) = source {
+            let (id, copy) = self.with_room(|| self.store.import(&**open, size))?;
+            return match check_same(lower, &**open) {
+                Ok(()) => Ok((id, copy)),
+                Err(error) => {
+                    self.store.discard(id);
+                    Err(error)
+                }
+            };
         }
         let bytes = if let Source::Small(bytes) = source { bytes.as_slice() } else { &[] };
         let bytes = bytes.get(..bytes.len().min(size as usize)).unwrap_or_default();
@@ -192,6 +221,11 @@ impl FsCore {
         *last = freed;
         Ok(())
     }
+}
+
+/// Is a file of the lower directory still what was relied on? Asked after it was read.
+pub(super) fn check_same(file: &LowerFile, open: &dyn ObjectFile) -> Result<()> {
+    if open.stat()? == file.stat { Ok(()) } else { Err(changed(&file.path)) }
 }
 
 /// How much of the log's spare space may be used before room is made again, in bytes.

@@ -84,7 +84,7 @@ impl FsCore {
         let is_written = match &content {
             Some(Content::Packed(_)) => false,
             Some(Content::Whole(object)) => object.epoch() == permit.epoch || writer == Some(object.epoch()),
-            Some(Content::Hole) | None => true,
+            Some(Content::Hole | Content::Lower(_)) | None => true,
         };
         let shared = self.change_branch(branch, |draft| {
             let empty = draft.inode(to.ino)?;
@@ -106,7 +106,7 @@ impl FsCore {
     fn kind_of(&self, file: &OpenFile) -> Result<Kind> {
         // Taken out of the lock: the other file has one of its own, and both could be asked for the other way round.
         Ok(match &*self.source_to_read(file)? {
-            Source::Object(_, object) => Kind::Object(object.clone()),
+            Source::Object(_, object) | Source::Lower(_, object) => Kind::Object(object.clone()),
             Source::Hole => Kind::Hole,
             Source::Small(_) | Source::Unknown => Kind::Small,
         })

@@ -87,7 +87,7 @@ impl FsCore {
         body: Body,
         caller: Caller,
     ) -> Result<Attr> {
-        self.change(view, |draft| plan(draft, place, ino, mode, body, caller))
+        self.change_names(view, &[place], |draft| plan(draft, place, ino, mode, body, caller))
     }
 }
 
@@ -131,5 +131,5 @@ pub(super) fn new_inode(
         size: 0,
         blocks: 0,
     };
-    Ok(Inode { meta, body, xattrs })
+    Ok(Inode { meta, body, xattrs, lower: None })
 }

@@ -246,7 +246,7 @@ impl FsCore {
         let epoch = file.tree.branch().ok().map(|branch| branch.epoch());
         match &*file.source.read() {
             Source::Object(object, _) => Some(object.epoch()) == epoch,
-            Source::Unknown | Source::Hole | Source::Small(_) => true,
+            Source::Unknown | Source::Hole | Source::Small(_) | Source::Lower(..) => true,
         }
     }
 
@@ -371,7 +371,7 @@ impl FsCore {
         for file in self.open_files.which(all) {
             let opened = match &*self.source_to_read(&file)? {
                 Source::Object(object, open) => Some((object.clone(), open.clone())),
-                Source::Unknown | Source::Hole | Source::Small(_) => None,
+                Source::Unknown | Source::Hole | Source::Small(_) | Source::Lower(..) => None,
             };
             if let Some((object, open)) = opened {
                 let stat = open.stat()?;

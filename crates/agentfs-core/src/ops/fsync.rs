@@ -28,7 +28,7 @@ impl FsCore {
         let object = match &*self.source_to_read(&handle.file)? {
             Source::Object(object, open) => Some((object.id, open.clone())),
             // Small content is synced with the log.
-            Source::Hole | Source::Small(_) | Source::Unknown => None,
+            Source::Hole | Source::Small(_) | Source::Unknown | Source::Lower(..) => None,
         };
         if let Some((id, object)) = object {
             // The host tells of it once.

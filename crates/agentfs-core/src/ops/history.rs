@@ -57,6 +57,19 @@ pub(super) struct PastBranch {
 }
 
 impl History {
+    /// The present version of `main`.
+    pub(super) fn main(&self) -> Option<&Version> {
+        let mut branches = self.branches.values();
+        branches.find(|branch| branch.made.view == ViewId::MAIN).map(|branch| &branch.version)
+    }
+
+    /// Is there nothing but an empty `main`?
+    pub(super) fn is_plain(&self) -> bool {
+        self.branches.len() <= 1
+            && self.snapshots.is_empty()
+            && self.main().is_none_or(|main| main.len() <= 1)
+    }
+
     /// Does it tell of a branch `main`?
     pub(super) fn has_main(&self) -> bool {
         self.branches.values().any(|branch| branch.made.view == ViewId::MAIN)
@@ -126,7 +139,9 @@ impl History {
     fn edit(&mut self, id: BranchId, edits: Vec<Edit>) {
         let Some(branch) = self.branches.get_mut(&id) else { return };
         for edit in edits {
-            if let Edit::Put(ino, _) = &edit {
+            if let Edit::Put(ino, _) = &edit
+                && !ino.is_lower()
+            {
                 self.marks.inode = self.marks.inode.max(ino.0 + 1);
             }
             edit.apply(&mut branch.version, &mut branch.aside);
@@ -352,7 +367,7 @@ impl<'a> Adopted<'a> {
     pub(super) fn vouches_for(&mut self, record: &Record) -> bool {
         let is_there = |content: Option<&Content>| match content {
             Some(Content::Packed(extent)) => extent.read().is_ok(),
-            Some(Content::Hole | Content::Whole(_)) | None => true,
+            Some(Content::Hole | Content::Whole(_) | Content::Lower(_)) | None => true,
         };
         match record {
             Record::EditsAfter(..) => false,

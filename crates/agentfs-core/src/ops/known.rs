@@ -22,6 +22,11 @@ impl FsCore {
         let version = self.version(view)?;
         let (mut at, mut names) = (dir, Vec::new());
         while at != InodeId::ROOT {
+            if let Some((parent, name)) = self.place_below(&version, at) {
+                names.push(name);
+                at = parent;
+                continue;
+            }
             let parent = parent_of(&version, at)?;
             let siblings = version.get(parent).and_then(|inode| inode.directory()).ok_or(FsError::Stale)?;
             let name = siblings.iter().find(|(_, entry)| entry.ino() == at).ok_or(FsError::Stale)?.0;
@@ -37,6 +42,12 @@ impl FsCore {
     /// # Errors
     /// `NotFound` when they lead to none.
     pub fn find_directory(&self, view: ViewId, names: &[Name]) -> Result<InodeId> {
+        if self.lower.is_some() {
+            return names.iter().try_fold(InodeId::ROOT, |dir, name| match self.lookup(view, dir, name) {
+                Ok(Some(attr)) if attr.kind == FileKind::Directory => Ok(attr.ino),
+                _ => Err(FsError::NotFound),
+            });
+        }
         self.views.get(view)?.read(|version| {
             names.iter().try_fold(InodeId::ROOT, |dir, name| {
                 let entry = version.entry(dir, name).ok().flatten();
@@ -56,6 +67,14 @@ impl FsCore {
     ) {
         let Ok(version) = self.version(view) else { return };
         for ino in self.lookups.of_view(view) {
+            if let Some(lower) = self.lower.as_ref().filter(|_| ino.is_lower())
+                && let Some((parent, its_name, kind)) = lower.place_of(ino)
+            {
+                if kind == FileKind::Directory {
+                    directory(ino);
+                }
+                name(parent, &its_name);
+            }
             let Some(entries) = version.get(ino).and_then(|inode| inode.directory()) else { continue };
             directory(ino);
             for (entry_name, entry) in entries.iter() {
@@ -69,6 +88,14 @@ impl FsCore {
     /// How often the kernel was told of an inode and has not forgotten it.
     pub fn times_remembered(&self, view: ViewId, ino: InodeId) -> u64 {
         self.lookups.times(view, ino)
+    }
+}
+
+impl FsCore {
+    /// Where a file lies that the version only has from below.
+    fn place_below(&self, version: &Version, ino: InodeId) -> Option<(InodeId, Name)> {
+        let lower = self.lower.as_ref().filter(|_| version.get(ino).is_none())?;
+        lower.place_of(ino).map(|(parent, name, _)| (parent, name))
     }
 }
 

@@ -14,7 +14,8 @@ impl FsCore {
     /// removed, `TooManyLinks`, `NotDirectory`, `ReadOnly`, `Stale`.
     pub fn link(&self, view: ViewId, ino: InodeId, dir: InodeId, name: &Name) -> Result<Attr> {
         self.refresh_inode(view, ino)?;
-        self.change(view, |draft| plan(draft, ino, dir, name))
+        self.copy_up(view, ino)?;
+        self.change_names(view, &[(dir, name)], |draft| plan(draft, ino, dir, name))
     }
 }
 

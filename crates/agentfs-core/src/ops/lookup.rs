@@ -1,5 +1,6 @@
 //! `lookup`: a name in a directory.
 
+use super::lower::Found;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::types::{Attr, InodeId, Name, ViewId};
@@ -8,8 +9,16 @@ impl FsCore {
     /// The attributes of what `name` leads to in the directory `dir`; `None` when there is no such name.
     ///
     /// # Errors
-    /// `Stale`, `NotDirectory`.
+    /// `Stale`, `NotDirectory`, `Changed`.
     pub fn lookup(&self, view: ViewId, dir: InodeId, name: &Name) -> Result<Option<Attr>> {
+        if self.lower.is_some() {
+            match self.name_in_layers(view, dir, name)? {
+                Found::Own => {}
+                Found::Nothing => return Ok(None),
+                Found::Held(ino) => return self.getattr(view, ino).map(Some),
+                Found::Below(ino, inode) => return Ok(Some(inode.attr(ino))),
+            }
+        }
         let tree = self.views.get(view)?;
         let found = tree.read(|version| {
             let Some(entry) = version.entry(dir, name)? else { return Ok(None) };

@@ -14,6 +14,7 @@ mod history;
 mod known;
 mod link;
 mod lookup;
+mod lower;
 mod open;
 mod privileges;
 mod read;

@@ -39,6 +39,7 @@ impl FsCore {
         let writable = mode != OpenMode::Read;
         if writable {
             tree.branch()?;
+            self.copy_up(view, ino)?;
         }
         self.handles.reserve()?;
         let file = self.hold(&tree, view, ino, writable);

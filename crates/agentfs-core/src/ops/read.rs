@@ -1,8 +1,10 @@
 //! `read`.
 
+use super::content::check_same;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::handle::{OpenFile, Source};
+use crate::store::{LowerFile, ObjectFile};
 use crate::types::{HandleId, Timestamp};
 
 /// How old a read time may grow while the file is read and not changed (`relatime`), in seconds.
@@ -18,6 +20,9 @@ impl FsCore {
         let file = &handle.file;
         self.refresh(file)?;
         let source = self.source_to_read(file)?;
+        if let Source::Lower(lower, open) = &*source {
+            return self.read_below(file, lower, &**open, offset, buf);
+        }
         // An object may be longer, after a cut that a crash interrupted.
         let size = file.tree.with_inode(file.ino, |inode| inode.meta.size)?;
         let len = size.saturating_sub(offset).min(buf.len() as u64) as usize;
@@ -28,12 +33,28 @@ impl FsCore {
                 found => found,
             },
             Source::Small(bytes) => copy_from(bytes, offset, buf),
-            Source::Hole | Source::Unknown => 0,
+            Source::Hole | Source::Unknown | Source::Lower(..) => 0,
         };
         buf.get_mut(found..).unwrap_or_default().fill(0);
         drop(source);
         self.touch_atime(file);
         Ok(len)
+    }
+
+    /// Reads a file of the lower directory: as it was when somebody came to rely on it, or as it is in `main`.
+    fn read_below(
+        &self,
+        file: &OpenFile,
+        lower: &LowerFile,
+        open: &dyn ObjectFile,
+        offset: u64,
+        buf: &mut [u8],
+    ) -> Result<usize> {
+        let read = open.read_at(buf, offset)?;
+        if !self.is_live(file.view, file.ino) {
+            check_same(lower, open)?;
+        }
+        Ok(read)
     }
 
     fn touch_atime(&self, file: &OpenFile) {

@@ -3,7 +3,7 @@
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::tree::{Directory, Version};
-use crate::types::{Attr, FileKind, InodeId, ViewId};
+use crate::types::{Attr, FileKind, InodeId, Name, ViewId};
 
 /// A name in a listing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,10 @@ impl FsCore {
         position: u64,
         visit: impl FnMut(DirEntry<'_>) -> bool,
     ) -> Result<()> {
+        if let Some(directory) = self.merged(view, dir)? {
+            list_from(&directory, dir, position, visit);
+            return Ok(());
+        }
         self.list(view, dir, |directory, _| list_from(directory, dir, position, visit))
     }
 
@@ -46,6 +50,13 @@ impl FsCore {
         mut visit: impl FnMut(DirEntry<'_>, Option<Attr>) -> bool,
     ) -> Result<()> {
         self.refresh_view(view)?;
+        if let Some(directory) = self.merged(view, dir)? {
+            list_from(&directory, dir, position, |entry| {
+                let found = Name::new(entry.name).ok().and_then(|name| self.lookup(view, dir, &name).ok()?);
+                visit(DirEntry { ino: found.map_or(entry.ino, |attr| attr.ino), ..entry }, found)
+            });
+            return Ok(());
+        }
         self.list(view, dir, |directory, version| {
             list_from(directory, dir, position, |entry| {
                 let is_dot = matches!(entry.name, b"." | b"..");
@@ -53,6 +64,15 @@ impl FsCore {
                 visit(entry, inode.map(|inode| inode.attr(entry.ino)))
             });
         })
+    }
+
+    /// What a directory shows that lies over one below; `None` for all others.
+    fn merged(&self, view: ViewId, dir: InodeId) -> Result<Option<Directory>> {
+        if self.lower.is_none() {
+            return Ok(None);
+        }
+        let (is_over, directory) = self.shown_in(view, dir)?;
+        Ok(is_over.then_some(directory))
     }
 
     fn list(&self, view: ViewId, dir: InodeId, f: impl FnOnce(&Directory, &Version)) -> Result<()> {

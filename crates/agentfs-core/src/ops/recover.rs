@@ -10,13 +10,13 @@ use tracing::{info, warn};
 
 use super::checkpoint::PastState;
 use super::history::{Adopted, History, PastBranch};
-use crate::branch::{Branch, BranchInfo, Origin, Snapshot, SnapshotInfo, Tree};
+use crate::branch::{Branch, BranchInfo, Lower, Origin, Snapshot, SnapshotInfo, Tree};
 use crate::config::Config;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::log::{self, Damage, Journal, Log, LogWriter, NewBranch, Record, Start};
-use crate::store::{Device, FileId, Folder, Object, READ_TRIES, no_space};
-use crate::tree::Edit;
+use crate::store::{Device, FileId, Folder, LowerTree, Object, READ_TRIES, no_space};
+use crate::tree::{Edit, Version};
 use crate::types::{BranchId, InodeId, ObjectId};
 
 /// How a volume was found.
@@ -147,10 +147,24 @@ impl FsCore {
     /// # Errors
     /// What the device answers; `Io` when the log has no beginning, and then nothing was changed.
     pub fn open_volume(device: Arc<dyn Device>, config: Config) -> Result<(FsCore, Recovered)> {
+        FsCore::open_layered(device, config, None)
+    }
+
+    /// As [`FsCore::open_volume`], of a volume that lies over a directory of the host.
+    ///
+    /// # Errors
+    /// The same; `Refused` when the volume lies over another directory, or over none and is not empty.
+    pub fn open_layered(
+        device: Arc<dyn Device>,
+        config: Config,
+        lower: Option<LowerTree>,
+    ) -> Result<(FsCore, Recovered)> {
         let late = Arc::new(LateJournal::default());
-        let core = FsCore::bare(device.clone(), late.clone(), config);
+        let lower = lower.map(|tree| Arc::new(Lower::new(tree)));
+        let core = FsCore::bare(device.clone(), late.clone(), config, lower);
         let mut past = Past::read(&core)?;
         past.check_beginning()?;
+        core.check_lower(past.history.main(), past.history.is_plain())?;
         past.mend_unsynced(&*device)?;
         let branches = past.history.branches.iter_mut();
         let settled: Vec<(BranchId, Vec<Edit>)> =
@@ -192,6 +206,7 @@ impl FsCore {
             }
             core.journal.sync()?;
         }
+        core.lie_over_lower()?;
         core.store.serve();
         let sound = recovered.damage.is_none() && !log::has_lost(&*device)?;
         let named = objects.keys().map(|id| id.0).chain(packs.keys().map(|id| id.0)).collect();
@@ -268,14 +283,17 @@ impl FsCore {
         self.passed(marks.inode, marks.epoch);
         self.store.passed(marks.object.saturating_sub(1));
         let mut catalog = self.catalog.write();
+        let adopt = |version: &Version| self.lower.iter().for_each(|lower| lower.adopt(version));
         for PastBranch { made, version, epoch, .. } in branches.into_values() {
-            let branch = Arc::new(Branch::new(made.id, made.view, version, epoch));
+            adopt(&version);
+            let branch = Arc::new(Branch::new(made.id, made.view, version, epoch, self.lower.clone()));
             self.views.restore(made.view, Tree::Branch(branch.clone()));
             catalog.insert_branch(info(made), branch);
         }
         for (new, version) in snapshots.into_values() {
             let (id, name, branch, created) = (new.id, new.name, new.branch, new.created);
-            let snapshot = Arc::new(Snapshot { id, version });
+            adopt(&version);
+            let snapshot = Arc::new(Snapshot { id, version, lower: self.lower.clone() });
             catalog.insert_snapshot(SnapshotInfo { id, name, branch, created }, snapshot);
         }
     }

@@ -12,7 +12,7 @@ impl FsCore {
     /// # Errors
     /// `NotFound`, `IsDirectory`, `NotDirectory`, `ReadOnly`, `Stale`.
     pub fn unlink(&self, view: ViewId, dir: InodeId, name: &Name) -> Result<()> {
-        self.change(view, |draft| match draft.existing(dir, name)? {
+        self.change_names(view, &[(dir, name)], |draft| match draft.existing(dir, name)? {
             entry if entry.kind() == FileKind::Directory => Err(FsError::IsDirectory),
             entry => plan(draft, dir, name, entry),
         })
@@ -23,7 +23,7 @@ impl FsCore {
     /// # Errors
     /// `NotEmpty`, `NotFound`, `NotDirectory`, `ReadOnly`, `Stale`.
     pub fn rmdir(&self, view: ViewId, dir: InodeId, name: &Name) -> Result<()> {
-        self.change(view, |draft| {
+        self.change_names(view, &[(dir, name)], |draft| {
             let entry = draft.existing(dir, name)?;
             check_empty(draft, entry)?;
             plan(draft, dir, name, entry)
@@ -42,7 +42,7 @@ pub(super) fn check_empty(draft: &Draft<'_>, entry: Entry) -> Result<()> {
     let inode = draft.inode(entry.ino())?;
     match inode.directory() {
         None => Err(FsError::NotDirectory),
-        Some(directory) if directory.is_empty() => Ok(()),
+        Some(directory) if directory.is_empty() && !draft.is_full_below(entry.ino()) => Ok(()),
         Some(_) => Err(FsError::NotEmpty),
     }
 }

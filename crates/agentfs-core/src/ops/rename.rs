@@ -36,7 +36,7 @@ impl FsCore {
     /// `NotFound`, `Exists` (`NoReplace`), `NotEmpty`, `IsDirectory`, `NotDirectory`, `InvalidArgument` when a
     /// directory would come to lie in itself, `ReadOnly`, `Stale`.
     pub fn rename(&self, view: ViewId, from: Place<'_>, to: Place<'_>, mode: RenameMode) -> Result<()> {
-        self.change(view, |draft| {
+        self.change_names(view, &[from, to], |draft| {
             let moved = draft.existing(from.0, from.1)?;
             let target = draft.entry(to.0, to.1)?;
             check_not_into_itself(draft.version(), moved, to.0)?;

@@ -39,7 +39,7 @@ pub fn repair_store(device: &Arc<dyn Device>, config: &Config) -> Result<Repaire
     if before.findings.is_empty() {
         return Ok(Repaired { report: before, ..repaired });
     }
-    let core = FsCore::bare(device.clone(), Arc::new(LateJournal::default()), config.clone());
+    let core = FsCore::bare(device.clone(), Arc::new(LateJournal::default()), config.clone(), None);
     let mut past = Past::read(&core)?;
     past.check_beginning()?;
     if let Some(damage) = &past.log.damage {
@@ -192,7 +192,7 @@ fn lost_and_found(version: &Version, room: InodeId) -> Vec<Edit> {
     };
     let body = Body::Directory(Directory::new(InodeId::ROOT));
     vec![
-        Edit::Put(room, Arc::new(Inode { meta, body, xattrs: None })),
+        Edit::Put(room, Arc::new(Inode { meta, body, xattrs: None, lower: None })),
         Edit::Link(InodeId::ROOT, name, Entry::new(room, FileKind::Directory)),
     ]
 }

@@ -21,10 +21,10 @@ impl FsCore {
             return Err(FsError::NoData);
         }
         match (&*source, what) {
-            (Source::Object(_, object), Seek::Data) => {
+            (Source::Object(_, object) | Source::Lower(_, object), Seek::Data) => {
                 object.seek(what, offset)?.filter(|at| *at < size).ok_or(FsError::NoData)
             }
-            (Source::Object(_, object), Seek::Hole) => {
+            (Source::Object(_, object) | Source::Lower(_, object), Seek::Hole) => {
                 Ok(object.seek(what, offset)?.unwrap_or(offset).min(size))
             }
             (Source::Small(_), Seek::Data) => Ok(offset),

@@ -75,7 +75,10 @@ impl FsCore {
                 let size = file.tree.with_inode(file.ino, |inode| inode.meta.size)?;
                 Ok((size < HOLE).then(|| vec![0; size as usize]))
             }
-            Source::Unknown | Source::Object(..) => Ok(None),
+            Source::Lower(lower, open) if lower.stat.len <= limit => {
+                self.read_lower(lower, &**open).map(Some)
+            }
+            Source::Unknown | Source::Object(..) | Source::Lower(..) => Ok(None),
         }
     }
 

@@ -43,7 +43,8 @@ impl FsCore {
         let (id, name, created) = (info.id, info.name.clone(), info.created);
         let record = NewSnapshot { id, name, branch: info.branch, epoch, created };
         let version = self.freeze(&branch, epoch, &Record::SnapshotCreated(record), moment)?;
-        let snapshot = Arc::new(Snapshot { id: info.id, version });
+        self.await_lower(&version);
+        let snapshot = Arc::new(Snapshot { id: info.id, version, lower: self.lower.clone() });
         self.catalog.write().insert_snapshot(info.clone(), snapshot);
         drop(control);
         self.journal.sync()?;

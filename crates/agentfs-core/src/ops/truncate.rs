@@ -18,6 +18,7 @@ impl FsCore {
         }
         let tree = self.views.get(view)?;
         tree.branch()?;
+        self.copy_up(view, ino)?;
         let file = self.open_files.acquire(&tree, view, ino);
         let done = self.with_own_direct(&file, || self.truncate_open(&file, size, Strip::by(caller)));
         if file.writers.load(Ordering::Relaxed) == 0 {
@@ -32,13 +33,19 @@ impl FsCore {
         match file.tree.content(file.ino)? {
             Content::Hole => self.record_size(file, size, strip),
             // What the kernel has open stays the file's.
-            Content::Packed(_) | Content::Whole(_) if size == 0 && !file.is_direct() => {
+            Content::Packed(_) | Content::Whole(_) | Content::Lower(_) if size == 0 && !file.is_direct() => {
                 self.empty(file, strip)?;
                 *source = Source::Hole;
                 Ok(())
             }
-            Content::Packed(_) if self.resize_small(file, &mut source, size, strip)? => Ok(()),
-            Content::Packed(_) | Content::Whole(_) => self.resize_object(file, &mut source, size, strip),
+            Content::Packed(_) | Content::Lower(_)
+                if self.resize_small(file, &mut source, size, strip)? =>
+            {
+                Ok(())
+            }
+            Content::Packed(_) | Content::Whole(_) | Content::Lower(_) => {
+                self.resize_object(file, &mut source, size, strip)
+            }
         }
     }
 

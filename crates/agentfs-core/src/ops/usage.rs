@@ -7,6 +7,7 @@ use std::sync::atomic::Ordering;
 use super::repair::names_of;
 use crate::error::Result;
 use crate::fs_core::FsCore;
+use crate::store::Content;
 use crate::tree::{Inode, Version, visit_new};
 use crate::types::{BranchId, InodeId, ViewId};
 
@@ -42,7 +43,10 @@ impl FsCore {
                 .collect();
             (info.id, branch.read(Version::clone), others)
         };
-        let stored = |inode: &Inode| inode.content().map_or(0, |_| inode.meta.blocks * BLOCK);
+        let stored = |inode: &Inode| match inode.content() {
+            None | Some(Content::Lower(_)) => 0,
+            Some(_) => inode.meta.blocks * BLOCK,
+        };
         let all: u64 = own.iter().map(|(_, inode)| stored(inode)).sum();
         let private_bytes = private(&own, &others).map(|inode| stored(&inode)).sum();
         let inodes = own.len() as u64;

@@ -6,7 +6,7 @@ use super::create::SGID;
 use crate::branch::Draft;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
-use crate::tree::{ACCESS, Acl, DEFAULT, Xattrs};
+use crate::tree::{ACCESS, Acl, DEFAULT, Inode, Xattrs};
 use crate::types::{Caller, InodeId, Timestamp, ViewId};
 
 /// Largest value in bytes (`XATTR_SIZE_MAX`).
@@ -141,11 +141,24 @@ impl FsCore {
         ino: InodeId,
         change: impl FnOnce(&mut Xattrs) -> Result<()>,
     ) -> Result<()> {
+        self.copy_up(view, ino)?;
         self.change(view, |draft| {
             let mut xattrs = draft.xattrs(ino)?;
             change(&mut xattrs)?;
             keep(draft, ino, xattrs)
         })
+    }
+
+    /// Reads an inode with its extended attributes, also of the lower directory.
+    fn with_xattrs<T>(&self, view: ViewId, ino: InodeId, f: impl FnOnce(&Inode) -> T) -> Result<T> {
+        let tree = self.views.get(view)?;
+        let Some((lower, since)) = tree.lower().filter(|_| tree.own_inode(ino).is_none()) else {
+            return tree.with_inode(ino, f);
+        };
+        let mut inode = lower.inode(ino, since)?;
+        let path = lower.path_of(ino).ok_or(FsError::Stale)?;
+        lower.dress(&mut inode, &path);
+        Ok(f(&inode))
     }
 
     /// The value of an extended attribute.
@@ -154,7 +167,7 @@ impl FsCore {
     /// `NoAttribute`, `Unsupported`, `Stale`.
     pub fn getxattr(&self, view: ViewId, ino: InodeId, name: &[u8]) -> Result<Arc<[u8]>> {
         check_namespace(name)?;
-        self.views.get(view)?.with_inode(ino, |inode| {
+        self.with_xattrs(view, ino, |inode| {
             let value = inode.xattrs.as_ref().and_then(|xattrs| xattrs.get(name));
             value.cloned().ok_or(FsError::NoAttribute)
         })?
@@ -165,7 +178,7 @@ impl FsCore {
     /// # Errors
     /// `Stale`.
     pub fn listxattr(&self, view: ViewId, ino: InodeId) -> Result<Vec<Box<[u8]>>> {
-        self.views.get(view)?.with_inode(ino, |inode| {
+        self.with_xattrs(view, ino, |inode| {
             inode.xattrs.as_ref().map(|xattrs| xattrs.keys().cloned().collect()).unwrap_or_default()
         })
     }

@@ -2,7 +2,18 @@
 
 use std::sync::Arc;
 
-use super::{Extent, Object};
+use super::{Extent, FileStat, Identity, Object};
+
+/// A file of the lower directory as it was when somebody came to rely on it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LowerFile {
+    /// Its path, from that directory on.
+    pub path: Arc<[u8]>,
+    /// Which file of the host it is.
+    pub identity: Identity,
+    /// What the host said of it.
+    pub stat: FileStat,
+}
 
 /// The bytes of a regular file.
 #[derive(Clone, Debug)]
@@ -13,6 +24,8 @@ pub enum Content {
     Whole(Arc<Object>),
     /// A stretch of a pack, as long as the file.
     Packed(Arc<Extent>),
+    /// A file of the lower directory, as long as it is this one.
+    Lower(Arc<LowerFile>),
 }
 
 impl PartialEq for Content {
@@ -32,7 +45,8 @@ impl Content {
             (Content::Packed(a), Content::Packed(b)) => {
                 Arc::ptr_eq(a, b) || (a.place(), a.len) == (b.place(), b.len)
             }
-            (Content::Hole | Content::Whole(_) | Content::Packed(_), _) => false,
+            (Content::Lower(a), Content::Lower(b)) => a == b,
+            (Content::Hole | Content::Whole(_) | Content::Packed(_) | Content::Lower(_), _) => false,
         }
     }
 }

@@ -37,6 +37,21 @@ pub fn copy_range(
     Ok(done)
 }
 
+/// Makes an empty file the first `len` bytes of another, or all that has.
+///
+/// # Errors
+/// What the host answers.
+pub(super) fn copy_all(from: &dyn ObjectFile, to: &dyn ObjectFile, len: u64) -> io::Result<()> {
+    let (len, mut done) = (len.min(from.stat()?.len), 0);
+    while done < len {
+        match copy_next(from, done, to, done, len - done)? {
+            0 => break,
+            copied => done += copied,
+        }
+    }
+    Ok(())
+}
+
 /// Copies what comes next, data or a hole, not past its end.
 fn copy_next(from: &dyn ObjectFile, at: u64, to: &dyn ObjectFile, to_at: u64, len: u64) -> io::Result<u64> {
     let data = from.seek(Seek::Data, at)?.map_or(len, |data| (data - at).min(len));

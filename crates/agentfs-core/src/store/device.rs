@@ -8,6 +8,7 @@ use std::time::Duration;
 
 pub use rustix::fs::FallocateFlags;
 
+use super::copy::copy_all;
 use crate::types::{ObjectId, PackId, Timestamp};
 
 /// What `lseek` can look for.
@@ -160,6 +161,18 @@ pub trait Device: Send + Sync {
     /// Makes the object `to` with the first `len` bytes of `from`, sharing blocks where the host can. Leaves no `to`
     /// behind when it fails.
     fn duplicate(&self, from: ObjectId, to: ObjectId, len: u64) -> io::Result<Arc<dyn ObjectFile>>;
+    /// Makes the object `to` with the first `len` bytes of a file that is not the store's, sharing blocks where the host can.
+    /// Leaves no `to` behind when it fails.
+    fn import(&self, from: &dyn ObjectFile, to: ObjectId, len: u64) -> io::Result<Arc<dyn ObjectFile>> {
+        let file = self.create(FileId::Object(to))?;
+        match copy_all(from, &*file, len) {
+            Ok(()) => Ok(file),
+            Err(error) => {
+                self.remove(FileId::Object(to))?;
+                Err(error)
+            }
+        }
+    }
     /// Exchanges the names of two objects, durably: what is open goes on under the other name.
     fn exchange(&self, a: ObjectId, b: ObjectId) -> io::Result<()>;
     /// Deletes a file; returns the bytes it held.

@@ -18,9 +18,9 @@ use super::{Device, FileId, FileStat, Folder, ObjectFile, Seek, Space};
 use crate::types::{ObjectId, PackId, Timestamp};
 
 /// The first line of `STORE/format`.
-const FORMAT: &str = "agentfs-store 2\n";
+const FORMAT: &str = "agentfs-store 3\n";
 /// Earlier formats, each a part of the present one: such a store is read as it is, and of this format from then on.
-const EARLIER: [&str; 1] = ["agentfs-store 1\n"];
+const EARLIER: [&str; 2] = ["agentfs-store 1\n", "agentfs-store 2\n"];
 /// The format's line on its way into place.
 const FORMAT_DRAFT: &str = "format.new";
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::RDONLY).union(OFlags::CLOEXEC);
@@ -283,14 +283,12 @@ impl Device for HostFs {
     fn duplicate(&self, from: ObjectId, to: ObjectId, len: u64) -> io::Result<Arc<dyn ObjectFile>> {
         let objects = &self.dirs.objects;
         let source = fs::openat(objects, path_of(from), OBJECT, Mode::empty())?;
-        let file = fs::openat(objects, path_of(to), OBJECT | OFlags::CREATE | OFlags::EXCL, PRIVATE)?;
-        match self.copy(&source, &file, len) {
-            Ok(()) => Ok(self.made(FileId::Object(to), file)),
-            Err(e) => {
-                fs::unlinkat(objects, path_of(to), AtFlags::empty())?;
-                Err(e)
-            }
-        }
+        self.make_of(source.as_fd(), to, len)
+    }
+
+    fn import(&self, from: &dyn ObjectFile, to: ObjectId, len: u64) -> io::Result<Arc<dyn ObjectFile>> {
+        let from = from.descriptor().ok_or(io::ErrorKind::Unsupported)?;
+        self.make_of(from, to, len)
     }
 
     fn exchange(&self, a: ObjectId, b: ObjectId) -> io::Result<()> {
@@ -364,7 +362,20 @@ impl Device for HostFs {
 }
 
 impl HostFs {
-    fn copy(&self, from: &OwnedFd, to: &OwnedFd, len: u64) -> io::Result<()> {
+    /// A new object with the first bytes of a file.
+    fn make_of(&self, from: BorrowedFd<'_>, to: ObjectId, len: u64) -> io::Result<Arc<dyn ObjectFile>> {
+        let objects = &self.dirs.objects;
+        let file = fs::openat(objects, path_of(to), OBJECT | OFlags::CREATE | OFlags::EXCL, PRIVATE)?;
+        match self.copy(from, &file, len) {
+            Ok(()) => Ok(self.made(FileId::Object(to), file)),
+            Err(e) => {
+                fs::unlinkat(objects, path_of(to), AtFlags::empty())?;
+                Err(e)
+            }
+        }
+    }
+
+    fn copy(&self, from: BorrowedFd<'_>, to: &OwnedFd, len: u64) -> io::Result<()> {
         if self.reflinks && fs::ioctl_ficlone(to, from).is_ok() {
             return Ok(fs::ftruncate(to, len)?);
         }
@@ -380,7 +391,7 @@ impl HostFs {
 }
 
 /// Copies `[start, end)` inside the kernel; stops early only where the source ends.
-fn copy_range(from: &OwnedFd, to: &OwnedFd, start: u64, end: u64) -> io::Result<()> {
+fn copy_range(from: BorrowedFd<'_>, to: &OwnedFd, start: u64, end: u64) -> io::Result<()> {
     let (mut source, mut target) = (start, start);
     while source < end {
         let want = usize::try_from(end - source).unwrap_or(usize::MAX);
@@ -391,7 +402,7 @@ fn copy_range(from: &OwnedFd, to: &OwnedFd, start: u64, end: u64) -> io::Result<
     Ok(())
 }
 
-fn seek(file: impl AsFd, whence: SeekFrom) -> io::Result<Option<u64>> {
+pub(super) fn seek(file: impl AsFd, whence: SeekFrom) -> io::Result<Option<u64>> {
     match fs::seek(file, whence) {
         Ok(at) => Ok(Some(at)),
         Err(Errno::NXIO) => Ok(None),
@@ -411,16 +422,7 @@ impl ObjectFile for HostFile {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        let mut done = 0;
-        while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
-            match rustix::io::pread(&self.fd, rest, offset + done as u64) {
-                Ok(0) => break,
-                Ok(n) => done += n,
-                Err(Errno::INTR) => {}
-                Err(e) => return Err(e.into()),
-            }
-        }
-        Ok(done)
+        read_at(&self.fd, buf, offset)
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize> {
@@ -462,11 +464,29 @@ impl ObjectFile for HostFile {
     }
 
     fn stat(&self) -> io::Result<FileStat> {
-        let stat = fs::fstat(&self.fd)?;
-        let positive = |n: i64| u64::try_from(n).unwrap_or(0);
-        let nanos = |n: u64| u32::try_from(n).unwrap_or(0);
-        let modified = Timestamp { secs: stat.st_mtime, nanos: nanos(stat.st_mtime_nsec) };
-        let changed = Timestamp { secs: stat.st_ctime, nanos: nanos(stat.st_ctime_nsec) };
-        Ok(FileStat { len: positive(stat.st_size), blocks: positive(stat.st_blocks), modified, changed })
+        stat(&self.fd)
     }
+}
+
+/// Reads until `buf` is full or the file ends.
+pub(super) fn read_at(file: &OwnedFd, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match rustix::io::pread(file, rest, offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(Errno::INTR) => {}
+            Err(e) => return Err(e.into()),
+        }
+    }
+    Ok(done)
+}
+
+pub(super) fn stat(file: &OwnedFd) -> io::Result<FileStat> {
+    let stat = fs::fstat(file)?;
+    let positive = |n: i64| u64::try_from(n).unwrap_or(0);
+    let nanos = |n: u64| u32::try_from(n).unwrap_or(0);
+    let modified = Timestamp { secs: stat.st_mtime, nanos: nanos(stat.st_mtime_nsec) };
+    let changed = Timestamp { secs: stat.st_ctime, nanos: nanos(stat.st_ctime_nsec) };
+    Ok(FileStat { len: positive(stat.st_size), blocks: positive(stat.st_blocks), modified, changed })
 }

@@ -196,6 +196,20 @@ impl Store {
         }
     }
 
+    /// A new object with the first `len` bytes of a file that is not the store's.
+    ///
+    /// # Errors
+    /// What the device answers.
+    pub fn import(&self, from: &dyn ObjectFile, len: u64) -> io::Result<Unnamed> {
+        loop {
+            let id = ObjectId(self.fresh());
+            match self.device.import(from, id, len) {
+                Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
+                made => return Ok((id, made?)),
+            }
+        }
+    }
+
     /// Opens an object that a content names.
     ///
     /// # Errors

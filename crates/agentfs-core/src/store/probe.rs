@@ -3,9 +3,14 @@
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{self, AtFlags, Mode, OFlags};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::device::COARSE_TICK;
+use crate::types::Timestamp;
 
 /// Changes that take far less time than as many ticks of a coarse clock.
 const PROBES: u8 = 32;
@@ -41,4 +46,17 @@ fn scratch(objects: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
     let file = fs::openat(objects, name, flags, Mode::RUSR | Mode::WUSR)?;
     fs::unlinkat(objects, name, AtFlags::empty())?;
     Ok(file)
+}
+
+/// Waits until the clock by which the host stamps changes is past a moment, a tick of it at most; not at all when it is far
+/// from there, because it was set.
+pub(crate) fn await_coarse_clock(moment: Timestamp) {
+    let now = || {
+        let now = clock_gettime(ClockId::RealtimeCoarse);
+        Timestamp { secs: now.tv_sec, nanos: u32::try_from(now.tv_nsec).unwrap_or(0) }
+    };
+    let begun = Instant::now();
+    while now() <= moment && begun.elapsed() < 4 * COARSE_TICK {
+        thread::sleep(Duration::from_micros(500));
+    }
 }

@@ -119,6 +119,14 @@ impl<D: Driver> Trial<D> {
         restart(&mut self.driver);
     }
 
+    /// Goes on with another driver, which is to show the same trees: what was kept open is closed, and inodes have other
+    /// numbers.
+    pub fn replaced<E>(mut self, driver: E) -> Trial<E> {
+        self.model.close();
+        let Trial { model, steps, succeeded, .. } = self;
+        Trial { model, driver, inodes: Pairing::default(), steps, succeeded }
+    }
+
     /// Compares all branches and all snapshots.
     ///
     /// # Errors

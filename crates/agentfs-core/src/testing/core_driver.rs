@@ -31,6 +31,7 @@ pub struct CoreDriver {
     snapshots: Vec<SnapshotId>,
     slots: [Option<Kept>; SLOTS],
     past_the_daemon: bool,
+    remembers_all: bool,
     /// How often a file was read or written so.
     direct: usize,
 }
@@ -56,7 +57,21 @@ impl CoreDriver {
     pub fn new(core: Arc<FsCore>) -> CoreDriver {
         let branches = core.list_branches(None, usize::MAX).iter().map(|info| (info.id, info.view)).collect();
         let snapshots = core.list_snapshots(None, usize::MAX).iter().map(|info| info.id).collect();
-        CoreDriver { core, branches, snapshots, slots: Default::default(), past_the_daemon: false, direct: 0 }
+        let (past_the_daemon, remembers_all, direct) = (false, false, 0);
+        CoreDriver {
+            core,
+            branches,
+            snapshots,
+            slots: Default::default(),
+            past_the_daemon,
+            remembers_all,
+            direct,
+        }
+    }
+
+    /// The kernel knows all files that are kept open: so it is, and files of a lower directory are found by what it knows.
+    pub fn remembering_all(self) -> CoreDriver {
+        CoreDriver { remembers_all: true, ..self }
     }
 
     /// Files that are kept open are read and written past the daemon where that may be, as the kernel does.
@@ -103,7 +118,7 @@ impl CoreDriver {
     fn open_kept(&mut self, slot: usize, place: Place, path: &Path) -> Outcome {
         self.close_slot(slot);
         let is_snapshot = matches!(place, Place::Snapshot(_));
-        let (writable, remembered) = (!is_snapshot, slot.is_multiple_of(2));
+        let (writable, remembered) = (!is_snapshot, self.remembers_all || slot.is_multiple_of(2));
         let past = self.past_the_daemon;
         let is_reader = past && slot % 4 > 1;
         let kept = self.at(place, |at| {

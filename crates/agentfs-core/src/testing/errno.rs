@@ -8,7 +8,7 @@ use crate::FsError;
 pub fn errno(error: &FsError) -> Errno {
     match error {
         FsError::NotFound | FsError::UnknownVersion(_) => Errno::NOENT,
-        FsError::Stale => Errno::STALE,
+        FsError::Stale | FsError::Changed(_) => Errno::STALE,
         FsError::BadHandle => Errno::BADF,
         FsError::Exists | FsError::NameTaken(_) => Errno::EXIST,
         FsError::NotDirectory => Errno::NOTDIR,

@@ -35,7 +35,7 @@ pub fn diff(from: Option<&Version>, to: &Version, visit: &mut dyn FnMut(Edit)) {
 
 fn add(ino: InodeId, inode: &Arc<Inode>, visit: &mut dyn FnMut(Edit)) {
     visit(Edit::Put(ino, inode.clone()));
-    let entries = inode.directory().into_iter().flat_map(Directory::iter);
+    let entries = inode.directory().into_iter().flat_map(Directory::iter_any);
     entries.map(|(name, entry)| Edit::Link(ino, name.clone(), entry)).for_each(visit);
 }
 
@@ -45,6 +45,9 @@ fn change(ino: InodeId, old: &Inode, new: &Inode, visit: &mut dyn FnMut(Edit)) {
     }
     if old.xattrs != new.xattrs {
         visit(Edit::Xattrs(ino, new.xattrs.clone()));
+    }
+    if old.lower != new.lower {
+        visit(Edit::Origin(ino, new.lower.clone()));
     }
     if let (Some(old), Some(new)) = (old.content(), new.content())
         && !old.same(new)

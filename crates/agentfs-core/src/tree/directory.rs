@@ -50,6 +50,14 @@ impl Entry {
         Entry { packed: ino.0 << 3 | code }
     }
 
+    /// No name: it hides the one in the lower directory.
+    pub const WHITEOUT: Entry = Entry { packed: 7 };
+
+    /// Does it hide a name?
+    pub fn is_whiteout(self) -> bool {
+        self == Entry::WHITEOUT
+    }
+
     /// The inode.
     pub fn ino(self) -> InodeId {
         InodeId(self.packed >> 3)
@@ -77,22 +85,49 @@ impl Directory {
 
     /// The entry of `name`.
     pub fn get(&self, name: &Name) -> Option<Entry> {
+        self.get_any(name).filter(|entry| !entry.is_whiteout())
+    }
+
+    /// The entry of `name`, which may be a whiteout.
+    pub fn get_any(&self, name: &Name) -> Option<Entry> {
         self.entries.get(&Key::of(name)).copied()
     }
 
     /// Has it no entries?
     pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+        self.iter().next().is_none()
     }
 
     /// How many entries it has.
     pub fn len(&self) -> usize {
-        self.entries.len()
+        self.iter().count()
     }
 
     /// All entries, in order of position.
     pub fn iter(&self) -> impl Iterator<Item = (&Name, Entry)> {
+        self.iter_any().filter(|(_, entry)| !entry.is_whiteout())
+    }
+
+    /// All entries and whiteouts, in order of position.
+    pub fn iter_any(&self) -> impl Iterator<Item = (&Name, Entry)> {
         self.entries.iter().map(|(key, entry)| (&key.name, *entry))
+    }
+
+    /// What a directory shows that lies over another.
+    pub fn over(&self, below: &Directory) -> Directory {
+        let mut shown = Directory { parent: self.parent, entries: below.entries.clone() };
+        for (key, entry) in &self.entries {
+            match entry.is_whiteout() {
+                true => shown.entries.remove(key),
+                false => shown.entries.insert(key.clone(), *entry),
+            };
+        }
+        shown
+    }
+
+    /// A directory with these names.
+    pub fn of(parent: InodeId, names: impl Iterator<Item = (Name, Entry)>) -> Directory {
+        Directory { parent, entries: names.map(|(name, entry)| (Key::of(&name), entry)).collect() }
     }
 
     /// The entries after `position`, each with the position to resume behind it. Of names with equal hashes all
@@ -100,7 +135,8 @@ impl Directory {
     pub fn after(&self, position: u64) -> impl Iterator<Item = (u64, &Name, Entry)> {
         let start = Key { hash: position.saturating_add(1), name: Name::lowest() };
         let range = (Bound::Included(start), Bound::Unbounded);
-        let mut entries = self.entries.range::<_, Key>(range).peekable();
+        let entries = self.entries.range::<_, Key>(range);
+        let mut entries = entries.filter(|(_, entry)| !entry.is_whiteout()).peekable();
         std::iter::from_fn(move || {
             let (key, entry) = entries.next()?;
             let shared = entries.peek().is_some_and(|(next, _)| next.hash == key.hash);

@@ -4,7 +4,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::{Body, Entry, Inode, Meta, Version, Xattrs};
+use super::{Body, Entry, Inode, Meta, Origin, Version, Xattrs};
 use crate::store::Content;
 use crate::types::{InodeId, Name};
 
@@ -29,6 +29,8 @@ pub enum Edit {
     Content(InodeId, Content),
     /// Its extended attributes are now these.
     Xattrs(InodeId, Option<Arc<Xattrs>>),
+    /// It came from there in the lower directory.
+    Origin(InodeId, Option<Arc<Origin>>),
     /// The directory now lies in that one.
     Parent(InodeId, InodeId),
     /// In this directory, the name leads there.
@@ -67,6 +69,9 @@ impl Edit {
             }
             Edit::Xattrs(ino, xattrs) => {
                 change(version, &mut aside.orphans, ino, |inode| inode.xattrs = xattrs)
+            }
+            Edit::Origin(ino, origin) => {
+                change(version, &mut aside.orphans, ino, |inode| inode.lower = origin)
             }
             Edit::Parent(ino, parent) => change(version, &mut aside.orphans, ino, |inode| {
                 if let Body::Directory(directory) = &mut inode.body {

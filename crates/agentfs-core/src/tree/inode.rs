@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::Directory;
+use super::{Directory, Origin};
 use crate::store::{Content, FileStat};
 use crate::types::{Attr, FileKind, InodeId, Timestamp};
 
@@ -72,6 +72,8 @@ pub struct Inode {
     pub body: Body,
     /// Extended attributes, if any.
     pub xattrs: Option<Arc<Xattrs>>,
+    /// Where it came from, when it came from the lower directory.
+    pub lower: Option<Arc<Origin>>,
 }
 
 impl Meta {

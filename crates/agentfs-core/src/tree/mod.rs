@@ -7,6 +7,7 @@ mod diff;
 mod directory;
 mod edit;
 mod inode;
+mod origin;
 mod version;
 
 pub use acl::{ACCESS, Acl, DEFAULT};
@@ -15,4 +16,5 @@ pub use diff::{diff, visit_new};
 pub use directory::{Directory, Entry};
 pub use edit::{Aside, Edit};
 pub use inode::{Body, Inode, Meta, Times, Xattrs};
+pub use origin::Origin;
 pub use version::Version;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::{Body, Directory, Entry, Inode, Meta, Times};
+use super::{Body, Directory, Entry, Inode, Meta, Origin, Times};
 use crate::error::{FsError, Result};
 use crate::types::{InodeId, Name, Timestamp};
 
@@ -19,7 +19,7 @@ impl Version {
     pub fn new(mode: u16, uid: u32, gid: u32, now: Timestamp) -> Version {
         let meta = Meta { mode, uid, gid, nlink: 2, times: Times::all(now), size: 0, blocks: 0 };
         let body = Body::Directory(Directory::new(InodeId::ROOT));
-        let root = Arc::new(Inode { meta, body, xattrs: None });
+        let root = Arc::new(Inode { meta, body, xattrs: None, lower: None });
         Version { inodes: OrdMap::unit(InodeId::ROOT, root) }
     }
 
@@ -42,9 +42,14 @@ impl Version {
         Ok(inode.directory().ok_or(FsError::NotDirectory)?.get(name))
     }
 
-    /// The highest number that any of its inodes has.
+    /// Where it lies over the lower directory, if it does.
+    pub fn lower(&self) -> Option<&Arc<Origin>> {
+        self.get(InodeId::ROOT)?.lower.as_ref()
+    }
+
+    /// The highest number that any of its inodes has which was made here.
     pub fn highest(&self) -> Option<InodeId> {
-        self.inodes.get_max().map(|(ino, _)| *ino)
+        self.inodes.range(..InodeId::LOWER).next_back().map(|(ino, _)| *ino)
     }
 
     /// How many inodes it has.

@@ -10,10 +10,17 @@ use uuid::Uuid;
 pub struct InodeId(pub u64);
 
 impl InodeId {
+    /// Is it of a lower directory?
+    pub fn is_lower(self) -> bool {
+        self >= InodeId::LOWER
+    }
+
     /// The root directory of every version.
     pub const ROOT: InodeId = InodeId(1);
     /// The first number given to an inode made later; those between are for the adapter's own nodes.
     pub const FIRST_FREE: InodeId = InodeId(16);
+    /// From here on: files of a lower directory, by the host's numbers.
+    pub const LOWER: InodeId = InodeId(1 << 32);
     /// One more than the largest inode number: node ids keep 33 bits of it.
     pub const LIMIT: u64 = 1 << 33;
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Seconds and nanoseconds since 1970-01-01 00:00 UTC; `nanos` is below 1,000,000,000 and counts forward.
 /// Packed to 12 bytes: every file carries three.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(C, packed(4))]
 pub struct Timestamp {
     /// Whole seconds, negative before 1970.

@@ -6,7 +6,7 @@ use fuser::Errno;
 pub(crate) fn errno(error: &FsError) -> Errno {
     match error {
         FsError::NotFound | FsError::UnknownVersion(_) => Errno::ENOENT,
-        FsError::Stale => Errno::ESTALE,
+        FsError::Stale | FsError::Changed(_) => Errno::ESTALE,
         FsError::BadHandle => Errno::EBADF,
         FsError::Exists | FsError::NameTaken(_) => Errno::EEXIST,
         FsError::NotDirectory => Errno::ENOTDIR,

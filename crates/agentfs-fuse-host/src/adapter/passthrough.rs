@@ -13,7 +13,7 @@ use fuser::{BackingId, FileHandle, FopenFlags, OpenFlags, ReplyEmpty, ReplyOpen}
 use super::Adapter;
 use super::errno::errno;
 use super::reply::{empty, open_flags};
-use crate::views::NodeId;
+use crate::views::{Node, NodeId};
 
 /// What the kernel was given.
 #[derive(Default)]
@@ -126,8 +126,12 @@ impl Adapter {
             }
         }
         if let Some(reply) = reply {
-            let flags =
-                if self.passthrough.was_used(node) { flags - FopenFlags::FOPEN_KEEP_CACHE } else { flags };
+            let is_other = match node.node() {
+                Node::Tree(view, ino) => !self.core.keeps_pages(view, ino),
+                Node::Private(..) | Node::Shared(_) | Node::Special(..) => false,
+            };
+            let is_outdated = self.passthrough.was_used(node) || is_other;
+            let flags = if is_outdated { flags - FopenFlags::FOPEN_KEEP_CACHE } else { flags };
             reply.opened(FileHandle(handle.0), flags);
         }
     }

@@ -89,8 +89,10 @@ impl Keep<'_> {
     /// Does every look have to ask?
     pub(crate) fn must_ask(&self, directory: NodeId) -> bool {
         match directory.node() {
-            Node::Tree(ViewId::MAIN, _) | Node::Private(ViewId::MAIN, _) => {
-                self.caching.bindings.any() || self.caching.pid_view.is_doubled()
+            Node::Tree(ViewId::MAIN, ino) | Node::Private(ViewId::MAIN, ino) => {
+                self.caching.bindings.any()
+                    || self.caching.pid_view.is_doubled()
+                    || self.caching.core.is_live(ViewId::MAIN, ino)
             }
             Node::Tree(view, _) => self.caching.bindings.shows(view),
             // Of a directory with such a node there may be others, and what was told of it is not found again to be expired.
@@ -156,7 +158,10 @@ impl Keep<'_> {
         let asks = match (attr.kind, node.node()) {
             (FileKind::Directory, _) => self.must_ask(node),
             // Its size and times change without the daemon's knowing.
-            (FileKind::File, Node::Tree(view, ino)) => self.caching.core.is_written_directly(view, ino),
+            (FileKind::File, Node::Tree(view, ino)) => {
+                self.caching.core.is_written_directly(view, ino) || self.caching.core.is_live(view, ino)
+            }
+            (_, Node::Tree(view, ino)) => self.caching.core.is_live(view, ino),
             _ => false,
         };
         if asks { Duration::ZERO } else { self.caching.ttl.attr }

@@ -1,0 +1,265 @@
+//! Copy-up: a version comes to have itself what it changes of the lower directory. A file's attributes come first, its
+//! content with its first write; a directory goes on to show what is below. What leads there is held with it, so that it
+//! stays when others change the lower directory.
+
+use std::sync::Arc;
+
+use crate::branch::{Branch, Draft, Since, Tree, check_lower};
+use crate::error::{FsError, Result};
+use crate::fs_core::FsCore;
+use crate::store::{Content, LowerStat, await_coarse_clock, join, split};
+use crate::tree::{Directory, Entry, Inode, Version};
+use crate::types::{FileKind, InodeId, Name, ViewId};
+
+/// A file of the lower directory, found.
+struct Below {
+    path: Arc<[u8]>,
+    ino: InodeId,
+    stat: LowerStat,
+}
+
+/// A name in a directory.
+type Named<'a> = (InodeId, &'a Name);
+
+/// What a version lies over, and the moment that it relies on.
+type Layer<'a> = (&'a crate::branch::Lower, Since);
+
+impl FsCore {
+    /// Has a branch have a file itself. What is gone is not held: whoever changes it is told.
+    pub(super) fn copy_up(&self, view: ViewId, ino: InodeId) -> Result<()> {
+        if self.lower.is_none() {
+            return Ok(());
+        }
+        let tree = self.views.get(view)?;
+        let branch = tree.branch()?;
+        let Some(layer) = tree.lower().filter(|_| branch.own_inode(ino).is_none()) else { return Ok(()) };
+        let Some(path) = layer.0.path_of(ino) else { return Ok(()) };
+        match self.copy_up_path(branch, layer, &path)? {
+            held if held == ino => Ok(()),
+            _ => Err(FsError::Stale),
+        }
+    }
+
+    fn copy_up_path(&self, branch: &Branch, layer: Layer<'_>, path: &Arc<[u8]>) -> Result<InodeId> {
+        let Some((parent, name)) = split(path) else { return Ok(InodeId::ROOT) };
+        let (ino, stat) = layer.0.find(path)?.ok_or(FsError::Stale)?;
+        if branch.own_inode(ino).is_some() {
+            return Ok(ino);
+        }
+        let parent = self.copy_up_path(branch, layer, &parent.into())?;
+        self.take(branch, layer, (parent, &name), &Below { path: path.clone(), ino, stat })
+    }
+
+    /// Puts what was found below into a branch, under its name.
+    fn take(
+        &self,
+        branch: &Branch,
+        (lower, since): Layer<'_>,
+        (dir, name): (InodeId, &Name),
+        below: &Below,
+    ) -> Result<InodeId> {
+        check_lower(&below.path, &below.stat, since)?;
+        let mut inode = lower.face(&below.path, &below.stat, dir)?;
+        lower.dress(&mut inode, &below.path);
+        lower.record(below.ino, below.stat.identity);
+        self.change_branch(branch, |draft| draft.pin((dir, name), below.ino, inode))?;
+        Ok(below.ino)
+    }
+
+    /// Has a branch have a directory itself, and what a name in it leads to. Is there something below under that name?
+    fn copy_up_name(&self, view: ViewId, dir: InodeId, name: &Name) -> Result<bool> {
+        self.copy_up(view, dir)?;
+        let tree = self.views.get(view)?;
+        let branch = tree.branch()?;
+        let Some(layer) = tree.lower() else { return Ok(false) };
+        let Some((inode, false)) = branch.own_inode(dir) else { return Ok(false) };
+        let (Some(origin), Some(directory)) = (&inode.lower, inode.directory()) else { return Ok(false) };
+        let path = join(&origin.path, name);
+        let Some((ino, stat)) = layer.0.find(&path)? else { return Ok(false) };
+        if directory.get_any(name).is_none() {
+            self.take(branch, layer, (dir, name), &Below { path, ino, stat })?;
+        }
+        Ok(true)
+    }
+
+    /// Carries out an operation on names in directories, which the branch comes to have itself. The last of them may lead to
+    /// something that is to be removed.
+    pub(super) fn change_names<T>(
+        &self,
+        view: ViewId,
+        names: &[Named<'_>],
+        plan: impl FnOnce(&mut Draft<'_>) -> Result<T>,
+    ) -> Result<T> {
+        if self.lower.is_none() {
+            return self.change(view, plan);
+        }
+        let mut covering = Vec::new();
+        for (dir, name) in names {
+            if self.copy_up_name(view, *dir, name)? {
+                covering.push((*dir, (*name).clone()));
+            }
+        }
+        let full = names.last().map(|name| self.is_full_below(view, *name)).transpose()?.flatten();
+        self.change(view, |draft| {
+            draft.cover(covering, full);
+            plan(draft)
+        })
+    }
+
+    /// Is a name that of a directory that shows something from below? Then it is not to be removed or replaced.
+    fn is_full_below(&self, view: ViewId, (dir, name): Named<'_>) -> Result<Option<InodeId>> {
+        let tree = self.views.get(view)?;
+        let entry = tree.read(|version| version.entry(dir, name)).ok().flatten();
+        let Some(entry) = entry.filter(|entry| entry.kind() == FileKind::Directory) else { return Ok(None) };
+        let (is_over, shown) = self.shown_in(view, entry.ino())?;
+        Ok((is_over && !shown.is_empty()).then_some(entry.ino()))
+    }
+
+    /// What a directory of a version that lies over the lower one shows; and does it show anything from there?
+    pub(super) fn shown_in(&self, view: ViewId, dir: InodeId) -> Result<(bool, Directory)> {
+        let tree = self.views.get(view)?;
+        let own = tree.own_inode(dir);
+        let Some((lower, _)) = tree.lower().filter(|_| !matches!(own, Some((_, true)))) else {
+            let (inode, _) = own.ok_or(FsError::Stale)?;
+            return Ok((false, inode.directory().ok_or(FsError::NotDirectory)?.clone()));
+        };
+        match own {
+            Some((inode, _)) => {
+                let directory = inode.directory().ok_or(FsError::NotDirectory)?;
+                match &inode.lower {
+                    Some(origin) => Ok((true, directory.over(&lower.list(&origin.path)?))),
+                    None => Ok((false, directory.clone())),
+                }
+            }
+            None => Ok((true, lower.list(&lower.directory(dir)?)?)),
+        }
+    }
+
+    /// Where the directory `dir` of a version shows what is below, and what it says itself of a name in it.
+    pub(super) fn name_in_layers(&self, view: ViewId, dir: InodeId, name: &Name) -> Result<Found> {
+        let tree = self.views.get(view)?;
+        let Some((lower, since)) = tree.lower() else { return Ok(Found::Own) };
+        let path = match tree.own_inode(dir) {
+            Some((_, true)) => return Ok(Found::Own),
+            Some((inode, false)) => {
+                let directory = inode.directory().ok_or(FsError::NotDirectory)?;
+                match (&inode.lower, directory.get_any(name)) {
+                    (Some(origin), None) => origin.path.clone(),
+                    _ => return Ok(Found::Own),
+                }
+            }
+            None => lower.directory(dir)?,
+        };
+        let path = join(&path, name);
+        let Some((ino, stat)) = lower.find(&path)? else { return Ok(Found::Nothing) };
+        if tree.own_inode(ino).is_some() {
+            return Ok(Found::Held(ino)); // it was changed under another name
+        }
+        check_lower(&path, &stat, since)?;
+        lower.note(ino, &path, &stat, dir);
+        Ok(Found::Below(ino, lower.face(&path, &stat, dir)?))
+    }
+
+    /// A file is opened: may the kernel go on to show what it has read of it before? Not where others change it.
+    pub fn keeps_pages(&self, view: ViewId, ino: InodeId) -> bool {
+        let Some(lower) = self.lower.as_ref().filter(|_| self.is_live(view, ino)) else { return true };
+        match self.views.get(view).and_then(|tree| tree.content(ino)) {
+            Ok(Content::Lower(file)) => lower.is_as_opened(ino, file.stat),
+            _ => false,
+        }
+    }
+
+    /// Is it as the lower directory has it now, whoever changes that?
+    pub fn is_live(&self, view: ViewId, ino: InodeId) -> bool {
+        self.lower.is_some()
+            && view == ViewId::MAIN
+            && self.views.get(view).is_ok_and(|tree| match tree.own_inode(ino) {
+                None => ino.is_lower(),
+                Some((inode, _)) => inode.directory().is_some() && inode.lower.is_some(),
+            })
+    }
+}
+
+impl FsCore {
+    /// May this volume, of which `main` is that and `is_plain` when there is nothing yet, be opened over this directory?
+    pub(super) fn check_lower(&self, main: Option<&Version>, is_plain: bool) -> Result<()> {
+        let origin = main.and_then(Version::lower);
+        let refused = match (&self.lower, origin) {
+            (None, None) => return Ok(()),
+            (Some(_), None) if is_plain => return Ok(()),
+            (None, Some(_)) => "this volume lies over a directory: name it with --lower",
+            (Some(_), None) => {
+                "this volume has files and lies over no directory: mount it without --lower, or name an empty store"
+            }
+            (Some(lower), Some(origin)) => match lower.find(&origin.path)? {
+                Some((_, stat)) if stat.identity == origin.identity => return Ok(()),
+                _ => "this volume lies over another directory than the one that --lower names",
+            },
+        };
+        Err(FsError::Refused(refused.into()))
+    }
+
+    /// What is changed in the lower directory from now on has a later time than the one that a version relies on.
+    pub(super) fn await_lower(&self, version: &Version) {
+        let since = version.lower().and_then(|origin| origin.since);
+        if let Some(since) = since.filter(|_| self.lower.is_some()) {
+            await_coarse_clock(since);
+        }
+    }
+
+    /// The volume's main branch shows the lower directory from now on, if it does not already.
+    pub(super) fn lie_over_lower(&self) -> Result<()> {
+        let (Some(lower), Tree::Branch(main)) = (&self.lower, self.views.get(ViewId::MAIN)?) else {
+            return Ok(());
+        };
+        let origin = main.read(|version| version.lower().cloned());
+        if origin.is_some_and(|origin| origin.since.is_none()) {
+            return Ok(());
+        }
+        let path = Arc::from([]);
+        let (_, stat) = lower.find(&path)?.ok_or(FsError::Stale)?;
+        let mut root = lower.face(&path, &stat, InodeId::ROOT)?;
+        lower.dress(&mut root, &path);
+        self.change_branch(&main, |draft| {
+            draft.set_origin(InodeId::ROOT, root.lower);
+            if draft.version().lower().is_none() {
+                *draft.meta(InodeId::ROOT)? = root.meta;
+                draft.set_xattrs(InodeId::ROOT, root.xattrs.as_deref().cloned().unwrap_or_default());
+            }
+            Ok(())
+        })?;
+        self.journal.sync()
+    }
+}
+
+/// What a name leads to.
+pub(super) enum Found {
+    /// What the version itself says.
+    Own,
+    /// A file that the version has itself, under another name.
+    Held(InodeId),
+    /// A file of the lower directory, without its extended attributes.
+    Below(InodeId, Inode),
+    /// Nothing.
+    Nothing,
+}
+
+impl Draft<'_> {
+    /// Puts a file of the lower directory into the version, under its name there. That changes nothing that shows.
+    ///
+    /// # Errors
+    /// `Stale` when the directory is gone, or has another under that name.
+    pub(super) fn pin(&mut self, (dir, name): (InodeId, &Name), ino: InodeId, inode: Inode) -> Result<()> {
+        let entry = Entry::new(ino, inode.kind());
+        let directory = self.version().get(dir).and_then(|inode| inode.directory()).ok_or(FsError::Stale)?;
+        match directory.get_any(name) {
+            Some(known) if known != entry => return Err(FsError::Stale),
+            Some(_) => {}
+            None => self.add_name(dir, name, entry),
+        }
+        if self.version().get(ino).is_none() {
+            self.put(ino, inode);
+        }
+        Ok(())
+    }
+}

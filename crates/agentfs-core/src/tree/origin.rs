@@ -1,0 +1,19 @@
+//! What a file that came from the lower directory was there.
+
+use std::sync::Arc;
+
+use crate::store::Identity;
+use crate::types::Timestamp;
+
+/// Where a file lies in the lower directory that a volume lies over. A directory shows what is there, but for the names that
+/// it has itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The path, from the lower directory on.
+    pub path: Arc<[u8]>,
+    /// Which file of the host it was.
+    pub identity: Identity,
+    /// Of the root alone: what changed in the lower directory later is not what this version relies on. `None` in `main`,
+    /// which shows it as it is.
+    pub since: Option<Timestamp>,
+}

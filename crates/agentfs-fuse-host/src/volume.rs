@@ -1,0 +1,84 @@
+//! Opening the volume to serve: its store, and the directory that it lies over.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use agentfs_core::{FsCore, HostFs, LowerTree, Memory, Unrecorded};
+use anyhow::{Context, Result, bail};
+
+use crate::config::{Backstore, Settings};
+
+/// The file in a store that says over which directory it lies.
+const LOWER: &str = "lower";
+
+/// Opens the volume that settings mean, before anything is mounted over the directory that it lies over.
+///
+/// # Errors
+/// One sentence that says what went wrong.
+pub(crate) fn open(settings: &Settings, mount: &Path) -> Result<FsCore> {
+    let Backstore::HostFs { root, prefer_reflinks } = &settings.backstore else {
+        let device = Arc::new(Memory::default());
+        let Some(lower) = &settings.lower else {
+            return Ok(FsCore::new_volume(device, Arc::new(Unrecorded), settings.core.clone())?);
+        };
+        let tree = open_lower(lower, Vec::new(), mount)?.1;
+        return Ok(FsCore::open_layered(device, settings.core.clone(), Some(tree))?.0);
+    };
+    let device = Arc::new(HostFs::open(root, *prefer_reflinks)?);
+    let lower = match &settings.lower {
+        Some(lower) => Some(lower.clone()),
+        None => remembered(root)?,
+    };
+    let lower = lower.map(|lower| open_lower(&lower, vec![root.clone()], mount)).transpose()?;
+    let (place, tree) = lower.unzip();
+    let opened = FsCore::open_layered(device, settings.core.clone(), tree);
+    let (core, found) = opened.with_context(|| format!("the store {} cannot be opened", root.display()))?;
+    if let Some(place) = place {
+        remember(root, &place)
+            .with_context(|| format!("the store {} cannot be written to", root.display()))?;
+    }
+    tracing::info!(found.records, found.dirty, store = %root.display(), "opened");
+    Ok(core)
+}
+
+/// The directory that the volume lay over when it was mounted last.
+fn remembered(store: &Path) -> Result<Option<PathBuf>> {
+    use std::os::unix::ffi::OsStringExt;
+    match fs::read(store.join(LOWER)) {
+        Ok(path) => Ok(Some(PathBuf::from(std::ffi::OsString::from_vec(path)))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("{} cannot be read", store.join(LOWER).display())),
+    }
+}
+
+fn remember(store: &Path, lower: &Path) -> Result<()> {
+    use std::os::unix::ffi::OsStrExt;
+    if remembered(store)?.as_deref() == Some(lower) {
+        return Ok(());
+    }
+    let draft = store.join("lower.new");
+    fs::write(&draft, lower.as_os_str().as_bytes())?;
+    fs::File::open(&draft)?.sync_all()?;
+    Ok(fs::rename(draft, store.join(LOWER))?)
+}
+
+/// Takes the directory to lie over, in which `hidden` and the mount point are out of sight.
+fn open_lower(lower: &Path, mut hidden: Vec<PathBuf>, mount: &Path) -> Result<(PathBuf, LowerTree)> {
+    let shown = lower.display();
+    let place =
+        lower.canonicalize().with_context(|| format!("the lower directory {shown} cannot be read"))?;
+    for store in &hidden {
+        if place.starts_with(store.canonicalize()?) {
+            bail!("the lower directory {shown} lies inside the store: name another store");
+        }
+    }
+    if mount != place && mount.starts_with(&place) {
+        hidden.push(mount.to_owned());
+    }
+    let hidden: Vec<&Path> = hidden.iter().map(PathBuf::as_path).collect();
+    let tree = LowerTree::open(&place, &hidden).with_context(|| {
+        format!("the lower directory {shown} cannot be used: it must be a directory, on Linux 5.6 or later")
+    })?;
+    Ok((place, tree))
+}
