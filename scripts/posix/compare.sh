@@ -1,10 +1,11 @@
 # shellcheck shell=bash
 # Runs a file of cases (see engine.py) on ext4 and on a volume, and compares what they print: in main, in a branch, with a
-# snapshot taken wherever a case allows it, with a remount there, and at the mount point bound to a branch, while somebody
-# who is bound to another looks at the same paths all the time. To be sourced after lib.sh.
+# snapshot taken wherever a case allows it, with a remount there, in a directory that lies over one of the host, and at the
+# mount point bound to a branch, while somebody who is bound to another looks at the same paths all the time. To be sourced
+# after lib.sh.
 
 # The branch comes last: bound elsewhere, it keeps the volume from being unmounted.
-MODES=(main snapshot remount bound branch)
+MODES=(main snapshot remount lower bound branch)
 RUN_SECONDS=${RUN_SECONDS:-300}
 
 # make_reference DIR: an ext4 to compare with, where one can be mounted; else what the scratch directory is on.
@@ -38,6 +39,14 @@ place_of() {
         printf '%s\n' "$mount/.agentfs/branches/work/cases"
       fi
       ;;
+    lower)
+      # A volume of its own over a directory in which the one of the cases is, with what they may find there.
+      make_below "$SCRATCH/below"
+      mapfile -t ARGS < <(daemon_args)
+      ARGS[1]=$SCRATCH/over-store
+      mount_volume "$SCRATCH/over" "${ARGS[@]}" --lower "$SCRATCH/below"
+      printf '%s\n' "$SCRATCH/over/cases"
+      ;;
     bound)
       cli "$mount" branch-create --from main --name bound >/dev/null
       cli "$mount" branch-create --from main --name onlooker >/dev/null
@@ -46,6 +55,20 @@ place_of() {
     *) printf '%s\n' "$mount/$1" ;;
   esac
 }
+
+# make_below DIR: a directory to lie over; what it is goes to DIR.manifest.
+make_below() {
+  mkdir -p "$1/cases"
+  chmod 777 "$1/cases"
+  printf 'below\n' >"$1/file"
+  ln "$1/file" "$1/hard"
+  manifest_of "$1" >"$1.manifest"
+}
+
+manifest_of() { (cd "$1" && find . -printf '%p %i %m %U %G %n %s %T@ %C@\n' | sort); }
+
+# below_is_untouched DIR: false, and says what differs, when it is not what make_below made.
+below_is_untouched() { diff "$1.manifest" <(manifest_of "$1"); }
 
 # look_on: looks at everything again and again, as another branch has it: it has the same directories, and others' files.
 look_on() {
@@ -122,6 +145,7 @@ compare_cases() {
     run_cases "$cases" "$(cat "$SCRATCH/place")" "$mode" "$(hook_of "$mode")" || outcome="broke off"
     facts=$(wc -l <"$LOG_DIR/$mode.facts")
     differences=$(diff "$LOG_DIR/reference.facts" "$LOG_DIR/$mode.facts" | tee "$LOG_DIR/$mode.diff" | grep -c '^[<>]' || :)
+    [ "$mode" != lower ] || below_is_untouched "$SCRATCH/below" || outcome="the directory below was changed"
     [ "$differences" = 0 ] || outcome="$differences lines differ, see ${LOG_DIR#"$ROOT"/}/$mode.diff"
     [ "$outcome" = passed ] || failed=$((failed + 1))
     printf '  %-9s %5s facts  %6s s  %s\n' "$mode" "$facts" "$(seconds_since "$begun")" "$outcome"
