@@ -119,6 +119,50 @@ pub(crate) enum Command {
     /// there is none. Without root this needs user namespaces: inside, other groups than your own are shown as nogroup,
     /// and programs such as sudo cannot become root.
     BranchExec(ExecArgs),
+    /// Write what a branch changes out to the directory that the volume lies over.
+    ///
+    /// Nothing is written when somebody else has changed there what the branch changes, too. Each file is there as it was or
+    /// as it is to be at any time; a run that was interrupted is finished by the next.
+    Apply {
+        /// The branch.
+        branch: String,
+        /// Write to this directory instead, which is as the one below was.
+        #[arg(long, value_name = "DIR")]
+        to: Option<PathBuf>,
+        /// Say what would be done, and do nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Also what .agentfsignore leaves out.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Write a snapshot or a branch out, all of it.
+    #[command(group = clap::ArgGroup::new("form").required(true))]
+    Export {
+        /// The snapshot or the branch.
+        #[arg(value_name = "SNAPSHOT|BRANCH")]
+        of: String,
+        /// To this archive; - is standard output.
+        #[arg(long, value_name = "FILE", group = "form")]
+        tar: Option<PathBuf>,
+        /// To this directory, which is new or empty, or left by an export of the same that was interrupted.
+        #[arg(long, value_name = "DIR", group = "form")]
+        dir: Option<PathBuf>,
+        /// Also what .agentfsignore leaves out.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Copy a directory into a branch; what is there beside stays.
+    Import {
+        /// The directory.
+        dir: PathBuf,
+        /// The branch.
+        #[arg(long, default_value = "main")]
+        branch: String,
+        /// Also what .agentfsignore leaves out.
+        #[arg(long)]
+        all: bool,
+    },
     /// Unmount the volume and end its daemon.
     Stop {
         /// Stop although processes are bound to branches or live in them; these lose the volume.

@@ -7,9 +7,11 @@
 mod args;
 mod client;
 mod command;
+mod copy;
 mod exit_code;
 mod failure;
 mod ioctl;
+mod left_out;
 mod mount;
 mod output;
 

@@ -96,12 +96,18 @@ requests! {
         108 Stop,
         /// Freezes a branch also when files in it are written all the while, past the daemon.
         109 FuzzySnapshot,
+        /// One page of what a snapshot changes of the directory that the volume lies over.
+        110 Changes,
+        /// Has branches keep files of the directory that the volume lies over, which are about to be changed.
+        112 KeepLower,
     }
     version alone {
         /// All snapshots in one response, which fails when they do not fit; [`SnapshotPage`] has no such limit.
         1 SnapshotList,
         /// The daemon's state.
         100 Status,
+        /// The directory that the volume lies over.
+        111 Lower,
     }
 }
 
@@ -231,6 +237,22 @@ pub struct FuzzySnapshot {
     pub branch: Vec<u8>,
     /// The name the snapshot gets.
     pub name: Option<Vec<u8>>,
+}
+
+/// Payload of [`Request::Changes`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Changes {
+    /// The snapshot's id or name.
+    pub snapshot: Vec<u8>,
+    /// The `next` of the page before; None for the first page.
+    pub after: Option<Vec<u8>>,
+}
+
+/// Payload of [`Request::KeepLower`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct KeepLower {
+    /// Paths in that directory; of a directory, all in it is kept.
+    pub paths: Vec<Vec<u8>>,
 }
 
 /// Payload of [`Request::Whoami`].

@@ -10,7 +10,8 @@ use crate::error::{DecodeError, ErrorReply};
 use crate::frame::{self, Frame, FrameError};
 use crate::page::Page;
 use crate::record::{
-    BranchEntry, BranchRecord, ProcessEntry, RequestCount, Setting, SnapshotEntry, SnapshotRecord,
+    BranchEntry, BranchRecord, ChangeEntry, ProcessEntry, RequestCount, Setting, SnapshotEntry,
+    SnapshotRecord,
 };
 
 /// The table of responses: a selector for each message, for encoding and decoding alike.
@@ -91,6 +92,12 @@ responses! {
     108 Stop(StopReply),
     /// The snapshot that was made; a file that was being written may be of no one moment in it.
     109 FuzzySnapshot(SnapshotReply),
+    /// One page of changes, in the order of their paths.
+    110 Changes(Page<ChangeEntry>),
+    /// The directory that the volume lies over.
+    111 Lower(LowerReply),
+    /// What branches keep now.
+    112 KeepLower(KeptReply),
 }
 
 /// The errno of an answer that does not fit, on every Linux but Alpha, MIPS, PA-RISC and SPARC.
@@ -231,6 +238,26 @@ pub struct WhoamiReply {
     pub reason: Vec<u8>,
     /// The process that was bound, or that `branch-exec` started.
     pub of: Option<u32>,
+}
+
+/// Payload of [`Response::Lower`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct LowerReply {
+    /// The daemon, in its pid namespace.
+    pub pid: u32,
+    /// The descriptor by which it has the directory.
+    pub descriptor: u32,
+    /// The directory's device number.
+    pub device: u64,
+    /// Its inode number.
+    pub inode: u64,
+}
+
+/// Payload of [`Response::KeepLower`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct KeptReply {
+    /// How many files branches have themselves that they had not.
+    pub files: u64,
 }
 
 /// Payload of [`Response::BranchEnter`].

@@ -1,10 +1,13 @@
 //! From a command to the daemon's answer to it: one function a command.
 
+mod apply;
 mod branch;
 mod exec;
+mod frozen;
 mod process;
 mod snapshot;
 mod status;
+mod transfer;
 
 use crate::args::Command;
 use crate::client::Client;
@@ -33,6 +36,19 @@ pub(crate) fn run(client: &Client, command: &Command) -> Result<Output, Failure>
         Command::BranchUnbind { pid } => process::unbind(client, *pid),
         Command::Whoami { pid } => process::whoami(client, *pid),
         Command::BranchExec(args) => exec::run(client, args),
+        Command::Apply { branch, to, dry_run, all } => {
+            let wish = apply::Wish { branch, to: to.as_deref(), is_dry: *dry_run, all: *all };
+            apply::run(client, &wish)
+        }
+        Command::Export { of, tar, dir, all } => {
+            let form = match (tar, dir) {
+                (Some(tar), _) => transfer::Form::Tar(tar),
+                (None, Some(dir)) => transfer::Form::Directory(dir),
+                (None, None) => return Err(Failure::new("say where to: --tar FILE or --dir DIR")),
+            };
+            transfer::export(client, of, &form, *all)
+        }
+        Command::Import { dir, branch, all } => transfer::import(client, dir, branch, *all),
         Command::Stop { force } => process::stop(client, *force),
         Command::Status { requests: false } => status::show(client),
         Command::Status { requests: true } => status::requests(client),

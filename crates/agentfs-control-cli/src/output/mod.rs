@@ -130,6 +130,26 @@ pub(crate) fn unbound(reply: &UnbindReply) -> Output {
     Output::line("BRANCH_UNBIND_OK".into(), json)
 }
 
+/// What was done to a directory, or is to be.
+pub(crate) fn applied(is_dry: bool, steps: &[(&str, &[u8])]) -> Output {
+    let count = |word: &str| steps.iter().filter(|(done, _)| *done == word).count();
+    let (put, removed) = (count("put"), count("remove"));
+    let mut lines: Vec<String> = Vec::new();
+    if is_dry {
+        lines.extend(steps.iter().map(|(word, path)| format!("{word}\t{}", shown(path))));
+    }
+    lines.push(format!("{}\tPUT={put}\tREMOVED={removed}", if is_dry { "DRY_RUN" } else { "APPLIED" }));
+    let listed: Vec<Value> =
+        steps.iter().map(|(word, path)| json!({"step": word, "path": text(path)})).collect();
+    let json = json!({"dry_run": is_dry, "put": put, "removed": removed, "steps": listed});
+    Output { lines, json: Some(json), code: 0 }
+}
+
+/// How many files were copied.
+pub(crate) fn transferred(word: &str, files: u64) -> Output {
+    Output::line(format!("{word}\tFILES={files}"), json!({"files": files}))
+}
+
 pub(crate) fn whoami(reply: &WhoamiReply) -> Output {
     let of = reply.of.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
     let name = or_dash(reply.name.as_deref());

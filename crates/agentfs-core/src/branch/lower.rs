@@ -2,6 +2,7 @@
 //! shifted out of the way of our own; nothing is recorded of a file before it is changed.
 
 use std::collections::VecDeque;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -142,6 +143,11 @@ impl Lower {
         before == Some(stat)
     }
 
+    /// The directory itself, as a descriptor of this process.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.tree.descriptor()
+    }
+
     /// Files of it that the kernel knows.
     pub fn known(&self) -> usize {
         self.known.len()
@@ -213,7 +219,9 @@ impl Lower {
             size: if stat.kind == FileKind::File { stat.size } else { 0 },
             blocks: if stat.kind == FileKind::File { stat.blocks } else { 0 },
         };
-        let lower = Some(Arc::new(Origin { path: path.clone(), identity: stat.identity, since: None }));
+        // The root's is another: what it shows is not what it was when it was first seen.
+        let since = (!path.is_empty()).then_some(stat.ctime);
+        let lower = Some(Arc::new(Origin { path: path.clone(), identity: stat.identity, since }));
         Ok(Inode { meta, body, xattrs: None, lower })
     }
 

@@ -52,7 +52,7 @@ impl FsCore {
     }
 
     /// Opens a file of the lower directory, if it still is what was relied on.
-    fn open_lower(&self, file: &LowerFile) -> Result<Arc<dyn ObjectFile>> {
+    pub(super) fn open_lower(&self, file: &LowerFile) -> Result<Arc<dyn ObjectFile>> {
         self.lower.as_ref().ok_or(FsError::Stale)?.open(file)
     }
 

@@ -22,7 +22,7 @@ struct Below {
 type Named<'a> = (InodeId, &'a Name);
 
 /// What a version lies over, and the moment that it relies on.
-type Layer<'a> = (&'a crate::branch::Lower, Since);
+pub(super) type Layer<'a> = (&'a crate::branch::Lower, Since);
 
 impl FsCore {
     /// Has a branch have a file itself. What is gone is not held: whoever changes it is told.
@@ -40,7 +40,12 @@ impl FsCore {
         }
     }
 
-    fn copy_up_path(&self, branch: &Branch, layer: Layer<'_>, path: &Arc<[u8]>) -> Result<InodeId> {
+    pub(super) fn copy_up_path(
+        &self,
+        branch: &Branch,
+        layer: Layer<'_>,
+        path: &Arc<[u8]>,
+    ) -> Result<InodeId> {
         let Some((parent, name)) = split(path) else { return Ok(InodeId::ROOT) };
         let (ino, stat) = layer.0.find(path)?.ok_or(FsError::Stale)?;
         if branch.own_inode(ino).is_some() {
@@ -48,6 +53,14 @@ impl FsCore {
         }
         let parent = self.copy_up_path(branch, layer, &parent.into())?;
         self.take(branch, layer, (parent, &name), &Below { path: path.clone(), ino, stat })
+    }
+
+    /// As [`FsCore::copy_up`] of what is at a path, with the name that it has there.
+    pub(super) fn copy_up_name_at(&self, branch: &Branch, layer: Layer<'_>, path: &Arc<[u8]>) -> Result<()> {
+        let Some((above, name)) = split(path) else { return Ok(()) };
+        let (ino, stat) = layer.0.find(path)?.ok_or(FsError::Stale)?;
+        let parent = self.copy_up_path(branch, layer, &above.into())?;
+        self.take(branch, layer, (parent, &name), &Below { path: path.clone(), ino, stat }).map(drop)
     }
 
     /// Puts what was found below into a branch, under its name.

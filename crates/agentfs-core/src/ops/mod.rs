@@ -3,6 +3,7 @@
 mod allocate;
 mod attr;
 mod branch;
+mod changes;
 mod check;
 mod checkpoint;
 mod content;
@@ -11,6 +12,7 @@ mod create;
 mod direct;
 mod fsync;
 mod history;
+mod keep;
 mod known;
 mod link;
 mod lookup;
@@ -36,6 +38,7 @@ mod view;
 mod write;
 mod xattr;
 
+pub use changes::{Change, ChangeKind};
 pub use check::{Finding, Report, check_store};
 pub use create::CreateMode;
 pub use open::OpenMode;

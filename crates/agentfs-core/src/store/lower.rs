@@ -98,6 +98,11 @@ impl LowerTree {
         Ok(tree)
     }
 
+    /// The directory itself, as a descriptor of this process.
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
     /// What is at a path; `None` when there is nothing, or only what is mounted there, or the store.
     ///
     /// # Errors

@@ -13,7 +13,7 @@ pub struct Origin {
     pub path: Arc<[u8]>,
     /// Which file of the host it was.
     pub identity: Identity,
-    /// Of the root alone: what changed in the lower directory later is not what this version relies on. `None` in `main`,
-    /// which shows it as it is.
+    /// When it was last changed there. Of the root: what changed in the lower directory later is not what this version
+    /// relies on; `None` in `main`, which shows it as it is.
     pub since: Option<Timestamp>,
 }

@@ -9,8 +9,8 @@ use agentfs_proto::record::{
     BranchEntry, BranchRecord, RequestCount, Setting, SnapshotEntry, SnapshotRecord,
 };
 use agentfs_proto::response::{
-    BranchDeleteReply, BranchReply, SnapshotDeleteReply, SnapshotListReply, SnapshotReply, StatusReply,
-    UsageReply,
+    BranchDeleteReply, BranchReply, KeptReply, SnapshotDeleteReply, SnapshotListReply, SnapshotReply,
+    StatusReply, UsageReply,
 };
 use agentfs_proto::{Request, Response};
 use rustix::io::Errno;
@@ -118,6 +118,9 @@ impl Dispatcher {
             Request::ProcessList(r) => Response::ProcessList(self.process_page(r.after.as_deref())?),
             Request::BranchUsage(r) => Response::BranchUsage(self.usage(text(&r.branch)?)?),
             Request::Stop(r) => Response::Stop(self.stop(asker, &r.how)?),
+            Request::Changes(r) => Response::Changes(self.changes(&r)?),
+            Request::KeepLower(r) => Response::KeepLower(KeptReply { files: core.keep_lower(&r.paths)? }),
+            Request::Lower => Response::Lower(self.lower()?),
             Request::SnapshotExport(_) | Request::SnapshotExportRelease(_) => {
                 return Err(FsError::Unsupported(
                     "exporting is not supported; read the snapshot under .agentfs/snapshots/<name> instead",

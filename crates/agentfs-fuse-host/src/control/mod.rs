@@ -3,6 +3,7 @@
 
 mod authorize;
 mod dispatch;
+mod lower;
 mod processes;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,0 +1,73 @@
+//! Where changes are applied: the directory that the volume lies over, as the daemon has it, or another.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use agentfs_proto::response::LowerReply;
+use rustix::fs::{Mode, OFlags, fstat, open};
+
+use crate::failure::Failure;
+
+/// The two directories; mostly one.
+pub(super) struct Target {
+    /// What is written to.
+    pub(super) root: OwnedFd,
+    /// What the volume lies over.
+    pub(super) lower: OwnedFd,
+    /// Are they one?
+    pub(super) is_lower: bool,
+}
+
+impl Target {
+    /// The directory that the daemon tells of, or `to`.
+    ///
+    /// # Errors
+    /// When one cannot be opened.
+    pub(super) fn open(told: &LowerReply, to: Option<&Path>) -> Result<Target, Failure> {
+        // The volume may be mounted over it: then only the daemon has it.
+        let place = format!("/proc/{}/fd/{}", told.pid, told.descriptor);
+        let lower = open_directory(Path::new(&place))?;
+        let stat = fstat(&lower)
+            .map_err(|error| Failure::with_errno("the directory below cannot be looked at", error))?;
+        if (stat.st_dev, stat.st_ino) != (told.device, told.inode) {
+            return Err(Failure::new(
+                "the directory below cannot be reached from here: ask where the daemon's processes are seen",
+            ));
+        }
+        let root = open_directory(to.unwrap_or(Path::new(&place)))?;
+        let root_stat = fstat(&root)
+            .map_err(|error| Failure::with_errno("the target directory cannot be looked at", error))?;
+        let is_lower = (stat.st_dev, stat.st_ino) == (root_stat.st_dev, root_stat.st_ino);
+        Ok(Target { root, lower, is_lower })
+    }
+}
+
+/// Opens a directory.
+///
+/// # Errors
+/// One sentence that names it.
+pub(super) fn open_directory(path: &Path) -> Result<OwnedFd, Failure> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    open(path, flags, Mode::empty()).map_err(|error| {
+        Failure::with_errno(format!("the directory {} cannot be opened", path.display()), error)
+    })
+}
+
+/// Have two files the same bytes?
+pub(super) fn has_same_bytes(a: OwnedFd, b: OwnedFd) -> std::io::Result<bool> {
+    use std::io::{BufRead, BufReader};
+    let (mut a, mut b) = (BufReader::new(File::from(a)), BufReader::new(File::from(b)));
+    loop {
+        let (left, right) = (a.fill_buf()?, b.fill_buf()?);
+        let len = left.len().min(right.len());
+        if len == 0 {
+            return Ok(left.is_empty() && right.is_empty());
+        }
+        if left.get(..len) != right.get(..len) {
+            return Ok(false);
+        }
+        a.consume(len);
+        b.consume(len);
+    }
+}

@@ -1,0 +1,65 @@
+//! `.agentfsignore`, in the root of a tree: which of its paths are not meant for others. Its lines are those of `.gitignore`.
+
+use std::path::Path;
+
+use ignore::gitignore::{Gitignore, GitignoreBuilder};
+
+use crate::failure::Failure;
+
+/// The file's name.
+const FILE: &str = ".agentfsignore";
+
+/// Which paths of a tree are left out.
+pub(crate) struct Ignored(Gitignore);
+
+impl Ignored {
+    /// Nothing.
+    pub(crate) fn nothing() -> Ignored {
+        Ignored(Gitignore::empty())
+    }
+
+    /// What the file in a tree's root says, if there is one.
+    ///
+    /// # Errors
+    /// When it cannot be read, or a line in it is no pattern.
+    pub(crate) fn of(root: &Path) -> Result<Ignored, Failure> {
+        let file = root.join(FILE);
+        if !file.exists() {
+            return Ok(Ignored::nothing());
+        }
+        let mut builder = GitignoreBuilder::new("/");
+        let wrong = |error: ignore::Error| Failure::new(format!("{} is wrong: {error}", file.display()));
+        builder.add(&file).map_or(Ok(()), |error| Err(wrong(error)))?;
+        builder.build().map(Ignored).map_err(wrong)
+    }
+
+    /// Is a path, from the root on, left out, or one above it?
+    pub(crate) fn has(&self, path: &Path, is_directory: bool) -> bool {
+        self.0.matched_path_or_any_parents(path, is_directory).is_ignore()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_mean_what_they_mean_to_git() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(!Ignored::of(root.path()).unwrap().has(Path::new("target/a"), false));
+        std::fs::write(root.path().join(FILE), "target/\n*.log\n!keep.log\n/only-here\n").unwrap();
+        let ignored = Ignored::of(root.path()).unwrap();
+        for (path, is_directory, expected) in [
+            ("target", true, true),
+            ("target", false, false),
+            ("a/target/b/c", false, true),
+            ("x/a.log", false, true),
+            ("keep.log", false, false),
+            ("only-here", false, true),
+            ("a/only-here", false, false),
+            ("a", false, false),
+        ] {
+            assert_eq!(ignored.has(Path::new(path), is_directory), expected, "{path}");
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! What branches change comes out of a volume and into it: `apply`, `export`, `import`, by the command line; also when they
+//! are killed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout
+)]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use agentfs_core::testing::Chance;
+use support::agents::{cli_of, told};
+use support::{Volume, can_mount, run};
+
+struct Project {
+    dir: tempfile::TempDir,
+}
+
+impl Project {
+    fn new() -> Project {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("project")).unwrap();
+        Project { dir }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join("project").join(name)
+    }
+
+    fn root(&self) -> PathBuf {
+        self.dir.path().join("project")
+    }
+
+    fn mount(&self) -> Volume {
+        Volume::mount_with(&["--lower", self.root().to_str().unwrap()], &[])
+    }
+}
+
+/// What of a file is to be the same.
+#[derive(Debug, PartialEq, Eq)]
+struct Fact {
+    bytes: Vec<u8>,
+    mode: u32,
+    owner: (u32, u32),
+    mtime: (i64, i64),
+    xattr: Option<Vec<u8>>,
+    /// The first path that leads to the same file.
+    first: PathBuf,
+}
+
+fn facts(root: &Path) -> BTreeMap<PathBuf, Fact> {
+    // A branch's name is a link.
+    let root = &root.canonicalize().unwrap();
+    let (mut found, mut open, mut inodes) = (BTreeMap::new(), vec![root.to_owned()], BTreeMap::new());
+    while let Some(path) = open.pop() {
+        let meta = fs::symlink_metadata(&path).unwrap();
+        let name = path.strip_prefix(root).unwrap().to_owned();
+        let bytes = match meta.file_type() {
+            kind if kind.is_file() => fs::read(&path).unwrap(),
+            kind if kind.is_symlink() => fs::read_link(&path).unwrap().as_os_str().as_bytes().to_vec(),
+            kind if kind.is_dir() => {
+                open.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+                Vec::new()
+            }
+            _ => Vec::new(),
+        };
+        let mut value = vec![0; 100];
+        let xattr = rustix::fs::lgetxattr(&path, "user.x", value.as_mut_slice()).ok();
+        let first = inodes.entry(meta.ino()).or_insert_with(|| name.clone());
+        if *first > name {
+            *first = name.clone();
+        }
+        let mtime = if meta.is_symlink() { (0, 0) } else { (meta.mtime(), meta.mtime_nsec()) };
+        let fact = Fact {
+            bytes,
+            mode: meta.mode(),
+            owner: (meta.uid(), meta.gid()),
+            mtime,
+            xattr: xattr.map(|len| value[..len].to_vec()),
+            first: meta.ino().to_string().into(),
+        };
+        found.insert(name, fact);
+    }
+    for fact in found.values_mut() {
+        let ino: u64 = fact.first.to_str().unwrap().parse().unwrap();
+        fact.first = inodes[&ino].clone();
+    }
+    found
+}
+
+/// As [`facts`], but when directories changed.
+fn files(root: &Path) -> BTreeMap<PathBuf, Fact> {
+    let mut found = facts(root);
+    for fact in found.values_mut().filter(|fact| fact.mode & libc::S_IFMT == libc::S_IFDIR) {
+        fact.mtime = (0, 0);
+    }
+    found
+}
+
+fn assert_same(a: &BTreeMap<PathBuf, Fact>, b: &BTreeMap<PathBuf, Fact>, what: &str) {
+    let differing: Vec<_> = a.keys().chain(b.keys()).filter(|path| a.get(*path) != b.get(*path)).collect();
+    let shown = differing.first().map(|path| (a.get(*path), b.get(*path)));
+    assert!(differing.is_empty(), "{what}: {differing:?}\n{shown:?}");
+}
+
+fn sample(at: &Path) {
+    fs::write(at.join("a"), "a\n").unwrap();
+    fs::write(at.join("gone"), "gone\n").unwrap();
+    fs::write(at.join("script"), "#!/bin/sh\n").unwrap();
+    fs::write(at.join("large"), vec![b'l'; 300_000]).unwrap();
+    fs::create_dir_all(at.join("d/e")).unwrap();
+    fs::hard_link(at.join("a"), at.join("d/hard")).unwrap();
+    symlink("d/e", at.join("link")).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        at.join("pipe"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    let sparse = fs::File::create(at.join("sparse")).unwrap();
+    sparse.write_all_at(b"end", 3_000_000).unwrap();
+    for n in 0..40 {
+        fs::write(at.join(format!("d/e/{n}")), format!("{n}").repeat(500)).unwrap();
+    }
+    let _ = rustix::fs::setxattr(at.join("a"), "user.x", b"y", rustix::fs::XattrFlags::empty());
+}
+
+/// Changes of all kinds.
+fn change(at: &Path) {
+    fs::OpenOptions::new().append(true).open(at.join("a")).unwrap().write_all_at(b"more\n", 2).unwrap();
+    fs::remove_file(at.join("gone")).unwrap();
+    fs::set_permissions(at.join("script"), fs::Permissions::from_mode(0o755)).unwrap();
+    fs::rename(at.join("d"), at.join("moved")).unwrap();
+    fs::create_dir(at.join("new")).unwrap();
+    fs::write(at.join("new/n"), "n").unwrap();
+    symlink("nowhere", at.join("new/link")).unwrap();
+    fs::write(at.join("draft"), "replaced as editors do").unwrap();
+    fs::rename(at.join("draft"), at.join("large")).unwrap();
+    fs::write(at.join("moved/e/7"), "seven").unwrap();
+    fs::remove_file(at.join("moved/e/8")).unwrap();
+    fs::remove_file(at.join("link")).unwrap();
+    fs::create_dir(at.join("link")).unwrap();
+    fs::write(at.join("link/was-a-link"), "").unwrap();
+}
+
+fn succeeds(v: &Volume, args: &[&str]) -> String {
+    let (done, words) = told(cli_of(v).args(args));
+    assert!(done, "{args:?}: {words}\n{}", v.log());
+    words
+}
+
+fn fails(v: &Volume, args: &[&str]) -> String {
+    let (done, words) = told(cli_of(v).args(args));
+    assert!(!done, "{args:?}: {words}");
+    words
+}
+
+#[test]
+fn a_branch_is_applied_to_the_directory_below_and_all_branches_stay_what_they_are() {
+    if !can_mount() {
+        return;
+    }
+    let project = Project::new();
+    sample(&project.root());
+    let mut v = project.mount();
+    v.grow_branch("main", "b");
+    v.grow_branch("main", "other");
+    change(&v.branch("b"));
+    let (b, other, before) = (facts(&v.branch("b")), facts(&v.branch("other")), facts(&project.root()));
+    let planned = succeeds(&v, &["apply", "b", "--dry-run"]);
+    for line in ["put\ta\n", "remove\tgone\n", "put\tscript\n", "put\tmoved\n", "remove\td\n", "put\tlink\n"]
+    {
+        assert!(planned.contains(line), "{line:?} in {planned}");
+    }
+    assert_same(&facts(&project.root()), &before, "a dry run");
+    succeeds(&v, &["apply", "b"]);
+    assert_same(&files(&project.root()), &files(&v.branch("b")), "the directory and the branch");
+    assert!(succeeds(&v, &["apply", "b"]).contains("PUT=0\tREMOVED=0"));
+    assert_same(&files(&v.root()), &files(&v.branch("b")), "main");
+    for _ in 0..2 {
+        assert_same(&facts(&v.branch("b")), &b, "the branch that was applied");
+        assert_same(&facts(&v.branch("other")), &other, "another branch");
+        assert!(v.terminate().success());
+        v.remount();
+    }
+    let listed = succeeds(&v, &["snapshot-list"]);
+    assert_eq!(listed, "", "it leaves no snapshot");
+}
+
+#[test]
+fn what_others_changed_is_named_and_nothing_is_written() {
+    if !can_mount() {
+        return;
+    }
+    let project = Project::new();
+    sample(&project.root());
+    let v = project.mount();
+    v.grow_branch("main", "b");
+    change(&v.branch("b"));
+    fs::write(project.path("a"), "theirs").unwrap();
+    fs::write(project.path("d/e/9"), "theirs").unwrap();
+    fs::remove_file(project.path("script")).unwrap();
+    fs::create_dir(project.path("new")).unwrap();
+    fs::write(project.path("new/n"), "theirs, and longer").unwrap();
+    let before = facts(&project.root());
+    let words = fails(&v, &["apply", "b"]);
+    for path in ["a", "d/e/9", "script", "new/n"] {
+        assert!(words.contains(&format!("refused\t{path}\t")), "{path} in {words}");
+    }
+    assert!(words.contains("nothing was written") && !words.contains("refused\tgone"), "{words}");
+    assert_same(&facts(&project.root()), &before, "refused");
+    assert_eq!(succeeds(&v, &["snapshot-list"]), "");
+}
+
+#[test]
+fn a_branch_is_applied_to_a_copy_of_the_directory() {
+    if !can_mount() {
+        return;
+    }
+    let project = Project::new();
+    sample(&project.root());
+    let copy = tempfile::tempdir().unwrap();
+    run(copy.path(), "cp", &["-a", &format!("{}/.", project.root().display()), "."]);
+    let before = facts(&project.root());
+    let v = project.mount();
+    v.grow_branch("main", "b");
+    change(&v.branch("b"));
+    let to = copy.path().to_str().unwrap();
+    fs::write(copy.path().join("gone"), "not as below").unwrap();
+    assert!(fails(&v, &["apply", "b", "--to", to]).contains("refused\tgone"));
+    fs::write(copy.path().join("gone"), "gone\n").unwrap();
+    succeeds(&v, &["apply", "b", "--to", to]);
+    assert_same(&files(copy.path()), &files(&v.branch("b")), "the copy");
+    assert_same(&facts(&project.root()), &before, "the directory below");
+}
+
+#[test]
+fn what_is_not_meant_for_others_is_left_out() {
+    if !can_mount() {
+        return;
+    }
+    let project = Project::new();
+    sample(&project.root());
+    let v = project.mount();
+    v.grow_branch("main", "b");
+    let b = v.branch("b");
+    fs::write(b.join(".agentfsignore"), "target/\n*.log\n").unwrap();
+    fs::create_dir_all(b.join("d/target/deep")).unwrap();
+    fs::write(b.join("d/target/deep/x"), "").unwrap();
+    fs::write(b.join("a.log"), "").unwrap();
+    fs::write(b.join("kept"), "").unwrap();
+    succeeds(&v, &["apply", "b"]);
+    assert!(project.path("kept").exists() && project.path(".agentfsignore").exists());
+    assert!(!project.path("d/target").exists() && !project.path("a.log").exists());
+    let out = tempfile::tempdir().unwrap();
+    let at = |name: &str| out.path().join(name).to_str().unwrap().to_owned();
+    succeeds(&v, &["export", "b", "--dir", &at("some")]);
+    succeeds(&v, &["export", "b", "--dir", &at("all"), "--all"]);
+    assert!(!Path::new(&at("some/a.log")).exists() && Path::new(&at("all/d/target/deep/x")).exists());
+    succeeds(&v, &["apply", "b", "--all"]);
+    assert!(project.path("d/target/deep/x").exists() && project.path("a.log").exists());
+}
+
+#[test]
+fn exports_are_what_was_exported_whoever_unpacks_them() {
+    if !can_mount() {
+        return;
+    }
+    let v = Volume::mount();
+    sample(&v.root());
+    v.take_snapshot("main", "s");
+    change(&v.root());
+    v.grow_branch("main", "b");
+    let out = tempfile::tempdir().unwrap();
+    let at = |name: &str| out.path().join(name).to_str().unwrap().to_owned();
+    for (of, view) in [("s", v.snapshot("s")), ("b", v.branch("b")), ("main", v.root())] {
+        let expected = facts(&view);
+        let directory = at(&format!("{of}.d"));
+        succeeds(&v, &["export", of, "--dir", &directory]);
+        assert_same(&facts(Path::new(&directory)), &expected, of);
+        let holes = fs::metadata(Path::new(&directory).join("sparse")).unwrap().blocks();
+        assert!(holes < 200, "{holes} blocks");
+        let tar = at(&format!("{of}.tar"));
+        succeeds(&v, &["export", of, "--tar", &tar]);
+        for (program, args) in [("tar", vec!["--xattrs", "-xpf"]), ("bsdtar", vec!["--xattrs", "-xpf"])] {
+            if std::process::Command::new(program).arg("--version").output().is_err() {
+                println!("SKIPPED: {program} is not installed");
+                continue;
+            }
+            let place = at(&format!("{of}.by-{program}"));
+            fs::create_dir(&place).unwrap();
+            run(Path::new(&place), program, &[&args[..], &[&tar]].concat());
+            let mut unpacked = facts(Path::new(&place));
+            // The root is not in the archive.
+            let root = facts(&view).remove(Path::new("")).unwrap();
+            unpacked.insert(PathBuf::new(), root);
+            assert_same(&unpacked, &expected, &format!("{of} by {program}"));
+        }
+    }
+    assert!(fails(&v, &["export", "s", "--dir", &at("b.d")]).contains("is not empty"));
+    assert!(fails(&v, &["export", "none", "--dir", &at("n")]).contains("none"));
+    v.grow_branch("s", "imported");
+    succeeds(&v, &["import", &at("b.d"), "--branch", "imported"]);
+    let (imported, mut b) = (files(&v.branch("imported")), files(&v.branch("b")));
+    for (path, fact) in facts(&v.branch("imported")) {
+        let is_beside = path.starts_with("d") || path == Path::new("gone");
+        let known = b.entry(path).or_insert(fact);
+        assert!(is_beside || known.first != Path::new("gone"), "{known:?}");
+    }
+    for path in ["a", "moved/hard", "new/n", "large", "link/was-a-link"] {
+        assert_eq!(imported[Path::new(path)].bytes, b[Path::new(path)].bytes, "{path}");
+    }
+}
+
+/// Runs a command and kills it after a while; true when it had ended before.
+fn killed(v: &Volume, args: &[&str], after: Duration) -> bool {
+    let mut child = cli_of(v).args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    std::thread::sleep(after);
+    let ended = child.try_wait().unwrap().is_some();
+    let _ = child.kill();
+    let _ = child.wait();
+    ended
+}
+
+fn many(at: &Path, text: &str) {
+    for n in 0..300 {
+        fs::create_dir_all(at.join(format!("d{}", n % 10))).unwrap();
+        fs::write(at.join(format!("d{}/{n}", n % 10)), format!("{text} {n}").repeat(30)).unwrap();
+    }
+}
+
+#[test]
+fn an_apply_that_is_killed_leaves_each_file_old_or_new_and_the_next_finishes() {
+    if !can_mount() {
+        return;
+    }
+    let (mut chance, mut in_the_middle) = (Chance(1), 0);
+    for round in 0..20 {
+        let project = Project::new();
+        sample(&project.root());
+        many(&project.root(), "old");
+        let v = project.mount();
+        v.grow_branch("main", "b");
+        let b = v.branch("b");
+        change(&b);
+        many(&b, "new");
+        for n in (0..300).step_by(3) {
+            fs::remove_file(b.join(format!("d{}/{n}", n % 10))).unwrap();
+        }
+        let (old, new) = (files(&project.root()), files(&b));
+        killed(&v, &["apply", "b"], Duration::from_millis(5 + chance.below(120)));
+        let now = files(&project.root());
+        let mut counts = (0, 0);
+        for (path, fact) in &now {
+            let draft = path.file_name().is_some_and(|name| name.as_bytes().starts_with(b".agentfs-draft-"));
+            // A directory may be without its attributes yet.
+            if draft || fact.mode & libc::S_IFMT == libc::S_IFDIR {
+                continue;
+            }
+            let is = |known: &BTreeMap<PathBuf, Fact>| {
+                known.get(path).is_some_and(|known| (&known.bytes, known.mode) == (&fact.bytes, fact.mode))
+            };
+            assert!(is(&old) || is(&new), "{path:?} in round {round}: {fact:?}");
+            counts = (counts.0 + u32::from(is(&old)), counts.1 + u32::from(is(&new)));
+        }
+        in_the_middle += u32::from(counts.0 > 20 && counts.1 > 20);
+        succeeds(&v, &["apply", "b"]);
+        assert_same(&files(&project.root()), &new, &format!("round {round}"));
+        assert_same(&files(&v.branch("b")), &new, &format!("the branch, round {round}"));
+    }
+    println!("{in_the_middle} of 20 were killed in the middle");
+    assert!(in_the_middle > 2, "{in_the_middle}");
+}
+
+#[test]
+fn an_export_and_an_import_that_are_killed_are_finished_by_the_next() {
+    if !can_mount() {
+        return;
+    }
+    let v = Volume::mount();
+    sample(&v.root());
+    many(&v.root(), "text");
+    v.take_snapshot("main", "s");
+    let expected = facts(&v.snapshot("s"));
+    let mut chance = Chance(2);
+    for round in 0..20 {
+        let out = tempfile::tempdir().unwrap();
+        let (directory, tar) = (out.path().join("d"), out.path().join("t.tar"));
+        let (to, tar_to) = (directory.to_str().unwrap(), tar.to_str().unwrap());
+        killed(&v, &["export", "s", "--dir", to], Duration::from_millis(3 + chance.below(60)));
+        killed(&v, &["export", "s", "--tar", tar_to], Duration::from_millis(3 + chance.below(60)));
+        assert!(!tar.exists() || fs::metadata(&tar).unwrap().len() > 100_000, "half an archive");
+        succeeds(&v, &["export", "s", "--dir", to]);
+        assert_same(&facts(&directory), &expected, &format!("round {round}"));
+        succeeds(&v, &["export", "s", "--tar", tar_to]);
+        let branch = format!("b{round}");
+        v.grow_branch("s", &branch);
+        run(&directory, "sh", &["-c", "for f in d1/*; do echo changed > $f; done"]);
+        killed(&v, &["import", to, "--branch", &branch], Duration::from_millis(3 + chance.below(60)));
+        succeeds(&v, &["import", to, "--branch", &branch]);
+        assert_same(&facts(&v.branch(&branch)), &facts(&directory), &format!("imported, round {round}"));
+    }
+}
