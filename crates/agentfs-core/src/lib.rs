@@ -33,7 +33,7 @@ pub use fs_core::FsCore;
 pub use log::{Damage, Journal, NewBranch, NewSnapshot, Record, Recorder, RootAttributes, Unrecorded};
 pub use ops::{
     Change, ChangeKind, CreateMode, DirEntry, Finding, OpenMode, Recovered, RenameMode, Repaired, Report,
-    Shown, Status, Strip, Usage, XattrMode, check_store, is_acl, repair_store,
+    Shown, Status, Strip, Usage, Writing, XattrMode, check_store, is_acl, repair_store,
 };
 pub use store::{
     Device, FallocateFlags, FileId, FileStat, Folder, HostFs, Identity, LowerTree, Memory, ObjectFile,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use agentfs_core::{FsCore, HostFs, LowerTree, Memory, Unrecorded};
 use anyhow::{Context, Result, bail};
 
-use crate::config::{Backstore, Settings};
+use crate::config::{Backstore, DataPath, Settings};
 
 /// The file in a store that says over which directory it lies.
 const LOWER: &str = "lower";
@@ -17,6 +17,15 @@ const LOWER: &str = "lower";
 /// # Errors
 /// One sentence that says what went wrong.
 pub(crate) fn open(settings: &Settings, mount: &Path) -> Result<FsCore> {
+    let refuse = |lies_over: bool| match settings.data_path {
+        // It would go on to show the sizes that files had when it saw them first.
+        DataPath::WriteBack if lies_over => bail!(
+            "the data path write-back cannot be used over another directory: the kernel would not see what others \
+             change in it; use hybrid or exact"
+        ),
+        _ => Ok(()),
+    };
+    refuse(settings.lower.is_some())?;
     let Backstore::HostFs { root, prefer_reflinks } = &settings.backstore else {
         let device = Arc::new(Memory::default());
         let Some(lower) = &settings.lower else {
@@ -30,6 +39,7 @@ pub(crate) fn open(settings: &Settings, mount: &Path) -> Result<FsCore> {
         Some(lower) => Some(lower.clone()),
         None => remembered(root)?,
     };
+    refuse(lower.is_some())?;
     let lower = lower.map(|lower| open_lower(&lower, vec![root.clone()], mount)).transpose()?;
     let (place, tree) = lower.unzip();
     let opened = FsCore::open_layered(device, settings.core.clone(), tree);

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use agentfs_core::testing::Chance;
 use support::agents::{cli_of, told};
-use support::{Volume, can_mount, run};
+use support::{Volume, can_mount, is_write_back, run};
 
 struct Project {
     dir: tempfile::TempDir,
@@ -169,7 +169,7 @@ fn fails(v: &Volume, args: &[&str]) -> String {
 
 #[test]
 fn a_branch_is_applied_to_the_directory_below_and_all_branches_stay_what_they_are() {
-    if !can_mount() {
+    if !can_mount() || is_write_back("it is refused over another directory") {
         return;
     }
     let project = Project::new();
@@ -201,7 +201,7 @@ fn a_branch_is_applied_to_the_directory_below_and_all_branches_stay_what_they_ar
 
 #[test]
 fn what_others_changed_is_named_and_nothing_is_written() {
-    if !can_mount() {
+    if !can_mount() || is_write_back("it is refused over another directory") {
         return;
     }
     let project = Project::new();
@@ -226,7 +226,7 @@ fn what_others_changed_is_named_and_nothing_is_written() {
 
 #[test]
 fn a_branch_is_applied_to_a_copy_of_the_directory() {
-    if !can_mount() {
+    if !can_mount() || is_write_back("it is refused over another directory") {
         return;
     }
     let project = Project::new();
@@ -248,7 +248,7 @@ fn a_branch_is_applied_to_a_copy_of_the_directory() {
 
 #[test]
 fn what_is_not_meant_for_others_is_left_out() {
-    if !can_mount() {
+    if !can_mount() || is_write_back("it is refused over another directory") {
         return;
     }
     let project = Project::new();
@@ -291,7 +291,7 @@ fn exports_are_what_was_exported_whoever_unpacks_them() {
         succeeds(&v, &["export", of, "--dir", &directory]);
         assert_same(&facts(Path::new(&directory)), &expected, of);
         let holes = fs::metadata(Path::new(&directory).join("sparse")).unwrap().blocks();
-        assert!(holes < 200, "{holes} blocks");
+        assert!(is_write_back("SEEK_HOLE sees no holes") || holes < 200, "{holes} blocks");
         let tar = at(&format!("{of}.tar"));
         succeeds(&v, &["export", of, "--tar", &tar]);
         for (program, args) in [("tar", vec!["--xattrs", "-xpf"]), ("bsdtar", vec!["--xattrs", "-xpf"])] {
@@ -343,7 +343,7 @@ fn many(at: &Path, text: &str) {
 
 #[test]
 fn an_apply_that_is_killed_leaves_each_file_old_or_new_and_the_next_finishes() {
-    if !can_mount() {
+    if !can_mount() || is_write_back("it is refused over another directory") {
         return;
     }
     let (mut chance, mut in_the_middle) = (Chance(1), 0);

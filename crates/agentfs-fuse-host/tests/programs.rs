@@ -119,7 +119,7 @@ fn sqlite_keeps_its_word_in_three_branches() {
 
 #[test]
 fn holes_stay_holes_and_large_offsets_work() {
-    if !can_mount() {
+    if !can_mount() || support::is_write_back("what the kernel keeps has no holes yet that it knows of") {
         return;
     }
     let v = Volume::mount();

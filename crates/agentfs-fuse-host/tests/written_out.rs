@@ -170,3 +170,36 @@ fn what_is_mounted_in_the_volume_keeps_no_snapshot_from_being_right() {
         assert_eq!(fs::read(v.snapshot(name).join("sparse")).unwrap()[..11], *b"ssssssssss\0", "{name}");
     }
 }
+
+/// The kernel looks at errors only, and takes a part of a write for all of it.
+#[test]
+fn what_msync_said_is_there_is_there_when_the_store_is_nearly_full() {
+    if !can_mount() || !is_root("mounting a small tmpfs for a store") {
+        return;
+    }
+    let (mut kept, mut refused) = (0, 0);
+    for step in 0..14 {
+        let dir = tempfile::tempdir().unwrap();
+        let _small = mount_tmpfs(dir.path(), "size=4m");
+        let store = dir.path().join("store");
+        let v = Volume::mount_storeless(&["--store", store.to_str().unwrap()]);
+        let Some(mut program) = Program::start(&v.path("sparse")) else { return };
+        let len = 2_600_000 + step * 100_000;
+        assert_eq!(program.told(&format!("0 {len}")), 0);
+        match program.told("sync") {
+            0 => {
+                v.take_snapshot("main", "s");
+                // Another file to the kernel: it has no pages of it.
+                let bytes = fs::read(v.snapshot("s").join("sparse")).unwrap();
+                assert_eq!(bytes.iter().position(|byte| *byte != b's'), Some(len), "of {len}");
+                kept += 1;
+            }
+            error => {
+                assert_eq!(error, libc::ENOSPC);
+                refused += 1;
+            }
+        }
+    }
+    println!("{kept} kept, {refused} refused");
+    assert!(kept > 0 && refused > 0);
+}

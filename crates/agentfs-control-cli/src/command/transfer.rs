@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use super::frozen::Frozen;
 use crate::client::Client;
-use crate::copy::{Copier, Progress, dress_directory, enter_path, failed, names};
+use crate::copy::{Copier, Progress, dress_directory, enter_path, failed, names, sync_all};
 use crate::failure::Failure;
 use crate::left_out::Ignored;
 use crate::output::{self, Output, shown};
@@ -100,8 +100,7 @@ fn copy_tree(from: &Path, to: &Path, ignored: &Ignored, what: &'static str) -> R
     let root = target.try_clone().map_err(|error| Failure::io("too many open files", &error))?;
     let mut copier = Copier::new(root.into(), &left_out, false, Progress::new(what));
     copier.directory(source.as_fd(), target.as_fd(), Path::new(""))?;
-    rustix::fs::syncfs(copier.root())
-        .map_err(|error| Failure::with_errno("what was written may not be durable", error))?;
+    sync_all(copier.root())?;
     Ok(copier.progress.finish())
 }
 

@@ -12,7 +12,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
-use rustix::fs::{linkat, mkdirat, mknodat, openat, readlinkat, renameat, statat, symlinkat, unlinkat};
+use rustix::fs::{
+    linkat, mkdirat, mknodat, openat, readlinkat, renameat, statat, symlinkat, syncfs, unlinkat,
+};
 use rustix::io::Errno;
 
 pub(crate) use self::file::dress_directory;
@@ -223,6 +225,16 @@ impl<'a> Copier<'a> {
     pub(crate) fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
     }
+}
+
+/// Makes all that was written to a filesystem durable.
+///
+/// # Errors
+/// What the host answers. It tells once of what failed in a run that was killed: that is not this one's.
+pub(crate) fn sync_all(directory: BorrowedFd<'_>) -> Result<(), Failure> {
+    let synced =
+        syncfs(directory).or_else(|error| if error == Errno::INTR { syncfs(directory) } else { Err(error) });
+    synced.map_err(|error| Failure::with_errno("what was written may not be durable", error))
 }
 
 /// Removes what a run that was interrupted has not put into its place.

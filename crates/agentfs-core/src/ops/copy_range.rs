@@ -152,7 +152,7 @@ impl FsCore {
             let want = (len - done).min(CHUNK) as usize;
             let copied = self.read(from.0, from.1 + done, buffer.get_mut(..want).unwrap_or_default());
             let copied = copied.and_then(|read| {
-                self.write_open(to.0, to.1 + done, buffer.get(..read).unwrap_or_default(), strip)
+                self.write_open(to.0, to.1 + done, buffer.get(..read).unwrap_or_default(), strip.into())
             });
             match copied {
                 Ok(0) => break,

@@ -50,4 +50,5 @@ pub use repair::{Repaired, repair_store};
 pub use status::Status;
 pub use usage::Usage;
 pub use view::Shown;
+pub use write::Writing;
 pub use xattr::{XattrMode, is_acl};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::privileges::Strip;
-use super::write::note_change;
+use super::write::{Writing, note_written};
 use crate::error::Result;
 use crate::fs_core::FsCore;
 use crate::handle::{OpenFile, Source};
@@ -24,7 +24,7 @@ impl FsCore {
         source: &mut Source,
         offset: u64,
         data: &[u8],
-        strip: Strip,
+        how: Writing,
     ) -> Result<bool> {
         self.find_source(file, source)?;
         let end = offset + data.len() as u64;
@@ -38,7 +38,7 @@ impl FsCore {
             room.copy_from_slice(data);
         }
         let same = if offset >= len { len as usize } else { 0 };
-        self.put_small(file, source, bytes, same, strip)?;
+        self.put_small(file, source, bytes, same, how)?;
         Ok(true)
     }
 
@@ -58,7 +58,7 @@ impl FsCore {
         let len = bytes.len();
         bytes.resize(size as usize, 0);
         let same = if size as usize > len { len } else { 0 };
-        self.put_small(file, source, bytes, same, strip)?;
+        self.put_small(file, source, bytes, same, strip.into())?;
         Ok(true)
     }
 
@@ -89,14 +89,14 @@ impl FsCore {
         source: &mut Source,
         bytes: Vec<u8>,
         same: usize,
-        strip: Strip,
+        how: Writing,
     ) -> Result<()> {
         let branch = file.tree.branch()?;
         let size = bytes.len() as u64;
         let (extent, written) = self.with_room(|| self.pack(file, &bytes, same))?;
         self.change_branch(branch, |draft| {
             draft.set_content(file.ino, Content::Packed(Arc::clone(&extent)));
-            note_change(draft, file.ino, |_| size, strip)?;
+            note_written(draft, file.ino, |_| size, how)?;
             draft.meta(file.ino)?.blocks = size.div_ceil(HOLE) * (HOLE / 512);
             Ok(())
         })?;

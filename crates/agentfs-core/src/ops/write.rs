@@ -10,9 +10,27 @@ use crate::types::{HandleId, InodeId, Timestamp};
 /// Largest size of a file in bytes (what a file offset can say).
 pub(super) const MAX_SIZE: u64 = i64::MAX as u64;
 
+/// What else a write does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Writing {
+    /// What it takes from the file.
+    pub strip: Strip,
+    /// Is nothing to be written, as far as anybody is told, unless all is? The kernel, when it writes what it has kept, looks
+    /// at errors only, and takes a part for all.
+    pub is_whole: bool,
+    /// Was it written earlier, and kept by the kernel, which says by itself when that was?
+    pub is_late: bool,
+}
+
+impl<T: Into<Strip>> From<T> for Writing {
+    fn from(strip: T) -> Writing {
+        Writing { strip: strip.into(), is_whole: false, is_late: false }
+    }
+}
+
 impl FsCore {
     /// Writes `data` at `offset`; returns the bytes written, fewer than asked only when the store stopped midway.
-    /// `strip`: the kernel asks to clear suid and sgid, because the writer may not keep them.
+    /// `how`: does the kernel ask to clear suid and sgid, because the writer may not keep them, and whose are the times?
     ///
     /// # Errors
     /// `BadHandle`, `FileTooLarge`, `Stale`, and what the store answers; nothing was written then.
@@ -21,15 +39,15 @@ impl FsCore {
         handle: HandleId,
         offset: u64,
         data: &[u8],
-        strip: impl Into<Strip>,
+        how: impl Into<Writing>,
     ) -> Result<usize> {
-        let strip = strip.into();
+        let how = how.into();
         let handle = self.handles.get(handle)?;
         if !handle.writable {
             return Err(FsError::BadHandle);
         }
         check_end(offset, data.len() as u64)?;
-        self.with_own_direct(&handle.file, || self.write_open(&handle.file, offset, data, strip))
+        self.with_own_direct(&handle.file, || self.write_open(&handle.file, offset, data, how))
     }
 
     pub(super) fn write_open(
@@ -37,17 +55,24 @@ impl FsCore {
         file: &OpenFile,
         offset: u64,
         data: &[u8],
-        strip: Strip,
+        how: Writing,
     ) -> Result<usize> {
         let mut source = file.source.write();
-        if self.write_small(file, &mut source, offset, data, strip)? {
+        if self.write_small(file, &mut source, offset, data, how)? {
             return Ok(data.len());
         }
         self.write_private(file, &mut source, u64::MAX, |branch, object| {
-            let written = self.with_room(|| object.write_at(data, offset))?;
+            let mut written = self.with_room(|| object.write_at(data, offset))?;
+            while how.is_whole && written < data.len() {
+                let rest = data.get(written..).unwrap_or_default();
+                written += match self.with_room(|| object.write_at(rest, offset + written as u64))? {
+                    0 => return Err(FsError::no_space()),
+                    more => more,
+                };
+            }
             let (end, blocks) = (offset + written as u64, object.stat()?.blocks);
             self.change_branch(branch, |draft| {
-                note_change(draft, file.ino, |size| size.max(end), strip)?;
+                note_written(draft, file.ino, |size| size.max(end), how)?;
                 draft.touch(file.ino)?.blocks = blocks;
                 Ok(())
             })?;
@@ -76,10 +101,22 @@ pub(super) fn note_change(
     size: impl FnOnce(u64) -> u64,
     strip: Strip,
 ) -> Result<()> {
-    privileges::strip(draft, ino, strip)?;
-    let now = Timestamp::now();
+    note_written(draft, ino, size, strip.into())
+}
+
+/// As [`note_change`], of a write.
+pub(super) fn note_written(
+    draft: &mut Draft<'_>,
+    ino: InodeId,
+    size: impl FnOnce(u64) -> u64,
+    how: Writing,
+) -> Result<()> {
+    privileges::strip(draft, ino, how.strip)?;
     let meta = draft.touch(ino)?;
     meta.size = size(meta.size);
-    (meta.times.mtime, meta.times.ctime) = (now, now);
+    if !how.is_late {
+        let now = Timestamp::now();
+        (meta.times.mtime, meta.times.ctime) = (now, now);
+    }
     Ok(())
 }

@@ -5,8 +5,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agentfs_core::{Attr, Caller, FileKind, FsError, InodeId, Result, SetAttr, ViewId, XattrMode, is_acl};
-use fuser::{INodeNo, ReplyAttr};
+use agentfs_core::{
+    Attr, Caller, FileKind, FsError, InodeId, Result, SetAttr, Strip, ViewId, Writing, XattrMode, is_acl,
+};
+use fuser::{INodeNo, ReplyAttr, WriteFlags};
 
 use super::Adapter;
 use super::caller::caller;
@@ -14,6 +16,17 @@ use super::reply;
 use crate::views::{Node, NodeId, Split};
 
 impl Adapter {
+    /// What else a write does, as the kernel says. What it writes back in the write-back mode it dates by itself.
+    pub(super) fn writing(&self, req: &fuser::Request, ino: INodeNo, flags: WriteFlags) -> Writing {
+        let strip = match flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
+            true if self.changer(req, ino).is_member => Strip::Ids,
+            true => Strip::AllIds,
+            false => Strip::Nothing,
+        };
+        let is_kept = flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        Writing { strip, is_whole: is_kept, is_late: is_kept && self.wishes.write_back }
+    }
+
     /// The attributes of a node, as who asks has them.
     pub(super) fn attributes(&self, req: &fuser::Request, ino: INodeNo) -> Result<Attr> {
         let node = NodeId::from(ino);

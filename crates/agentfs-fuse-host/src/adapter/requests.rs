@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-use agentfs_core::{CreateMode, FallocateFlags, FileKind, FsError, HandleId, Seek, SetAttr, Strip};
+use agentfs_core::{CreateMode, FallocateFlags, FileKind, FsError, HandleId, Seek, SetAttr};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
@@ -255,21 +255,17 @@ impl Filesystem for Adapter {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let strip = match write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) {
-            true if self.changer(req, ino).is_member => Strip::Ids,
-            true => Strip::AllIds,
-            false => Strip::Nothing,
-        };
+        let how = self.writing(req, ino, write_flags);
         let handle = handle(fh);
         self.serve(Request::Write, || {
             if !self.core.write_may_copy(handle)
                 && let Some(_writing) = self.pool.here(data.len())
             {
-                return reply::written(reply, self.core.write(handle, offset, data, strip));
+                return reply::written(reply, self.core.write(handle, offset, data, how));
             }
             let (core, bytes) = (self.core.clone(), data.to_vec());
             self.pool.submit(data.len(), move || {
-                reply::written(reply, core.write(handle, offset, &bytes, strip));
+                reply::written(reply, core.write(handle, offset, &bytes, how));
             });
         });
     }

@@ -37,6 +37,15 @@ pub fn is_root(what: &str) -> bool {
     root
 }
 
+/// Is the kernel told to keep what is written, for a while? Then says what of a test cannot hold there.
+pub fn is_write_back(what: &str) -> bool {
+    let is = std::env::var("AGENTFS_FUSE_DATA_PATH").is_ok_and(|path| path == "write-back");
+    if is {
+        println!("SKIPPED in the write-back mode: {what}");
+    }
+    is
+}
+
 /// A mounted volume.
 pub struct Volume {
     dir: TempDir,

@@ -22,7 +22,7 @@ use self::target::Target;
 use super::frozen::Frozen;
 use crate::client::{Client, all_pages, unexpected};
 use crate::copy::{
-    Copier, Place, Progress, dress_directory, enter, enter_path, failed, remove, remove_drafts,
+    Copier, Place, Progress, dress_directory, enter, enter_path, failed, remove, remove_drafts, sync_all,
 };
 use crate::failure::Failure;
 use crate::left_out::Ignored;
@@ -156,8 +156,7 @@ fn carry_out(plan: &Plan, view: &Path, target: &Target, ignored: &Ignored) -> Re
             Step::Put(_) | Step::Replace(_) => {}
         }
     }
-    rustix::fs::syncfs(copier.root())
-        .map_err(|error| Failure::with_errno("what was written may not be durable", error))?;
+    sync_all(copier.root())?;
     copier.progress.finish();
     Ok(())
 }
