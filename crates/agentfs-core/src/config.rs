@@ -2,6 +2,16 @@
 
 use crate::store::PackLimits;
 
+/// How the directory that a volume lies over comes into what is frozen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Materialization {
+    /// Not at all: it is read there, and what others have changed fails.
+    #[default]
+    Lazy,
+    /// All of it is copied, by sharing blocks where the host can.
+    Eager,
+}
+
 /// Limits and the owner of a new root directory.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
@@ -19,6 +29,8 @@ pub struct Config {
     pub small_file: u32,
     /// When packs are full, and when they are emptied.
     pub packs: PackLimits,
+    /// What a snapshot or branch of `main` has of the directory that the volume lies over.
+    pub materialization: Materialization,
     /// A number for this run of the host's kernel: another than at the last mount means that what was not synced may be
     /// lost.
     pub boot: u128,
@@ -40,6 +52,7 @@ impl Default for Config {
             log_slack: 4 << 20,
             small_file: 64 << 10,
             packs: PackLimits { size: 64 << 20, slack: 8 << 20 },
+            materialization: Materialization::Lazy,
             boot: 0,
             root_uid: 0,
             root_gid: 0,

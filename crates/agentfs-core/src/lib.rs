@@ -27,7 +27,7 @@ mod types;
 pub mod testing;
 
 pub use branch::{BranchInfo, Origin, SnapshotInfo, check_name};
-pub use config::Config;
+pub use config::{Config, Materialization};
 pub use error::{FsError, Result};
 pub use fs_core::FsCore;
 pub use log::{Damage, Journal, NewBranch, NewSnapshot, Record, Recorder, RootAttributes, Unrecorded};

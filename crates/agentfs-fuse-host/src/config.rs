@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agentfs_core::Config;
+use agentfs_core::{Config, Materialization};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
@@ -23,6 +23,8 @@ pub(crate) struct Settings {
     pub(crate) core: Config,
     /// The directory that the volume lies over.
     pub(crate) lower: Option<PathBuf>,
+    /// Does all that is copied of it have to share blocks with it?
+    pub(crate) clones_only: bool,
     pub(crate) ttl: Ttl,
     pub(crate) allow_other: bool,
     pub(crate) default_permissions: bool,
@@ -115,7 +117,19 @@ struct HostFs {
 struct Overlay {
     enabled: bool,
     lower_root: Option<PathBuf>,
-    materialization: Option<String>,
+    materialization: Option<Copying>,
+}
+
+/// What is frozen of the directory below is copied?
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Copying {
+    /// Not.
+    Lazy,
+    /// All of it.
+    Eager,
+    /// All of it, by sharing blocks, or it is refused.
+    CloneEager,
 }
 
 #[derive(Debug, Deserialize)]
@@ -160,6 +174,7 @@ impl Settings {
         let defaults = Config::default();
         Ok(Settings {
             lower: lower(args, &file.overlay)?,
+            clones_only: file.overlay.materialization == Some(Copying::CloneEager),
             backstore: backstore(args, file.backstore, mount, env)?,
             core: Config {
                 max_open_handles: file.limits.max_open_handles.unwrap_or(defaults.max_open_handles),
@@ -167,6 +182,10 @@ impl Settings {
                 max_snapshots: file.limits.max_snapshots.unwrap_or(defaults.max_snapshots),
                 root_uid: file.security.default_uid.unwrap_or(uid),
                 root_gid: file.security.default_gid.unwrap_or(gid),
+                materialization: match file.overlay.materialization {
+                    None | Some(Copying::Lazy) => Materialization::Lazy,
+                    Some(Copying::Eager | Copying::CloneEager) => Materialization::Eager,
+                },
                 boot: boot_id(),
                 ..defaults
             },
@@ -242,19 +261,13 @@ fn refuse_unsupported(file: &File) -> Result<()> {
 
 /// The directory to lie over: the command line's word over the file's.
 fn lower(args: &Args, overlay: &Overlay) -> Result<Option<PathBuf>> {
-    match overlay.materialization.as_deref() {
-        None | Some("lazy") => {}
-        Some(known @ ("eager" | "clone-eager")) => {
-            bail!("overlay.materialization {known:?} is not supported by this version: it can be \"lazy\"")
-        }
-        Some(other) => bail!("overlay.materialization is {other:?}: it can be \"lazy\""),
-    }
     match (&args.lower, overlay.enabled, &overlay.lower_root) {
         (Some(lower), ..) | (None, true, Some(lower)) => Ok(Some(lower.clone())),
         (None, true, None) => bail!("overlay.enabled needs overlay.lower_root, the directory to lie over"),
-        (None, false, None) if overlay.materialization.is_none() => Ok(None),
+        // The store may remember one.
+        (None, false, None) => Ok(None),
         (None, false, _) => bail!(
-            "overlay.lower_root and overlay.materialization have no effect without overlay.enabled: leave them out"
+            "overlay.lower_root has no effect without overlay.enabled: leave it out"
         ),
     }
 }

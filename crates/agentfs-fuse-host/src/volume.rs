@@ -45,11 +45,25 @@ pub(crate) fn open(settings: &Settings, mount: &Path) -> Result<FsCore> {
     let opened = FsCore::open_layered(device, settings.core.clone(), tree);
     let (core, found) = opened.with_context(|| format!("the store {} cannot be opened", root.display()))?;
     if let Some(place) = place {
+        if settings.clones_only && !(core.copies_at_once() && is_same_host(root, &place)?) {
+            bail!(
+                "overlay.materialization is \"clone-eager\", and the store {} cannot share blocks with {}: put it on the \
+                 same filesystem, one that can (XFS, btrfs), or choose \"eager\"",
+                root.display(),
+                place.display()
+            );
+        }
         remember(root, &place)
             .with_context(|| format!("the store {} cannot be written to", root.display()))?;
     }
     tracing::info!(found.records, found.dirty, store = %root.display(), "opened");
     Ok(core)
+}
+
+/// Do two directories lie on one filesystem?
+fn is_same_host(a: &Path, b: &Path) -> Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    Ok(fs::metadata(a)?.dev() == fs::metadata(b)?.dev())
 }
 
 /// The directory that the volume lay over when it was mounted last.

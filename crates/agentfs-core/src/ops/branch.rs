@@ -34,10 +34,19 @@ impl FsCore {
         }
         let origin = find_origin(&self.catalog.read(), from)?;
         let view = self.views.reserve()?;
+        let is_copied = self.is_copied_whole(origin)?;
         let grown = self.grow(origin, view, name).inspect_err(|_| self.views.free(view))?;
         drop(control);
+        if is_copied {
+            self.materialize(grown.id)?;
+        }
         self.journal.sync()?;
         Ok(grown)
+    }
+
+    fn is_copied_whole(&self, origin: Origin) -> Result<bool> {
+        let Origin::Branch(id) = origin else { return Ok(false) };
+        Ok(self.is_to_be_materialized(&*self.catalog.read().branch(&id.to_string())?.1))
     }
 
     fn grow(&self, origin: Origin, view: ViewId, name: Option<&str>) -> Result<BranchInfo> {

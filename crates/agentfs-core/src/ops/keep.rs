@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::branch::{Branch, Tree};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
+use crate::handle::Source;
 use crate::store::{Content, LowerFile, LowerStat, ObjectFile, join, split};
 use crate::tree::Entry;
 use crate::types::{FileKind, InodeId};
@@ -102,15 +103,26 @@ impl FsCore {
         if file.stat != stat.content() {
             return Ok(false);
         }
+        self.own_content(branch, tree, (ino, &file), copy)
+    }
+
+    /// Gives a file of a branch, which has it from the lower directory without bytes, its bytes: those of `copy`, if there is
+    /// one. False when it has others meanwhile.
+    pub(super) fn own_content(
+        &self,
+        branch: &Branch,
+        tree: &Tree,
+        (ino, file): (InodeId, &Arc<LowerFile>),
+        copy: &mut Option<Content>,
+    ) -> Result<bool> {
         let content = match copy {
             Some(content) => content.clone(),
-            None => copy.insert(self.copy_lower(&file)?).clone(),
+            None => copy.insert(self.copy_lower(file)?).clone(),
         };
         let open = self.open_files.acquire(tree, branch.view, ino);
         let mut source = open.source.write();
         let changed = self.change_branch(branch, |draft| {
-            let is_it =
-                draft.inode(ino)?.content().is_some_and(|now| now.same(&Content::Lower(file.clone())));
+            let is_it = draft.inode(ino)?.content().is_some_and(|now| now.same(&Content::Lower(file.clone())));
             if is_it {
                 if let Content::Whole(object) = &content {
                     draft.is_to_be_durable(object.id);
@@ -120,7 +132,7 @@ impl FsCore {
             Ok(is_it)
         });
         if matches!(changed, Ok(true)) {
-            *source = crate::handle::Source::Unknown;
+            *source = Source::Unknown;
         }
         drop(source);
         self.let_go(&open);

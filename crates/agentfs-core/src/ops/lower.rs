@@ -11,12 +11,8 @@ use crate::store::{Content, LowerStat, await_coarse_clock, join, split};
 use crate::tree::{Directory, Entry, Inode, Version};
 use crate::types::{FileKind, InodeId, Name, ViewId};
 
-/// A file of the lower directory, found.
-struct Below {
-    path: Arc<[u8]>,
-    ino: InodeId,
-    stat: LowerStat,
-}
+/// A file of the lower directory, found: where, and which.
+type Below<'a> = (&'a Arc<[u8]>, InodeId, &'a LowerStat);
 
 /// A name in a directory.
 type Named<'a> = (InodeId, &'a Name);
@@ -52,7 +48,7 @@ impl FsCore {
             return Ok(ino);
         }
         let parent = self.copy_up_path(branch, layer, &parent.into())?;
-        self.take(branch, layer, (parent, &name), &Below { path: path.clone(), ino, stat })
+        self.take(branch, layer, (parent, &name), (path, ino, &stat))
     }
 
     /// As [`FsCore::copy_up`] of what is at a path, with the name that it has there.
@@ -60,23 +56,23 @@ impl FsCore {
         let Some((above, name)) = split(path) else { return Ok(()) };
         let (ino, stat) = layer.0.find(path)?.ok_or(FsError::Stale)?;
         let parent = self.copy_up_path(branch, layer, &above.into())?;
-        self.take(branch, layer, (parent, &name), &Below { path: path.clone(), ino, stat }).map(drop)
+        self.take(branch, layer, (parent, &name), (path, ino, &stat)).map(drop)
     }
 
     /// Puts what was found below into a branch, under its name.
-    fn take(
+    pub(super) fn take(
         &self,
         branch: &Branch,
         (lower, since): Layer<'_>,
         (dir, name): (InodeId, &Name),
-        below: &Below,
+        (path, ino, stat): Below<'_>,
     ) -> Result<InodeId> {
-        check_lower(&below.path, &below.stat, since)?;
-        let mut inode = lower.face(&below.path, &below.stat, dir)?;
-        lower.dress(&mut inode, &below.path);
-        lower.record(below.ino, below.stat.identity);
-        self.change_branch(branch, |draft| draft.pin((dir, name), below.ino, inode))?;
-        Ok(below.ino)
+        check_lower(path, stat, since)?;
+        let mut inode = lower.face(path, stat, dir)?;
+        lower.dress(&mut inode, path);
+        lower.record(ino, stat.identity);
+        self.change_branch(branch, |draft| draft.pin((dir, name), ino, inode))?;
+        Ok(ino)
     }
 
     /// Has a branch have a directory itself, and what a name in it leads to. Is there something below under that name?
@@ -90,7 +86,7 @@ impl FsCore {
         let path = join(&origin.path, name);
         let Some((ino, stat)) = layer.0.find(&path)? else { return Ok(false) };
         if directory.get_any(name).is_none() {
-            self.take(branch, layer, (dir, name), &Below { path, ino, stat })?;
+            self.take(branch, layer, (dir, name), (&path, ino, &stat))?;
         }
         Ok(true)
     }

@@ -17,6 +17,7 @@ mod known;
 mod link;
 mod lookup;
 mod lower;
+mod materialize;
 mod open;
 mod privileges;
 mod read;

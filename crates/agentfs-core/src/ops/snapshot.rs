@@ -30,6 +30,18 @@ impl FsCore {
     }
 
     fn snapshot(&self, branch: &str, name: Option<&str>, moment: Moment) -> Result<SnapshotInfo> {
+        let of = self.catalog.read().branch(branch)?.1.clone();
+        if self.is_to_be_materialized(&of) {
+            // By way of a branch that has all of it.
+            let whole = self.create_branch(branch, None)?.id.to_string();
+            let taken = self.snapshot_lazily(&whole, name, moment);
+            self.delete_branch(&whole, true)?;
+            return taken;
+        }
+        self.snapshot_lazily(branch, name, moment)
+    }
+
+    fn snapshot_lazily(&self, branch: &str, name: Option<&str>, moment: Moment) -> Result<SnapshotInfo> {
         let control = self.control.lock();
         let (info, branch) = {
             let catalog = self.catalog.read();
