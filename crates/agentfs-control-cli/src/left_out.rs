@@ -24,7 +24,8 @@ impl Ignored {
     /// When it cannot be read, or a line in it is no pattern.
     pub(crate) fn of(root: &Path) -> Result<Ignored, Failure> {
         let file = root.join(FILE);
-        if !file.exists() {
+        let there = file.try_exists();
+        if !there.map_err(|error| Failure::io(&format!("{} cannot be read", file.display()), &error))? {
             return Ok(Ignored::nothing());
         }
         let mut builder = GitignoreBuilder::new("/");

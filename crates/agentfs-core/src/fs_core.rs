@@ -193,7 +193,7 @@ impl FsCore {
         if self.lookups.add(view, ino)
             && let Some(lower) = self.lower.as_ref().filter(|_| ino.is_lower())
         {
-            lower.remember(ino);
+            lower.remember(ino, view);
         }
     }
 
@@ -201,7 +201,7 @@ impl FsCore {
     pub fn forget(&self, view: ViewId, ino: InodeId, times: u64) {
         let forgotten = self.lookups.forget(view, ino, times);
         if let Some(lower) = self.lower.as_ref().filter(|_| forgotten.inode && ino.is_lower()) {
-            lower.forget(ino);
+            lower.forget(ino, view);
         }
         if forgotten.inode
             && let Ok(Tree::Branch(branch)) = self.views.get(view)

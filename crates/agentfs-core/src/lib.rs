@@ -32,12 +32,12 @@ pub use error::{FsError, Result};
 pub use fs_core::FsCore;
 pub use log::{Damage, Journal, NewBranch, NewSnapshot, Record, Recorder, RootAttributes, Unrecorded};
 pub use ops::{
-    Change, ChangeKind, CreateMode, DirEntry, Finding, OpenMode, Recovered, RenameMode, Repaired, Report,
-    Shown, Status, Strip, Usage, Writing, XattrMode, check_store, is_acl, repair_store,
+    Change, ChangeKind, CreateMode, DirEntry, Finding, OpenMode, Pages, Recovered, RenameMode, Repaired,
+    Report, Shown, Status, Strip, Usage, Writing, XattrMode, check_store, is_acl, repair_store,
 };
 pub use store::{
     Device, FallocateFlags, FileId, FileStat, Folder, HostFs, Identity, LowerTree, Memory, ObjectFile,
-    PackLimits, PackUse, Seek, Space, StoreError,
+    PackLimits, PackUse, Seek, Space, StoreError, stamp,
 };
 pub use tree::{Aside, Edit, Entry, Fault, Inode, Version, check};
 pub use types::{

@@ -266,9 +266,7 @@ fn lower(args: &Args, overlay: &Overlay) -> Result<Option<PathBuf>> {
         (None, true, None) => bail!("overlay.enabled needs overlay.lower_root, the directory to lie over"),
         // The store may remember one.
         (None, false, None) => Ok(None),
-        (None, false, _) => bail!(
-            "overlay.lower_root has no effect without overlay.enabled: leave it out"
-        ),
+        (None, false, _) => bail!("overlay.lower_root has no effect without overlay.enabled: leave it out"),
     }
 }
 

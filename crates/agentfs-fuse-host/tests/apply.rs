@@ -324,14 +324,20 @@ fn exports_are_what_was_exported_whoever_unpacks_them() {
     }
 }
 
-/// Runs a command and kills it after a while; true when it had ended before.
-fn killed(v: &Volume, args: &[&str], after: Duration) -> bool {
+/// Runs a command and kills it after a while.
+fn killed(v: &Volume, args: &[&str], after: Duration) {
+    killed_when(v, args, || true, after);
+}
+
+/// As [`killed`], from when something holds.
+fn killed_when(v: &Volume, args: &[&str], holds: impl Fn() -> bool, after: Duration) {
     let mut child = cli_of(v).args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    while !holds() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
     std::thread::sleep(after);
-    let ended = child.try_wait().unwrap().is_some();
     let _ = child.kill();
     let _ = child.wait();
-    ended
 }
 
 fn many(at: &Path, text: &str) {
@@ -360,7 +366,9 @@ fn an_apply_that_is_killed_leaves_each_file_old_or_new_and_the_next_finishes() {
             fs::remove_file(b.join(format!("d{}/{n}", n % 10))).unwrap();
         }
         let (old, new) = (files(&project.root()), files(&b));
-        killed(&v, &["apply", "b"], Duration::from_millis(5 + chance.below(120)));
+        let begun = || fs::read(project.path("a")).is_ok_and(|text| text != b"a\n");
+        let soon = Duration::from_millis(1 + chance.below(if round % 2 == 0 { 150 } else { 40 }));
+        killed_when(&v, &["apply", "b"], || round % 2 == 0 || begun(), soon);
         let now = files(&project.root());
         let mut counts = (0, 0);
         for (path, fact) in &now {
@@ -401,6 +409,9 @@ fn an_export_and_an_import_that_are_killed_are_finished_by_the_next() {
         let (to, tar_to) = (directory.to_str().unwrap(), tar.to_str().unwrap());
         killed(&v, &["export", "s", "--dir", to], Duration::from_millis(3 + chance.below(60)));
         killed(&v, &["export", "s", "--tar", tar_to], Duration::from_millis(3 + chance.below(60)));
+        if directory.exists() && !out.path().join(".d.agentfs-export").exists() {
+            fs::remove_dir_all(&directory).unwrap(); // it was finished
+        }
         assert!(!tar.exists() || fs::metadata(&tar).unwrap().len() > 100_000, "half an archive");
         succeeds(&v, &["export", "s", "--dir", to]);
         assert_same(&facts(&directory), &expected, &format!("round {round}"));
@@ -412,4 +423,193 @@ fn an_export_and_an_import_that_are_killed_are_finished_by_the_next() {
         succeeds(&v, &["import", to, "--branch", &branch]);
         assert_same(&facts(&v.branch(&branch)), &facts(&directory), &format!("imported, round {round}"));
     }
+}
+
+/// What a branch shows, each line "path: content".
+fn shown(root: &Path) -> String {
+    let found = facts(root);
+    let is_file = |fact: &&Fact| fact.mode & libc::S_IFMT == libc::S_IFREG;
+    let lines = found.iter().filter(|(_, fact)| is_file(fact)).map(|(path, fact)| {
+        let bytes: String = String::from_utf8_lossy(&fact.bytes).chars().take(20).collect();
+        format!("{}: {bytes}", path.display())
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// A branch that changes the directory below by `change`, another that has changed it by `other`, and a snapshot: all are what
+/// they were after the first was applied, and after a remount.
+fn stays(fill: impl Fn(&Path), change: impl Fn(&Path), other: impl Fn(&Path)) {
+    if !can_mount() || is_write_back("it is refused over another directory") {
+        return;
+    }
+    let project = Project::new();
+    fill(&project.root());
+    let mut v = project.mount();
+    v.take_snapshot("main", "before");
+    v.grow_branch("main", "b");
+    v.grow_branch("main", "untouched");
+    v.grow_branch("main", "other");
+    change(&v.branch("b"));
+    other(&v.branch("other"));
+    let all = |v: &Volume| {
+        [v.branch("b"), v.branch("untouched"), v.branch("other"), v.snapshot("before")]
+            .map(|root| facts(&root))
+    };
+    let before = all(&v);
+    succeeds(&v, &["apply", "b"]);
+    assert_same(&files(&project.root()), &files(&v.branch("b")), "the directory");
+    assert!(succeeds(&v, &["apply", "b"]).contains("PUT=0\tREMOVED=0"));
+    for round in 0..2 {
+        let now = all(&v);
+        for (at, name) in ["b", "untouched", "other", "before"].iter().enumerate() {
+            assert_same(&now[at], &before[at], &format!("{name}, round {round}"));
+        }
+        assert!(v.terminate().success());
+        v.remount();
+    }
+}
+
+fn nothing(_: &Path) {}
+
+fn renamed(at: &Path, from: &str, to: &str) {
+    fs::rename(at.join(from), at.join(to)).unwrap();
+}
+
+#[test]
+fn what_a_branch_renamed_it_keeps() {
+    let sample = |at: &Path| {
+        fs::write(at.join("a"), vec![b'a'; 100_000]).unwrap();
+        fs::write(at.join("log"), "log").unwrap();
+        fs::write(at.join("log.1"), "older").unwrap();
+        fs::write(at.join("linked"), "linked").unwrap();
+        fs::create_dir_all(at.join("d/empty")).unwrap();
+        fs::hard_link(at.join("linked"), at.join("d/hard")).unwrap();
+    };
+    let change = |at: &Path| {
+        renamed(at, "a", "c");
+        renamed(at, "log.1", "log.2");
+        renamed(at, "log", "log.1");
+        fs::remove_file(at.join("linked")).unwrap();
+        fs::remove_dir(at.join("d/empty")).unwrap();
+    };
+    stays(sample, change, |at| {
+        renamed(at, "a", "z");
+        renamed(at, "log", "d/log");
+    });
+}
+
+#[test]
+fn directories_are_renamed_made_anew_and_exchanged() {
+    let sample = |at: &Path| {
+        for dir in ["d", "e/inner", "f"] {
+            fs::create_dir_all(at.join(dir)).unwrap();
+            fs::write(at.join(dir).join("x"), dir).unwrap();
+        }
+        fs::create_dir(at.join("d/x.d")).unwrap();
+        fs::write(at.join("d/x.d/y"), "y").unwrap();
+    };
+    let change = |at: &Path| {
+        renamed(at, "d", "moved");
+        fs::create_dir(at.join("d")).unwrap();
+        fs::write(at.join("d/new"), "new").unwrap();
+        // A file where a directory was, in a directory that is made anew.
+        fs::write(at.join("d/x.d"), "no directory").unwrap();
+        renamed(at, "e", "swap");
+        renamed(at, "f", "e");
+        renamed(at, "swap", "f");
+    };
+    stays(sample, change, nothing);
+}
+
+#[test]
+fn branches_are_applied_one_after_another_and_again() {
+    if !can_mount() || is_write_back("it is refused over another directory") {
+        return;
+    }
+    let project = Project::new();
+    for name in ["a", "z", "gone", "both"] {
+        fs::write(project.path(name), name).unwrap();
+    }
+    let v = project.mount();
+    v.grow_branch("main", "b");
+    v.grow_branch("main", "other");
+    let (b, other) = (v.branch("b"), v.branch("other"));
+    fs::write(b.join("a"), "a of b").unwrap();
+    fs::write(b.join("new"), "new").unwrap();
+    fs::create_dir(b.join("dir")).unwrap();
+    fs::write(b.join("dir/inner"), "inner").unwrap();
+    fs::remove_file(b.join("gone")).unwrap();
+    fs::write(b.join("both"), "of b").unwrap();
+    fs::write(other.join("z"), "z of other").unwrap();
+    succeeds(&v, &["apply", "b"]);
+    succeeds(&v, &["apply", "other"]);
+    assert_eq!(shown(&project.root()), "a: a of b\nboth: of b\ndir/inner: inner\nnew: new\nz: z of other");
+    fs::write(b.join("a"), "a once more").unwrap();
+    fs::write(b.join("new"), "newer").unwrap();
+    fs::write(b.join("dir/inner"), "deeper").unwrap();
+    succeeds(&v, &["apply", "b"]);
+    assert_eq!(
+        shown(&project.root()),
+        "a: a once more\nboth: of b\ndir/inner: deeper\nnew: newer\nz: z of other"
+    );
+    // What both change only one can.
+    fs::write(other.join("both"), "of other").unwrap();
+    assert!(fails(&v, &["apply", "other"]).contains("refused\tboth"));
+}
+
+#[test]
+fn main_is_applied_and_others_are_not_overwritten() {
+    if !can_mount() || is_write_back("it is refused over another directory") {
+        return;
+    }
+    let project = Project::new();
+    for name in ["removed", "replaced", "edited"] {
+        fs::write(project.path(name), name).unwrap();
+    }
+    let v = project.mount();
+    fs::write(v.path("new"), "new").unwrap();
+    fs::remove_file(v.path("removed")).unwrap();
+    fs::write(v.path("draft"), "by main").unwrap();
+    renamed(&v.root(), "draft", "replaced");
+    succeeds(&v, &["apply", "main"]);
+    assert_eq!(shown(&project.root()), "edited: edited\nnew: new\nreplaced: by main");
+    fs::write(project.path("removed"), "anew").unwrap();
+    fs::write(project.path("new"), "theirs").unwrap();
+    fs::write(project.path("replaced"), "theirs, too").unwrap();
+    fs::write(v.path("new"), "mine").unwrap();
+    fs::write(v.path("replaced"), "mine, too").unwrap();
+    v.grow_branch("main", "b");
+    let before = shown(&project.root());
+    for branch in ["main", "b"] {
+        let words = fails(&v, &["apply", branch]);
+        for path in ["removed", "new", "replaced"] {
+            assert!(words.contains(&format!("refused\t{path}\t")), "{branch}: {path} in {words}");
+        }
+    }
+    assert_eq!(shown(&project.root()), before);
+}
+
+#[test]
+fn what_is_left_out_or_was_moved_in_is_not_removed_with_what_it_is_in() {
+    if !can_mount() || is_write_back("it is refused over another directory") {
+        return;
+    }
+    let project = Project::new();
+    fs::create_dir_all(project.path("config")).unwrap();
+    fs::create_dir_all(project.path("d")).unwrap();
+    fs::create_dir_all(project.path("photos")).unwrap();
+    for name in ["config/.env", "config/c", "d/x", "photos/p"] {
+        fs::write(project.path(name), name).unwrap();
+    }
+    fs::write(project.path(".agentfsignore"), ".env\n").unwrap();
+    let v = project.mount();
+    v.grow_branch("main", "b");
+    renamed(&v.branch("b"), "config", "conf");
+    assert!(fails(&v, &["apply", "b"]).contains("refused\tconfig/.env"));
+    v.grow_branch("main", "c");
+    fs::remove_dir_all(v.branch("c").join("d")).unwrap();
+    renamed(&project.root(), "photos", "d/photos");
+    assert!(fails(&v, &["apply", "c"]).contains("refused\td"));
+    assert_eq!(fs::read_to_string(project.path("d/photos/p")).unwrap(), "photos/p");
+    assert_eq!(fs::read_to_string(project.path("config/.env")).unwrap(), "config/.env");
 }

@@ -14,9 +14,11 @@ pub mod page;
 pub mod record;
 pub mod request;
 pub mod response;
+mod stamp;
 
 pub use error::{DecodeError, ErrorReply};
 pub use frame::{Frame, FrameError};
 pub use page::{Page, PageEntry};
 pub use request::Request;
 pub use response::Response;
+pub use stamp::stamp;

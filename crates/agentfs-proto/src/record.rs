@@ -88,23 +88,12 @@ pub struct ProcessEntry {
 pub struct ChangeEntry {
     /// The path, from the root on.
     pub path: Vec<u8>,
-    /// `put`, `tree`, `attributes` or `gone`.
+    /// `put`, `tree`, `inner`, `attributes` or `gone`.
     pub kind: Vec<u8>,
-    /// Which file of the directory the snapshot relies on there.
-    pub seen: Option<SeenFile>,
+    /// What stands for the file of the directory that is relied on there: see [`crate::stamp`].
+    pub seen: Option<u64>,
     /// What was changed there later the snapshot does not know of.
     pub not_after_ns: u64,
-}
-
-/// A file of the directory that a volume lies over.
-#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub struct SeenFile {
-    /// Its inode number.
-    pub inode: u64,
-    /// When it was made; 0 where the host does not tell.
-    pub born_ns: u64,
-    /// When it had changed last.
-    pub changed_ns: u64,
 }
 
 impl PageEntry for ChangeEntry {

@@ -96,10 +96,12 @@ requests! {
         108 Stop,
         /// Freezes a branch also when files in it are written all the while, past the daemon.
         109 FuzzySnapshot,
-        /// One page of what a snapshot changes of the directory that the volume lies over.
+        /// One page of what a branch or snapshot changes of the directory that the volume lies over.
         110 Changes,
         /// Has branches keep files of the directory that the volume lies over, which are about to be changed.
         112 KeepLower,
+        /// Tells that what a branch has at some paths was written to the directory that the volume lies over.
+        113 Applied,
     }
     version alone {
         /// All snapshots in one response, which fails when they do not fit; [`SnapshotPage`] has no such limit.
@@ -242,8 +244,8 @@ pub struct FuzzySnapshot {
 /// Payload of [`Request::Changes`].
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Changes {
-    /// The snapshot's id or name.
-    pub snapshot: Vec<u8>,
+    /// The id or name of the branch or snapshot.
+    pub of: Vec<u8>,
     /// The `next` of the page before; None for the first page.
     pub after: Option<Vec<u8>>,
 }
@@ -251,7 +253,18 @@ pub struct Changes {
 /// Payload of [`Request::KeepLower`].
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct KeepLower {
-    /// Paths in that directory; of a directory, all in it is kept.
+    /// Paths in that directory.
+    pub paths: Vec<Vec<u8>>,
+    /// Is all that is in a directory kept, too?
+    pub deep: bool,
+}
+
+/// Payload of [`Request::Applied`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Applied {
+    /// The branch, by id or name.
+    pub branch: Vec<u8>,
+    /// Paths in that directory, and all below them.
     pub paths: Vec<Vec<u8>>,
 }
 

@@ -98,6 +98,8 @@ responses! {
     111 Lower(LowerReply),
     /// What branches keep now.
     112 KeepLower(KeptReply),
+    /// What is there is what the branch relies on.
+    113 Applied(AppliedReply),
 }
 
 /// The errno of an answer that does not fit, on every Linux but Alpha, MIPS, PA-RISC and SPARC.
@@ -251,6 +253,13 @@ pub struct LowerReply {
     pub device: u64,
     /// Its inode number.
     pub inode: u64,
+}
+
+/// Payload of [`Response::Applied`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct AppliedReply {
+    /// The branch's id or name, as it was given.
+    pub branch: Vec<u8>,
 }
 
 /// Payload of [`Response::KeepLower`].

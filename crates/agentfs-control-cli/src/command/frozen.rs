@@ -5,8 +5,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use agentfs_proto::Response;
-use agentfs_proto::record::SnapshotEntry;
-use agentfs_proto::request::{BranchSnapshot, SnapshotDelete, SnapshotPage};
+use agentfs_proto::record::{BranchEntry, SnapshotEntry};
+use agentfs_proto::request::{BranchCreate, BranchDelete, BranchSnapshot, SnapshotDelete, SnapshotPage};
 
 use crate::client::{Client, all_pages, unexpected};
 use crate::failure::Failure;
@@ -16,37 +16,53 @@ use crate::output::shown;
 /// How long to wait until the kernel has closed what was read.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// A snapshot, and where it is seen.
+/// A snapshot, or a branch that nobody else writes to, and where it is seen.
 pub(super) struct Frozen<'a> {
     client: &'a Client,
     /// Its id.
     pub(super) id: Vec<u8>,
     /// The directory that shows it.
     pub(super) view: PathBuf,
-    is_ours: bool,
+    what: What,
+}
+
+/// What goes when it has been read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    Theirs,
+    Snapshot,
+    Branch,
 }
 
 impl<'a> Frozen<'a> {
-    /// Freezes a branch, given by id or name, `for_what`. What an earlier run left goes.
+    /// Freezes a branch, given by its id, `for_what`. What an earlier run left goes.
     ///
     /// # Errors
     /// The daemon's; also when somebody does the same with this branch.
-    pub(super) fn branch(client: &'a Client, branch: &str, for_what: &str) -> Result<Frozen<'a>, Failure> {
-        let found = super::branch::all(client)?
-            .into_iter()
-            .find(|entry| entry.id == branch.as_bytes() || entry.name.as_deref() == Some(branch.as_bytes()));
-        let id = found.map(|entry| shown(&entry.id)).ok_or_else(|| {
-            Failure::with_errno(
-                format!("no branch has the id or the name {branch:?}"),
-                rustix::io::Errno::NOENT,
-            )
-        })?;
+    fn branch(client: &'a Client, id: &str, for_what: &str) -> Result<Frozen<'a>, Failure> {
         let name = format!("{for_what}-{id}");
         if snapshots(client)?.iter().any(|entry| entry.name.as_deref() == Some(name.as_bytes())) {
-            delete(client, name.as_bytes())?;
+            delete(client, name.as_bytes(), What::Snapshot)?;
         }
         match client.call(BranchSnapshot { branch: id.into(), name: Some(name.into()) })? {
-            Response::BranchSnapshot(reply) => Frozen::at(client, reply.snapshot.id, true),
+            Response::BranchSnapshot(reply) => Frozen::at(client, reply.snapshot.id, What::Snapshot),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Grows a branch from another, given by its id, `for_what`: as that one comes to have more of the directory below itself, so
+    /// does this.
+    ///
+    /// # Errors
+    /// The daemon's; also when somebody does the same with this branch.
+    pub(super) fn grown(client: &'a Client, id: &str, for_what: &str) -> Result<Frozen<'a>, Failure> {
+        let name = format!("{for_what}-{id}");
+        let is_left = |entry: &BranchEntry| entry.name.as_deref() == Some(name.as_bytes());
+        if super::branch::all(client)?.iter().any(is_left) {
+            delete(client, name.as_bytes(), What::Branch)?;
+        }
+        match client.call(BranchCreate { from: id.into(), name: Some(name.into()) })? {
+            Response::BranchCreate(reply) => Frozen::at(client, reply.branch.id, What::Branch),
             _ => Err(unexpected()),
         }
     }
@@ -60,20 +76,22 @@ impl<'a> Frozen<'a> {
             .into_iter()
             .find(|entry| entry.id == of.as_bytes() || entry.name.as_deref() == Some(of.as_bytes()));
         match found {
-            Some(entry) => Frozen::at(client, entry.id, false),
-            None => Frozen::branch(client, of, for_what),
+            Some(entry) => Frozen::at(client, entry.id, What::Theirs),
+            None => Frozen::branch(client, &branch_id(client, of)?, for_what),
         }
     }
 
-    fn at(client: &'a Client, id: Vec<u8>, is_ours: bool) -> Result<Frozen<'a>, Failure> {
+    fn at(client: &'a Client, id: Vec<u8>, what: What) -> Result<Frozen<'a>, Failure> {
         let place = Path::new(".agentfs/by-id").join(shown(&id));
         let volume = client.volume();
         let roots = [volume.join(VOLUME), volume.to_owned()].into_iter().chain(mount_point(volume).ok());
         let found = roots.map(|root| root.join(&place)).find(|view| view.is_dir());
         let view = found.unwrap_or_default();
-        let frozen = Frozen { client, id, view, is_ours };
+        let frozen = Frozen { client, id, view, what };
         if frozen.view.as_os_str().is_empty() {
-            return Err(Failure::new("the snapshot cannot be seen from here: ask from outside of a branch"));
+            return Err(Failure::new(
+                "what is to be read cannot be seen from here: ask from outside of a branch",
+            ));
         }
         Ok(frozen)
     }
@@ -82,10 +100,24 @@ impl<'a> Frozen<'a> {
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
         let begun = Instant::now();
-        while self.is_ours && delete(self.client, &self.id).is_err() && begun.elapsed() < PATIENCE {
+        while self.what != What::Theirs
+            && delete(self.client, &self.id, self.what).is_err()
+            && begun.elapsed() < PATIENCE
+        {
             thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+/// The id of a branch that is given by that or by its name.
+pub(super) fn branch_id(client: &Client, branch: &str) -> Result<String, Failure> {
+    let is_it = |entry: &BranchEntry| {
+        entry.id == branch.as_bytes() || entry.name.as_deref() == Some(branch.as_bytes())
+    };
+    let found = super::branch::all(client)?.into_iter().find(is_it);
+    found.map(|entry| shown(&entry.id)).ok_or_else(|| {
+        Failure::with_errno(format!("no branch has the id or the name {branch:?}"), rustix::io::Errno::NOENT)
+    })
 }
 
 fn snapshots(client: &Client) -> Result<Vec<SnapshotEntry>, Failure> {
@@ -95,6 +127,10 @@ fn snapshots(client: &Client) -> Result<Vec<SnapshotEntry>, Failure> {
     })
 }
 
-fn delete(client: &Client, snapshot: &[u8]) -> Result<(), Failure> {
-    client.call(SnapshotDelete { snapshot: snapshot.into() }).map(drop)
+fn delete(client: &Client, which: &[u8], what: What) -> Result<(), Failure> {
+    let deleted = match what {
+        What::Branch => client.call(BranchDelete { branch: which.into(), force: true }),
+        What::Snapshot | What::Theirs => client.call(SnapshotDelete { snapshot: which.into() }),
+    };
+    deleted.map(drop)
 }

@@ -9,7 +9,7 @@ use std::process::{Command, Stdio};
 
 use super::frozen::Frozen;
 use crate::client::Client;
-use crate::copy::{Copier, Progress, dress_directory, enter_path, failed, names, sync_all};
+use crate::copy::{Copier, Progress, enter_path, failed, names, sync_all};
 use crate::failure::Failure;
 use crate::left_out::Ignored;
 use crate::output::{self, Output, shown};
@@ -22,8 +22,10 @@ pub(super) enum Form<'a> {
     Directory(&'a Path),
 }
 
-/// In a directory that is not complete yet: of what.
-const UNFINISHED: &str = ".agentfs-export";
+/// Beside a directory that is not complete yet: of what it is.
+fn mark_of(to: &Path) -> PathBuf {
+    to.with_file_name(format!(".{}.agentfs-export", to.file_name().unwrap_or_default().to_string_lossy()))
+}
 
 pub(super) fn export(client: &Client, of: &str, form: &Form<'_>, all: bool) -> Result<Output, Failure> {
     let frozen = Frozen::any(client, of, "export")?;
@@ -31,9 +33,10 @@ pub(super) fn export(client: &Client, of: &str, form: &Form<'_>, all: bool) -> R
     let count = match form {
         Form::Tar(to) => to_tar(&frozen.view, to, &ignored)?,
         Form::Directory(to) => {
-            begin(to, of)?;
+            let to = &begin(to, of)?;
             let count = copy_tree(&frozen.view, to, &ignored, "exported")?;
-            finish(&frozen.view, to).map_err(|error| Failure::io("the export cannot be finished", &error))?;
+            fs::remove_file(mark_of(to))
+                .map_err(|error| Failure::io("the export cannot be finished", &error))?;
             count
         }
     };
@@ -67,25 +70,22 @@ fn view_of(client: &Client, branch: &str) -> Result<PathBuf, Failure> {
 }
 
 /// A directory to export to.
-fn begin(to: &Path, of: &str) -> Result<(), Failure> {
+fn begin(to: &Path, of: &str) -> Result<PathBuf, Failure> {
     let cannot = |error| Failure::io(&format!("{} cannot be written to", to.display()), &error);
     fs::create_dir_all(to).map_err(cannot)?;
-    let mark = to.join(UNFINISHED);
+    let to = to.canonicalize().map_err(cannot)?;
+    let mark = mark_of(&to);
     let is_ours = fs::read(&mark).is_ok_and(|text| text == of.as_bytes());
-    let is_empty = fs::read_dir(to).map_err(cannot)?.next().is_none();
+    // Written before anything is put there.
+    let is_empty = fs::read_dir(&to).map_err(cannot)?.next().is_none();
     if !is_ours && !is_empty {
         return Err(Failure::new(format!(
             "{} is not empty: name a new directory, or one in which an export of {of:?} was interrupted",
             to.display()
         )));
     }
-    fs::write(mark, of).map_err(cannot)
-}
-
-/// It is complete, and was not changed by saying so.
-fn finish(view: &Path, to: &Path) -> std::io::Result<()> {
-    fs::remove_file(to.join(UNFINISHED))?;
-    Ok(dress_directory(fs::File::open(view)?.as_fd(), fs::File::open(to)?.as_fd())?)
+    fs::write(mark, of).map_err(cannot)?;
+    Ok(to)
 }
 
 fn copy_tree(from: &Path, to: &Path, ignored: &Ignored, what: &'static str) -> Result<u64, Failure> {
@@ -94,9 +94,8 @@ fn copy_tree(from: &Path, to: &Path, ignored: &Ignored, what: &'static str) -> R
             .map_err(|error| Failure::io(&format!("{} cannot be opened", path.display()), &error))
     };
     let (source, target) = (open(from)?, open(to)?);
-    let left_out = |path: &Path, is_directory: bool| {
-        path == Path::new(UNFINISHED) || path == Path::new(".agentfs") || ignored.has(path, is_directory)
-    };
+    let left_out =
+        |path: &Path, is_directory: bool| path == Path::new(".agentfs") || ignored.has(path, is_directory);
     let root = target.try_clone().map_err(|error| Failure::io("too many open files", &error))?;
     let mut copier = Copier::new(root.into(), &left_out, false, Progress::new(what));
     copier.directory(source.as_fd(), target.as_fd(), Path::new(""))?;

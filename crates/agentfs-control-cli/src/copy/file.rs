@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::buffer::spare_capacity;
 use rustix::fs::{
     AtFlags, Gid, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat,
-    copy_file_range, fchmod, fchown, fdatasync, fgetxattr, flistxattr, fsetxattr, fstat, ftruncate, futimens,
-    ioctl_ficlone, openat, seek, utimensat,
+    copy_file_range, fchmod, fchown, fdatasync, fgetxattr, flistxattr, fremovexattr, fsetxattr, fstat,
+    ftruncate, futimens, ioctl_ficlone, openat, seek, utimensat,
 };
 use rustix::io::Errno;
 
@@ -85,8 +85,9 @@ fn copy_through(from: &OwnedFd, to: &OwnedFd, start: u64, end: u64) -> Result<()
 /// Gives a file what another has beside bytes; owners where that is allowed.
 fn dress(from: BorrowedFd<'_>, to: BorrowedFd<'_>, stat: &Stat) -> Result<(), Errno> {
     allowed(fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid))))?;
-    fchmod(to, Mode::from_raw_mode(stat.st_mode))?;
+    // Before the permissions: who is not root writes them as long as the file may be written.
     copy_xattrs(from, to)?;
+    fchmod(to, Mode::from_raw_mode(stat.st_mode))?;
     futimens(to, &times(stat))
 }
 
@@ -124,13 +125,30 @@ fn times(stat: &Stat) -> Timestamps {
     }
 }
 
-fn copy_xattrs(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
+/// `None` where there are none.
+fn xattr_names(file: BorrowedFd<'_>) -> Result<Option<Vec<Vec<u8>>>, Errno> {
     let mut names = Vec::with_capacity(MOST_XATTR);
-    match flistxattr(from, spare_capacity(&mut names)) {
-        Err(Errno::OPNOTSUPP) => return Ok(()),
+    match flistxattr(file, spare_capacity(&mut names)) {
+        Err(Errno::OPNOTSUPP) => return Ok(None),
         listed => listed?,
     };
-    for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+    let names = names.split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    Ok(Some(names.map(<[u8]>::to_vec).collect()))
+}
+
+fn copy_xattrs(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
+    let Some(names) = xattr_names(from)? else { return Ok(()) };
+    // What it has from its directory, or had.
+    for name in xattr_names(to)?.unwrap_or_default() {
+        if !names.contains(&name) && !name.starts_with(b"security.selinux") {
+            match fremovexattr(to, &name[..]) {
+                Err(Errno::OPNOTSUPP | Errno::PERM | Errno::NODATA) => {}
+                removed => removed?,
+            }
+        }
+    }
+    for name in &names {
+        let name = &name[..];
         let mut value = Vec::with_capacity(MOST_XATTR);
         fgetxattr(from, name, spare_capacity(&mut value))?;
         match fsetxattr(to, name, &value, XattrFlags::empty()) {

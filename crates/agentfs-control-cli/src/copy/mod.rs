@@ -11,9 +11,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
 use rustix::fs::{
-    linkat, mkdirat, mknodat, openat, readlinkat, renameat, statat, symlinkat, syncfs, unlinkat,
+    linkat, mkdirat, mknodat, openat2, readlinkat, renameat, renameat_with, statat, symlinkat, syncfs,
+    unlinkat,
 };
 use rustix::io::Errno;
 
@@ -34,6 +35,35 @@ pub(crate) struct Place<'a> {
 
 /// Which paths are left out.
 pub(crate) type LeftOut<'a> = &'a dyn Fn(&Path, bool) -> bool;
+
+/// What is at a place before something is put there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Expected {
+    /// Whatever it is.
+    Anything,
+    Nothing,
+    /// This file, unchanged: its inode number and size, when it was written last, and, of one that has no other names, when it
+    /// was changed last.
+    File(u64, i64, (i64, u64), Option<(i64, u64)>),
+}
+
+impl Expected {
+    /// What is there now.
+    pub(crate) fn as_found(stat: Option<&Stat>) -> Expected {
+        let Some(stat) = stat else { return Expected::Nothing };
+        let changed =
+            (stat.st_nlink == 1 || is_directory(stat)).then_some((stat.st_ctime, stat.st_ctime_nsec));
+        Expected::File(stat.st_ino, stat.st_size, (stat.st_mtime, stat.st_mtime_nsec), changed)
+    }
+}
+
+/// Somebody was faster.
+pub(crate) fn changed_meanwhile(path: &Path) -> Failure {
+    Failure::new(format!(
+        "{} was changed by somebody else meanwhile; what was done until then stays",
+        path.display()
+    ))
+}
 
 /// Copies files to one tree.
 pub(crate) struct Copier<'a> {
@@ -65,9 +95,10 @@ pub(crate) fn is_directory(stat: &Stat) -> bool {
     kind(stat) == FileType::Directory
 }
 
-/// Opens a directory that no link leads to.
+/// Opens a directory that neither a link leads to nor something mounted lies over.
 pub(crate) fn enter(place: Place<'_>) -> Result<OwnedFd, Errno> {
-    openat(place.directory, place.name, DIRECTORY | OFlags::RDONLY, Mode::empty())
+    let within = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_XDEV;
+    openat2(place.directory, place.name, DIRECTORY | OFlags::RDONLY, Mode::empty(), within)
 }
 
 /// Opens a directory and those above it, from `root` on; `None` when there is none.
@@ -142,13 +173,25 @@ impl<'a> Copier<'a> {
         remove_drafts(target).map_err(failed(path))?;
         for name in names(source).map_err(failed(path))? {
             let source = Place { directory: source, name: &name };
-            self.copy(source, Place { directory: target, name: &name }, &path.join(&name))?;
+            self.copy(
+                source,
+                Place { directory: target, name: &name },
+                &path.join(&name),
+                Expected::Anything,
+            )?;
         }
         file::dress_directory(source, target).map_err(failed(path))
     }
 
     /// Copies a file, or a directory with all in it, to `path` in the tree. A directory there is kept, and what it has beside.
-    pub(crate) fn copy(&mut self, source: Place<'_>, target: Place<'_>, path: &Path) -> Result<(), Failure> {
+    /// A file that is there must be as `expected`; it is the same already only if anything may be there.
+    pub(crate) fn copy(
+        &mut self,
+        source: Place<'_>,
+        target: Place<'_>,
+        path: &Path,
+        expected: Expected,
+    ) -> Result<(), Failure> {
         let Some(stat) = look(source).map_err(failed(path))? else { return Ok(()) };
         if is_draft(source.name) || (self.left_out)(path, is_directory(&stat)) {
             return Ok(());
@@ -174,9 +217,10 @@ impl<'a> Copier<'a> {
         if let Some(other) = other {
             return self.link(&other, target, there.as_ref()).map_err(failed(path));
         }
-        let is_there = there.is_some_and(|there| is_same((source, &stat), (target, &there)));
+        let is_old = expected == Expected::as_found(there.as_ref());
+        let is_there = there.is_some_and(|there| !is_old && is_same((source, &stat), (target, &there)));
         if !is_there {
-            self.put(source, target, &stat).map_err(failed(path))?;
+            self.put((source, &stat), (target, path), expected)?;
         }
         if is_linked {
             self.links.insert((stat.st_dev, stat.st_ino), path.to_owned());
@@ -200,25 +244,52 @@ impl<'a> Copier<'a> {
         format!("{DRAFT}file-{}-{}", std::process::id(), self.drafts)
     }
 
-    fn put(&mut self, source: Place<'_>, target: Place<'_>, stat: &Stat) -> Result<(), Errno> {
+    fn put(
+        &mut self,
+        (source, stat): (Place<'_>, &Stat),
+        (target, path): (Place<'_>, &Path),
+        expected: Expected,
+    ) -> Result<(), Failure> {
         let draft = self.draft();
-        let name: &OsStr = OsStr::new(&draft);
-        let place = Place { directory: target.directory, name };
+        let place = Place { directory: target.directory, name: OsStr::new(&draft) };
+        let made = self.make(source, place, stat).map_err(failed(path)).and_then(|()| {
+            let now = look(target).map_err(failed(path))?;
+            let flags = match expected {
+                Expected::Nothing => RenameFlags::NOREPLACE,
+                _ => RenameFlags::empty(),
+            };
+            if expected != Expected::Anything && expected != Expected::as_found(now.as_ref()) {
+                return Err(changed_meanwhile(path));
+            }
+            let moved = renameat_with(place.directory, place.name, target.directory, target.name, flags);
+            match moved {
+                Err(Errno::EXIST) => Err(changed_meanwhile(path)),
+                // Not every filesystem can.
+                Err(Errno::INVAL | Errno::NOSYS) => {
+                    renameat(place.directory, place.name, target.directory, target.name).map_err(failed(path))
+                }
+                moved => moved.map_err(failed(path)),
+            }
+        });
+        made.inspect_err(|_| {
+            let _ = unlinkat(place.directory, place.name, AtFlags::empty());
+        })
+    }
+
+    fn make(&self, source: Place<'_>, place: Place<'_>, stat: &Stat) -> Result<(), Errno> {
         match kind(stat) {
-            FileType::RegularFile => file::copy(source, place, stat, self.is_durable)?,
+            FileType::RegularFile => file::copy(source, place, stat, self.is_durable),
             FileType::Symlink => {
                 let to = readlinkat(source.directory, source.name, Vec::new())?;
-                symlinkat(to, target.directory, name)?;
-                file::dress_by_name(place, stat)?;
+                symlinkat(to, place.directory, place.name)?;
+                file::dress_by_name(place, stat)
             }
             other => {
-                mknodat(target.directory, name, other, Mode::from_raw_mode(stat.st_mode), stat.st_rdev)?;
-                file::dress_by_name(place, stat)?;
+                let mode = Mode::from_raw_mode(stat.st_mode);
+                mknodat(place.directory, place.name, other, mode, stat.st_rdev)?;
+                file::dress_by_name(place, stat)
             }
         }
-        renameat(target.directory, name, target.directory, target.name).inspect_err(|_| {
-            let _ = unlinkat(target.directory, name, AtFlags::empty());
-        })
     }
 
     /// The tree.

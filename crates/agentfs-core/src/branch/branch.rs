@@ -35,6 +35,11 @@ pub(super) struct State {
 }
 
 impl State {
+    /// A version of which nothing else is known.
+    pub(super) fn of(version: Version) -> State {
+        State { version, aside: Aside::default(), epoch: Epoch(0), deleted: false }
+    }
+
     pub(super) fn inode(&self, ino: InodeId) -> Option<&Arc<Inode>> {
         self.version.get(ino).or_else(|| self.aside.orphans.get(&ino))
     }

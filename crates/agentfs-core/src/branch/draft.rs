@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::branch::State;
 use crate::error::{FsError, Result};
-use crate::store::Content;
+use crate::store::{Content, Identity};
 use crate::tree::{Edit, Entry, Inode, Meta, Origin, Version, Xattrs};
 use crate::types::{FileKind, InodeId, Name, ObjectId, Timestamp};
 
@@ -18,9 +18,21 @@ pub struct Draft<'a> {
     dropped: Vec<InodeId>,
     first: Vec<ObjectId>,
     /// Names under which there is something in the lower directory.
-    covering: Vec<(InodeId, Name)>,
+    covering: Vec<Cover>,
     /// A directory that shows something from there.
     full: Option<InodeId>,
+}
+
+/// A name in a directory under which there is something in the lower directory.
+pub struct Cover {
+    /// The directory.
+    pub dir: InodeId,
+    /// The name.
+    pub name: Name,
+    /// Where that is below.
+    pub path: Arc<[u8]>,
+    /// What stands for what is there now.
+    pub stamp: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -146,8 +158,29 @@ impl<'a> Draft<'a> {
 
     /// Under these names there is something in the lower directory: where one is removed, it is hidden. `full` is a directory that
     /// shows something from there.
-    pub fn cover(&mut self, names: Vec<(InodeId, Name)>, full: Option<InodeId>) {
+    pub fn cover(&mut self, names: Vec<Cover>, full: Option<InodeId>) {
         (self.covering, self.full) = (names, full);
+    }
+
+    fn covered(&self, dir: InodeId, name: &Name) -> Option<&Cover> {
+        self.covering.iter().find(|cover| cover.dir == dir && cover.name == *name)
+    }
+
+    /// A file of our own comes where a name of the lower directory is hidden: it remembers what it takes the place of.
+    fn cover_with(&mut self, dir: InodeId, name: &Name, child: Entry) {
+        if child.ino().is_lower() || child.kind() == FileKind::Directory {
+            return;
+        }
+        let Some(path) = self.covered(dir, name).map(|cover| cover.path.clone()) else { return };
+        let drafted = self.recorded.iter().rev().find_map(|edit| match edit {
+            Edit::Link(known, known_name, entry) if *known == dir && known_name == name => Some(*entry),
+            _ => None,
+        });
+        let before = || self.version().get(dir)?.directory()?.get_any(name);
+        if let Some(base) = drafted.or_else(before).and_then(Entry::stamp) {
+            let origin = Origin { path, identity: Identity::default(), since: None, base };
+            self.set_origin(child.ino(), Some(Arc::new(origin)));
+        }
     }
 
     /// Does a directory show something from below?
@@ -165,6 +198,7 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// `Stale` when there is no such directory.
     pub fn link(&mut self, dir: InodeId, name: &Name, child: Entry, now: Timestamp) -> Result<()> {
+        self.cover_with(dir, name, child);
         self.push(dir, Edit::Link(dir, name.clone(), child));
         let parent = self.meta(dir)?;
         parent.nlink += u32::from(child.kind() == FileKind::Directory);
@@ -177,16 +211,23 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// `Stale` when there is no such directory.
     pub fn unlink(&mut self, dir: InodeId, name: &Name, child: Entry, now: Timestamp) -> Result<()> {
-        let is_below = self.covering.iter().any(|(known, known_name)| *known == dir && known_name == name);
-        self.push(
-            dir,
-            match is_below {
-                true => Edit::Link(dir, name.clone(), Entry::WHITEOUT),
-                false => Edit::Unlink(dir, name.clone()),
-            },
-        );
+        let edit = match self.covered(dir, name) {
+            Some(cover) => {
+                // What the version relies on is what it has from there, if it has it.
+                let inode = self.state.inode(child.ino());
+                let known = inode.and_then(|inode| inode.lower.as_ref());
+                let base = known.filter(|origin| origin.path == cover.path).map(|origin| origin.base);
+                let is_directory = child.kind() == FileKind::Directory;
+                let stamp = base.filter(|_| !is_directory).unwrap_or(cover.stamp);
+                Edit::Link(dir, name.clone(), Entry::whiteout(stamp))
+            }
+            None => Edit::Unlink(dir, name.clone()),
+        };
+        self.push(dir, edit);
         let parent = self.meta(dir)?;
-        parent.nlink -= u32::from(child.kind() == FileKind::Directory);
+        // Of a directory that shows what is below, not all were counted.
+        let is_directory = child.kind() == FileKind::Directory;
+        parent.nlink = parent.nlink.saturating_sub(u32::from(is_directory)).max(2);
         (parent.times.mtime, parent.times.ctime) = (now, now);
         Ok(())
     }
@@ -196,13 +237,40 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// `Stale` when there is no such inode.
     pub fn release(&mut self, child: Entry, now: Timestamp) -> Result<()> {
+        let is_directory = child.kind() == FileKind::Directory;
+        let left = if is_directory { 0 } else { self.meta(child.ino())?.nlink.saturating_sub(1) };
+        // Others may have given it more names in the lower directory since it was copied up.
+        let is_to_go = left == 0 && child.ino().is_lower();
+        let others = if is_to_go { self.other_names(child.ino()) } else { 0 };
         let meta = self.meta(child.ino())?;
-        meta.nlink = if child.kind() == FileKind::Directory { 0 } else { meta.nlink.saturating_sub(1) };
+        meta.nlink = match others {
+            0 => left,
+            _ if is_directory => 2,
+            others => others,
+        };
         meta.times.ctime = now;
         if meta.nlink == 0 {
             self.dropped.push(child.ino());
         }
         Ok(())
+    }
+
+    /// Names that an inode has when what is drafted is done. Searches: for rare questions.
+    fn other_names(&self, ino: InodeId) -> u32 {
+        let is_changed = |dir: InodeId, name: &Name| {
+            self.recorded.iter().any(|edit| match edit {
+                Edit::Link(known, known_name, _) | Edit::Unlink(known, known_name) => {
+                    *known == dir && known_name == name
+                }
+                _ => false,
+            })
+        };
+        let directories = self.version().iter().filter_map(|(dir, inode)| Some((dir, inode.directory()?)));
+        let names = directories.flat_map(|(dir, directory)| {
+            let its = directory.iter().filter(move |(_, entry)| entry.ino() == ino);
+            its.map(move |(name, _)| (dir, name))
+        });
+        names.filter(|(dir, name)| !is_changed(*dir, name)).count() as u32
     }
 
     /// The object of a file is about to be written in place, or nobody is left who may: while it is dirty, its size and

@@ -4,20 +4,22 @@
 use std::collections::VecDeque;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use parking_lot::Mutex;
 
 use crate::error::{FsError, Result};
-use crate::store::{Content, FileStat, Identity, LowerFile, LowerStat, LowerTree, ObjectFile, split};
+use crate::store::{Content, Identity, LowerFile, LowerStat, LowerTree, ObjectFile, split};
 use crate::tree::{Body, Directory, Entry, Inode, Meta, Origin, Times, Version};
-use crate::types::{FileKind, InodeId, Name, Timestamp};
+use crate::types::{FileKind, InodeId, Name, Timestamp, ViewId};
 
 /// Listings that are kept.
 const LISTINGS: usize = 64;
 /// A directory that was changed so shortly before it was listed may change again without its time's telling.
 const FRESH: Duration = Duration::from_millis(50);
+/// So long a file is kept that the kernel may be about to be told of.
+const UNTOLD: Duration = Duration::from_secs(10);
 /// Numbers below this many times the first are tried when the host gives one again.
 const STEP: u64 = 0x9E37_79B1;
 
@@ -28,10 +30,11 @@ struct Known {
     parent: InodeId,
     kind: FileKind,
     identity: Identity,
-    /// In how many views the kernel knows it.
-    views: u32,
-    /// What a file in `main` was when it was opened last.
-    opened: FileStat,
+    /// In which views the kernel knows it.
+    views: Vec<ViewId>,
+    noted: Instant,
+    /// Has the kernel dropped what it read of it before `main` came to have it itself?
+    is_dropped: bool,
 }
 
 /// A directory as it was listed.
@@ -50,6 +53,7 @@ pub struct Lower {
     /// Files that have another number than theirs, because that was taken.
     moved: DashMap<Identity, InodeId>,
     listings: Mutex<VecDeque<Listing>>,
+    tended: Mutex<Instant>,
 }
 
 /// Which moment a version relies on.
@@ -59,7 +63,7 @@ impl Lower {
     /// Over this tree.
     pub fn new(tree: LowerTree) -> Lower {
         let (known, recorded, moved) = (DashMap::new(), DashMap::new(), DashMap::new());
-        Lower { tree, known, recorded, moved, listings: Mutex::default() }
+        Lower { tree, known, recorded, moved, listings: Mutex::default(), tended: Mutex::new(Instant::now()) }
     }
 
     /// The files that a version has from there keep their numbers.
@@ -114,33 +118,53 @@ impl Lower {
     pub fn note(&self, ino: InodeId, path: &Arc<[u8]>, stat: &LowerStat, parent: InodeId) {
         let known = || {
             let (path, identity, kind) = (path.clone(), stat.identity, stat.kind);
-            Known { path, parent, kind, identity, views: 0, opened: FileStat::default() }
+            Known {
+                path,
+                parent,
+                kind,
+                identity,
+                views: Vec::new(),
+                noted: Instant::now(),
+                is_dropped: false,
+            }
         };
         let mut known = self.known.entry(ino).or_insert_with(known);
         if known.path != *path || known.parent != parent {
             (known.path, known.parent) = (path.clone(), parent);
         }
+        known.noted = Instant::now();
     }
 
     /// The kernel knows it in one more view.
-    pub fn remember(&self, ino: InodeId) {
-        if let Some(mut known) = self.known.get_mut(&ino) {
-            known.views += 1;
+    pub fn remember(&self, ino: InodeId, view: ViewId) {
+        if let Some(mut known) = self.known.get_mut(&ino)
+            && !known.views.contains(&view)
+        {
+            known.views.push(view);
         }
     }
 
     /// It knows it in one less.
-    pub fn forget(&self, ino: InodeId) {
+    pub fn forget(&self, ino: InodeId, view: ViewId) {
         self.known.remove_if_mut(&ino, |_, known| {
-            known.views = known.views.saturating_sub(1);
-            known.views == 0
+            known.views.retain(|known| *known != view);
+            known.views.is_empty()
         });
     }
 
-    /// A file is opened in `main`: is it what it was the last time?
-    pub fn is_as_opened(&self, ino: InodeId, stat: FileStat) -> bool {
-        let before = self.known.get_mut(&ino).map(|mut known| std::mem::replace(&mut known.opened, stat));
-        before == Some(stat)
+    /// Forgets what was looked up and the kernel was never told of.
+    pub fn tend(&self) {
+        let mut tended = self.tended.lock();
+        if tended.elapsed() >= UNTOLD {
+            self.known.retain(|_, known| !known.views.is_empty() || known.noted.elapsed() < UNTOLD);
+            *tended = Instant::now();
+        }
+    }
+
+    /// A file that `main` has itself is opened: did the kernel drop what it had read before? It has from now on.
+    pub fn was_dropped(&self, ino: InodeId) -> bool {
+        let known = self.known.get_mut(&ino);
+        known.is_some_and(|mut known| std::mem::replace(&mut known.is_dropped, true))
     }
 
     /// The directory itself, as a descriptor of this process.
@@ -221,8 +245,8 @@ impl Lower {
         };
         // The root's is another: what it shows is not what it was when it was first seen.
         let since = (!path.is_empty()).then_some(stat.ctime);
-        let lower = Some(Arc::new(Origin { path: path.clone(), identity: stat.identity, since }));
-        Ok(Inode { meta, body, xattrs: None, lower })
+        let lower = Origin { path: path.clone(), identity: stat.identity, since, base: stat.stamp() };
+        Ok(Inode { meta, body, xattrs: None, lower: Some(Arc::new(lower)) })
     }
 
     /// Gives an inode the extended attributes of the file at a path.
@@ -240,6 +264,10 @@ impl Lower {
                 .filter(|(name, _)| kept(name) && &**name != b"security.selinux");
             let xattrs: crate::tree::Xattrs = xattrs.collect();
             inode.xattrs = (!xattrs.is_empty()).then(|| Arc::new(xattrs));
+        }
+        if inode.directory().is_some() {
+            let base = inode.attributes();
+            inode.lower = inode.lower.take().map(|origin| Arc::new(Origin { base, ..(*origin).clone() }));
         }
     }
 
@@ -293,7 +321,7 @@ impl Lower {
             std::io::ErrorKind::NotFound => changed(&file.path),
             _ => error.into(),
         })?;
-        if stat.identity == file.identity && stat.content() == file.stat {
+        if stat.identity == file.identity && stat.content().is_the_same_as(&file.stat) {
             Ok(open)
         } else {
             Err(changed(&file.path))

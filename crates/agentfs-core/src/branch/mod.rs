@@ -11,7 +11,7 @@ mod views;
 
 pub use branch::{Branch, Kept};
 pub use catalog::{BranchInfo, Catalog, Origin, SnapshotInfo, check_name};
-pub use draft::Draft;
+pub use draft::{Cover, Draft};
 pub use lower::{Lower, Since, changed, check as check_lower};
 pub use snapshot::Snapshot;
 pub use tree_of::Tree;

@@ -23,7 +23,7 @@ impl Tree {
     pub fn read<T>(&self, f: impl FnOnce(&Version) -> T) -> T {
         match self {
             Tree::Branch(branch) => branch.read(f),
-            Tree::Snapshot(snapshot) => f(&snapshot.version),
+            Tree::Snapshot(snapshot) => snapshot.read(f),
         }
     }
 
@@ -31,7 +31,9 @@ impl Tree {
     pub fn own_inode(&self, ino: InodeId) -> Option<(Arc<Inode>, bool)> {
         match self {
             Tree::Branch(branch) => branch.own_inode(ino),
-            Tree::Snapshot(snapshot) => snapshot.version.get(ino).map(|inode| (inode.clone(), false)),
+            Tree::Snapshot(snapshot) => {
+                snapshot.read(|version| version.get(ino).map(|inode| (inode.clone(), false)))
+            }
         }
     }
 

@@ -53,6 +53,7 @@ enum Stored {
     Ordered { at: Fixed, through: Fixed, synced: Fixed },
     Continues { piece: u64, len: u64 },
     Closed { at: Fixed },
+    SnapshotKeeps(u128, Vec<u64>, Vec<StoredEdit>),
 }
 
 /// Eight bytes always: the record's length does not depend on where it is.
@@ -234,6 +235,10 @@ fn stored(record: &Record) -> Stored {
             let first = first.iter().map(|id| id.0).collect();
             Stored::EditsAfter(branch.0, first, edits.iter().map(stored_edit).collect())
         }
+        Record::SnapshotKeeps(snapshot, first, edits) => {
+            let first = first.iter().map(|id| id.0).collect();
+            Stored::SnapshotKeeps(snapshot.0, first, edits.iter().map(stored_edit).collect())
+        }
         Record::Moved(moves) => Stored::Moved(moves.iter().map(stored_move).collect()),
         Record::Mounted(boot) => Stored::Mounted(*boot),
         Record::Ordered { at, through, synced } => {
@@ -262,6 +267,10 @@ fn record(stored: Stored, adopt: Adopter<'_>) -> Decoded<Record> {
         Stored::EditsAfter(branch, first, edits) => {
             let first = first.into_iter().map(ObjectId).collect();
             Record::EditsAfter(BranchId(branch), first, loaded_edits(edits, adopt)?)
+        }
+        Stored::SnapshotKeeps(snapshot, first, edits) => {
+            let first = first.into_iter().map(ObjectId).collect();
+            Record::SnapshotKeeps(SnapshotId(snapshot), first, loaded_edits(edits, adopt)?)
         }
         Stored::Moved(moves) => Record::Moved(moves.iter().map(loaded_move).collect()),
         Stored::Mounted(boot) => Record::Mounted(boot),
@@ -384,8 +393,8 @@ fn edit(stored: StoredEdit, adopt: Adopter<'_>) -> Decoded<Edit> {
         StoredEdit::Content(ino, content) => Edit::Content(inode_id(ino)?, loaded_content(content, adopt)?),
         StoredEdit::Xattrs(ino, xattrs) => Edit::Xattrs(inode_id(ino)?, loaded_xattrs(xattrs)),
         StoredEdit::Parent(ino, parent) => Edit::Parent(inode_id(ino)?, inode_id(parent)?),
-        StoredEdit::Link(dir, bytes, _, WHITEOUT) => {
-            Edit::Link(inode_id(dir)?, name(&bytes)?, Entry::WHITEOUT)
+        StoredEdit::Link(dir, bytes, stamp, WHITEOUT) => {
+            Edit::Link(inode_id(dir)?, name(&bytes)?, Entry::whiteout(stamp))
         }
         StoredEdit::Link(dir, bytes, ino, code) => {
             Edit::Link(inode_id(dir)?, name(&bytes)?, Entry::new(inode_id(ino)?, kind(code)?))

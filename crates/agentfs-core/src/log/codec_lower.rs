@@ -13,6 +13,7 @@ pub(super) struct StoredOrigin {
     path: Bytes,
     identity: StoredIdentity,
     since: Option<StoredTime>,
+    base: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -38,13 +39,13 @@ fn loaded_identity(stored: &StoredIdentity) -> Decoded<Identity> {
 
 pub(super) fn stored_origin(origin: &Origin) -> StoredOrigin {
     let (path, since) = (Bytes(origin.path.to_vec()), origin.since.map(time));
-    StoredOrigin { path, identity: stored_identity(origin.identity), since }
+    StoredOrigin { path, identity: stored_identity(origin.identity), since, base: origin.base }
 }
 
 pub(super) fn loaded_origin(stored: StoredOrigin) -> Decoded<Arc<Origin>> {
     let since = stored.since.as_ref().map(timestamp).transpose()?;
     let identity = loaded_identity(&stored.identity)?;
-    Ok(Arc::new(Origin { path: stored.path.0.into(), identity, since }))
+    Ok(Arc::new(Origin { path: stored.path.0.into(), identity, since, base: stored.base }))
 }
 
 pub(super) fn stored_lower(file: &LowerFile) -> StoredLower {

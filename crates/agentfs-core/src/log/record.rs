@@ -98,6 +98,8 @@ pub enum Record {
     CheckpointEnd,
     /// As [`Record::Edits`], of an operation that takes something away: these objects were to be durable before.
     EditsAfter(BranchId, Vec<ObjectId>, Vec<Edit>),
+    /// A snapshot has more of what it shows itself: these edits, and these objects were to be durable before.
+    SnapshotKeeps(SnapshotId, Vec<ObjectId>, Vec<Edit>),
     /// Content of small files was moved.
     Moved(Vec<Move>),
     /// A mount begins, on this boot of the host.
@@ -130,7 +132,9 @@ impl Record {
     /// The edits of a file operation.
     pub fn edits(&self) -> &[Edit] {
         match self {
-            Record::Edits(_, edits) | Record::EditsAfter(_, _, edits) => edits,
+            Record::Edits(_, edits)
+            | Record::EditsAfter(_, _, edits)
+            | Record::SnapshotKeeps(_, _, edits) => edits,
             _ => &[],
         }
     }
@@ -143,7 +147,7 @@ impl Record {
             _ => false,
         };
         match self {
-            Record::SnapshotCreated(_) | Record::BranchCreated(_) => true,
+            Record::SnapshotCreated(_) | Record::BranchCreated(_) | Record::SnapshotKeeps(..) => true,
             Record::Edits(..) | Record::EditsAfter(..) => {
                 let links = self.edits().iter().any(|edit| matches!(edit, Edit::Link(..)));
                 let unlinks = self.edits().iter().any(|edit| matches!(edit, Edit::Unlink(..)));

@@ -46,7 +46,7 @@ impl FsCore {
 
     fn is_copied_whole(&self, origin: Origin) -> Result<bool> {
         let Origin::Branch(id) = origin else { return Ok(false) };
-        Ok(self.is_to_be_materialized(&*self.catalog.read().branch(&id.to_string())?.1))
+        Ok(self.is_to_be_materialized(self.catalog.read().branch(&id.to_string())?.1))
     }
 
     fn grow(&self, origin: Origin, view: ViewId, name: Option<&str>) -> Result<BranchInfo> {
@@ -72,7 +72,7 @@ impl FsCore {
         match origin {
             Origin::Empty => Err(FsError::InvalidArgument("a branch grows from a snapshot or a branch")),
             Origin::Snapshot(id) => {
-                let version = self.catalog.read().snapshot(&id.to_string())?.1.version.clone();
+                let version = self.catalog.read().snapshot(&id.to_string())?.1.version();
                 record.snapshot = Some(id);
                 self.journal.append(&Record::BranchCreated(record.clone()))?;
                 Ok(Seed { version, origin, source_epoch: None })

@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
-use crate::store::{Content, Identity};
 use crate::tree::{Directory, Inode, Origin, Version};
-use crate::types::{InodeId, Name, SnapshotId, Timestamp};
+use crate::types::{InodeId, Name, Timestamp};
 
 /// How a path differs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +16,8 @@ pub enum ChangeKind {
     Put,
     /// There is a directory of which nothing is below.
     Tree,
+    /// A file in such a directory of which it is known what was below.
+    Inner,
     /// There is the directory that is below, with other attributes.
     Attributes,
     /// There is nothing.
@@ -30,8 +31,8 @@ pub struct Change {
     pub path: Vec<u8>,
     /// How it differs.
     pub kind: ChangeKind,
-    /// Which file is below there, and when it had changed last, as far as the version relies on that.
-    pub seen: Option<(Identity, Timestamp)>,
+    /// What stands for the file below that the version relies on there, where that is known: see [`crate::stamp`].
+    pub seen: Option<u64>,
     /// What is below there and was changed later is not what the version knows of.
     pub not_after: Timestamp,
 }
@@ -43,14 +44,20 @@ struct Walk<'a> {
 }
 
 impl FsCore {
-    /// All changes of a snapshot, by id or name, in the order of their paths. Looks at all that it has itself: for rare
-    /// questions.
+    /// All changes of a branch or a snapshot, by id or name, in the order of their paths. Looks at all that it has itself: for
+    /// rare questions.
     ///
     /// # Errors
     /// `UnknownVersion`, `Refused` when the volume lies over no directory.
-    pub fn changes(&self, snapshot: &str) -> Result<Vec<Change>> {
-        let id: SnapshotId = self.find_snapshot(snapshot)?.id;
-        let version = self.catalog.read().snapshot(&id.to_string())?.1.version.clone();
+    pub fn changes(&self, of: &str) -> Result<Vec<Change>> {
+        let version = {
+            let catalog = self.catalog.read();
+            match catalog.branch(of) {
+                Ok((_, branch)) => branch.read(Version::clone),
+                Err(FsError::UnknownVersion(_)) => catalog.snapshot(of)?.1.version(),
+                Err(error) => return Err(error),
+            }
+        };
         let origin = version.lower().cloned().ok_or_else(|| {
             FsError::Refused("this volume lies over no directory: use export to write it elsewhere".into())
         })?;
@@ -70,40 +77,59 @@ impl Walk<'_> {
     fn directory(&mut self, ino: InodeId, path: &[u8]) -> Result<()> {
         let inode: &Arc<Inode> = self.version.get(ino).ok_or(FsError::Stale)?;
         let directory = inode.directory().ok_or(FsError::NotDirectory)?;
-        let not_after = self.since.unwrap_or(inode.meta.times.ctime);
+        // What it has itself was made before it was changed last.
+        let changed = inode.meta.times.ctime;
+        let not_after = self.since.map_or(changed, |since| since.min(changed));
         self.entries(directory, path, not_after)
     }
 
     fn entries(&mut self, directory: &Directory, path: &[u8], not_after: Timestamp) -> Result<()> {
         for (name, entry) in directory.iter_any() {
             let path = below(path, name);
-            let put = |kind, seen| Change { path: path.clone(), kind, seen, not_after };
+            let change = |kind, seen| Change { path: path.clone(), kind, seen, not_after };
             if entry.is_whiteout() {
-                self.found.insert(path.clone(), put(ChangeKind::Gone, None));
+                // That there was nothing is no change.
+                let gone = entry.stamp().map(|stamp| change(ChangeKind::Gone, Some(stamp)));
+                self.found.extend(gone.map(|gone| (path.clone(), gone)));
                 continue;
             }
             let Some(inode) = self.version.get(entry.ino()) else { continue };
             let origin = inode.lower.as_deref().filter(|origin| *origin.path == *path);
-            let seen = origin.and_then(|origin| Some((origin.identity, origin.since?)));
-            let change = match (origin, inode.directory().is_some()) {
-                (Some(origin), true) => {
+            let seen = origin.map(|origin| origin.base);
+            let found = match (origin, inode.directory()) {
+                (Some(origin), Some(_)) => {
                     self.directory(entry.ino(), &path)?;
-                    is_changed(inode, origin).then(|| put(ChangeKind::Attributes, seen))
+                    (inode.attributes() != origin.base).then(|| change(ChangeKind::Attributes, None))
                 }
-                (None, true) => Some(put(ChangeKind::Tree, None)),
-                (Some(origin), false) => is_changed(inode, origin).then(|| put(ChangeKind::Put, seen)),
-                (None, false) => Some(put(ChangeKind::Put, None)),
+                (None, Some(directory)) => {
+                    self.inner(directory, &path, not_after);
+                    Some(change(ChangeKind::Tree, None))
+                }
+                (Some(origin), None) => is_changed(inode, origin).then(|| change(ChangeKind::Put, seen)),
+                (None, None) => Some(change(ChangeKind::Put, None)),
             };
-            self.found.extend(change.map(|change| (path.clone(), change)));
+            self.found.extend(found.map(|found| (path.clone(), found)));
         }
         Ok(())
     }
+
+    /// In a directory of which nothing is below, what is known all the same.
+    fn inner(&mut self, directory: &Directory, path: &[u8], not_after: Timestamp) {
+        for (name, entry) in directory.iter() {
+            let (path, Some(inode)) = (below(path, name), self.version.get(entry.ino())) else { continue };
+            if let Some(directory) = inode.directory() {
+                self.inner(directory, &path, not_after);
+            } else if let Some(origin) = inode.lower.as_ref().filter(|origin| *origin.path == *path) {
+                let (kind, seen) = (ChangeKind::Inner, Some(origin.base));
+                self.found.insert(path.clone(), Change { path, kind, seen, not_after });
+            }
+        }
+    }
 }
 
-/// Is a file another than when it was copied up?
+/// Is a file another than when it was copied up, or written out last?
 fn is_changed(inode: &Inode, origin: &Origin) -> bool {
-    let is_copied = !matches!(inode.content(), Some(Content::Lower(_)) | None);
-    is_copied || origin.since != Some(inode.meta.times.ctime)
+    origin.since != Some(inode.meta.times.ctime)
 }
 
 fn below(path: &[u8], name: &Name) -> Vec<u8> {

@@ -101,8 +101,7 @@ impl FsCore {
     /// The caller keeps branches and snapshots from coming and going.
     pub(super) fn capture(&self) -> Captured {
         let catalog = self.catalog.read();
-        let snapshot =
-            |(info, snapshot): (&SnapshotInfo, &Arc<Snapshot>)| (info.clone(), snapshot.version.clone());
+        let snapshot = |(info, snapshot): (&SnapshotInfo, &Arc<Snapshot>)| (info.clone(), snapshot.version());
         let branch = |(info, branch): (&BranchInfo, &Arc<Branch>)| {
             let (version, dirty, epoch) = branch.capture();
             CapturedBranch { info: info.clone(), version, dirty, epoch }

@@ -225,7 +225,7 @@ impl FsCore {
 
 /// Is a file of the lower directory still what was relied on? Asked after it was read.
 pub(super) fn check_same(file: &LowerFile, open: &dyn ObjectFile) -> Result<()> {
-    if open.stat()? == file.stat { Ok(()) } else { Err(changed(&file.path)) }
+    if open.stat()?.is_the_same_as(&file.stat) { Ok(()) } else { Err(changed(&file.path)) }
 }
 
 /// How much of the log's spare space may be used before room is made again, in bytes.

@@ -3,12 +3,13 @@
 
 use std::sync::Arc;
 
+use super::content::check_same;
 use super::privileges::Strip;
 use super::write::{check_end, note_change};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::handle::{Handle, OpenFile, Source};
-use crate::store::{Content, FallocateFlags, ObjectFile, copy_range};
+use crate::store::{Content, FallocateFlags, LowerFile, ObjectFile, copy_range};
 use crate::types::{Caller, HandleId};
 
 /// Most bytes of one call (`MAX_RW_COUNT` of the kernel): the answer is a 32-bit number.
@@ -23,6 +24,8 @@ enum Kind {
     Hole,
     Small,
     Object(Arc<dyn ObjectFile>),
+    /// It must not change meanwhile.
+    Lower(Arc<LowerFile>, Arc<dyn ObjectFile>),
 }
 
 /// An open file, and an offset in it.
@@ -65,7 +68,12 @@ impl FsCore {
                 self.copy_object(&*object, from.1, target, to.1, len.min(AT_ONCE), strip)
             }
             Kind::Hole if len > CHUNK => self.copy_hole((&target.file, to.1), len, strip).map(|()| len),
-            Kind::Hole | Kind::Small | Kind::Object(_) => {
+            Kind::Lower(lower, object) if len > CHUNK => {
+                let copied = self.copy_object(&*object, from.1, target, to.1, len.min(AT_ONCE), strip);
+                check_same(&lower, &*object)?;
+                copied
+            }
+            Kind::Hole | Kind::Small | Kind::Object(_) | Kind::Lower(..) => {
                 self.copy_through(from, (&target.file, to.1), len, strip)
             }
         }
@@ -106,7 +114,9 @@ impl FsCore {
     fn kind_of(&self, file: &OpenFile) -> Result<Kind> {
         // Taken out of the lock: the other file has one of its own, and both could be asked for the other way round.
         Ok(match &*self.source_to_read(file)? {
-            Source::Object(_, object) | Source::Lower(_, object) => Kind::Object(object.clone()),
+            Source::Object(_, object) => Kind::Object(object.clone()),
+            Source::Lower(_, object) if self.is_live(file.view, file.ino) => Kind::Object(object.clone()),
+            Source::Lower(lower, object) => Kind::Lower(lower.clone(), object.clone()),
             Source::Hole => Kind::Hole,
             Source::Small(_) | Source::Unknown => Kind::Small,
         })

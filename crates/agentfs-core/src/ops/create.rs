@@ -105,8 +105,8 @@ fn plan(
     let now = Timestamp::now();
     let inode = new_inode(draft.inode(dir)?, mode, body, caller, now)?;
     let attr = inode.attr(ino);
-    draft.link(dir, name, Entry::new(ino, attr.kind), now)?;
     draft.put(ino, inode);
+    draft.link(dir, name, Entry::new(ino, attr.kind), now)?;
     Ok(attr)
 }
 

@@ -86,6 +86,11 @@ impl History {
         match record {
             Record::Edits(id, edits) | Record::EditsAfter(id, _, edits) => self.edit(id, edits),
             Record::SnapshotCreated(new) => self.snapshot(new),
+            Record::SnapshotKeeps(id, _, edits) => {
+                if let Some((_, version)) = self.snapshots.get_mut(&id) {
+                    edits.into_iter().for_each(|edit| edit.apply(version, &mut Aside::default()));
+                }
+            }
             Record::BranchCreated(new) => self.branch(new),
             Record::SnapshotRenamed(id, name) => {
                 if let Some((made, _)) = self.snapshots.get_mut(&id) {
@@ -370,7 +375,7 @@ impl<'a> Adopted<'a> {
             Some(Content::Hole | Content::Whole(_) | Content::Lower(_)) | None => true,
         };
         match record {
-            Record::EditsAfter(..) => false,
+            Record::EditsAfter(..) | Record::SnapshotKeeps(..) => false,
             Record::Edits(_, edits) => edits.iter().all(|edit| match edit {
                 Edit::Content(_, content) => is_there(Some(content)),
                 Edit::Put(_, inode) => is_there(inode.content()),

@@ -1,60 +1,61 @@
-//! Before files of the lower directory are changed by us: branches that rely on them come to have them themselves, all of
-//! them one copy.
+//! Before files of the lower directory are changed by us: branches and snapshots that rely on them come to have them
+//! themselves, all of them one copy. And afterwards: a branch relies on what was written.
 
 use std::sync::Arc;
 
-use crate::branch::{Branch, Tree};
+use crate::branch::Tree;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::handle::Source;
-use crate::store::{Content, LowerFile, LowerStat, ObjectFile, join, split};
-use crate::tree::Entry;
-use crate::types::{FileKind, InodeId};
+use crate::store::{Content, Identity, LowerFile, LowerStat, ObjectFile, join, split};
+use crate::tree::{Entry, Origin};
+use crate::types::{Epoch, FileKind, InodeId, Name};
 
 impl FsCore {
-    /// Has all branches keep what is at these paths of the lower directory, and below them, as far as they show it; `main`
-    /// only what it has itself. It is durable then. Returns how many files a branch has more.
+    /// Has all branches and snapshots keep what is at these paths of the lower directory, and, if it is `deep`, below them, as
+    /// far as they show it; `main` only what it has itself. It is durable then. Returns how many files they have more.
     ///
     /// # Errors
     /// `Refused` when the volume lies over no directory; what the host answers.
-    pub fn keep_lower(&self, paths: &[Vec<u8>]) -> Result<u64> {
+    pub fn keep_lower(&self, paths: &[Vec<u8>], deep: bool) -> Result<u64> {
         if self.lower.is_none() {
             return Err(FsError::Refused("this volume lies over no directory".into()));
         }
+        // None comes meanwhile that would not know.
+        let control = self.control.lock();
         let trees: Vec<Tree> = {
             let catalog = self.catalog.read();
-            catalog.all_branches().map(|(_, branch)| Tree::Branch(branch.clone())).collect()
+            let branches = catalog.all_branches().map(|(_, branch)| Tree::Branch(branch.clone()));
+            branches
+                .chain(catalog.all_snapshots().map(|(_, snapshot)| Tree::Snapshot(snapshot.clone())))
+                .collect()
         };
         let mut kept = 0;
         for path in paths {
-            kept += self.keep_path(&trees, &path.as_slice().into())?;
+            kept += self.keep_path(&trees, &path.as_slice().into(), deep)?;
         }
+        drop(control);
         if kept > 0 {
             self.sync_content()?;
+        } else {
+            self.journal.sync()?;
         }
         Ok(kept)
     }
 
-    fn keep_path(&self, trees: &[Tree], path: &Arc<[u8]>) -> Result<u64> {
+    fn keep_path(&self, trees: &[Tree], path: &Arc<[u8]>, deep: bool) -> Result<u64> {
         let Some(lower) = &self.lower else { return Ok(0) };
         let Some((ino, stat)) = lower.find(path)? else {
             return self.keep_nothing(trees, path).map(|()| 0);
         };
-        let mut kept = 0;
-        if stat.kind == FileKind::Directory {
-            for (name, _) in lower.list(path)?.iter() {
-                kept += self.keep_path(trees, &join(path, name))?;
-            }
-            return Ok(kept);
-        }
-        let mut copy = None;
+        let (mut kept, mut copy) = (0, None);
         for tree in trees {
-            let is_kept = self.keep_in(tree.branch()?, tree, (path, ino, &stat), &mut copy);
-            kept += u64::from(match is_kept {
-                // It shows something else there, or is deleted meanwhile.
-                Err(FsError::Stale) => false,
-                kept => kept?,
-            });
+            kept += u64::from(self.keep_in(tree, (path, ino, &stat), &mut copy)?);
+        }
+        if stat.kind == FileKind::Directory && deep {
+            for (name, _) in lower.list(path)?.iter() {
+                kept += self.keep_path(trees, &join(path, name), deep)?;
+            }
         }
         Ok(kept)
     }
@@ -63,21 +64,18 @@ impl FsCore {
     fn keep_nothing(&self, trees: &[Tree], path: &Arc<[u8]>) -> Result<()> {
         let Some((above, name)) = split(path) else { return Ok(()) };
         for tree in trees {
-            let (branch, Some(layer)) = (tree.branch()?, tree.lower()) else { continue };
-            if layer.1.is_none() {
-                continue;
-            }
-            let hidden = self.copy_up_path(branch, layer, &above.into()).and_then(|dir| {
-                self.change_branch(branch, |draft| {
+            let Some(layer) = tree.lower().filter(|(_, since)| since.is_some()) else { continue };
+            let hidden = self.copy_up_path(tree, layer, &above.into()).and_then(|dir| {
+                self.change_tree(tree, |draft| {
                     let directory = draft.inode(dir)?.directory().ok_or(FsError::NotDirectory)?;
                     if directory.get_any(&name).is_none() {
-                        draft.add_name(dir, &name, Entry::WHITEOUT);
+                        draft.add_name(dir, &name, Entry::NOTHING);
                     }
                     Ok(())
                 })
             });
             match hidden {
-                // There is no such directory below, or the branch does not show it.
+                // There is no such directory below, or the tree does not show it.
                 Ok(()) | Err(FsError::Stale) => {}
                 Err(error) => return Err(error),
             }
@@ -87,30 +85,35 @@ impl FsCore {
 
     fn keep_in(
         &self,
-        branch: &Branch,
         tree: &Tree,
         (path, ino, stat): (&Arc<[u8]>, InodeId, &LowerStat),
         copy: &mut Option<Content>,
     ) -> Result<bool> {
         let Some(layer) = tree.lower() else { return Ok(false) };
-        match layer.1 {
-            Some(since) if stat.ctime <= since => self.copy_up_name_at(branch, layer, path)?,
-            // It shows what is there then, or does not show this any more.
-            _ if branch.own_inode(ino).is_none() => return Ok(false),
-            _ => {}
+        let is_relied_on =
+            stat.kind == FileKind::Directory || layer.1.is_some_and(|since| stat.ctime <= since);
+        if layer.1.is_some() && is_relied_on {
+            match self.copy_up_name_at(tree, layer, path) {
+                // It shows something else there; it may have this one elsewhere.
+                Ok(()) | Err(FsError::Stale) => {}
+                Err(error) => return Err(error),
+            }
         }
-        let Ok(Content::Lower(file)) = branch.content(ino) else { return Ok(false) };
-        if file.stat != stat.content() {
+        let Some((inode, _)) = tree.own_inode(ino) else { return Ok(false) };
+        let Some(Content::Lower(file)) = inode.content() else { return Ok(false) };
+        if !file.stat.is_the_same_as(&stat.content()) {
             return Ok(false);
         }
-        self.own_content(branch, tree, (ino, &file), copy)
+        match self.own_content(tree, (ino, file), copy) {
+            Err(FsError::Stale) => Ok(false), // deleted meanwhile
+            kept => kept,
+        }
     }
 
-    /// Gives a file of a branch, which has it from the lower directory without bytes, its bytes: those of `copy`, if there is
+    /// Gives a file of a tree, which has it from the lower directory without bytes, its bytes: those of `copy`, if there is
     /// one. False when it has others meanwhile.
     pub(super) fn own_content(
         &self,
-        branch: &Branch,
         tree: &Tree,
         (ino, file): (InodeId, &Arc<LowerFile>),
         copy: &mut Option<Content>,
@@ -119,18 +122,27 @@ impl FsCore {
             Some(content) => content.clone(),
             None => copy.insert(self.copy_lower(file)?).clone(),
         };
-        let open = self.open_files.acquire(tree, branch.view, ino);
-        let mut source = open.source.write();
-        let changed = self.change_branch(branch, |draft| {
-            let is_it = draft.inode(ino)?.content().is_some_and(|now| now.same(&Content::Lower(file.clone())));
-            if is_it {
-                if let Content::Whole(object) = &content {
-                    draft.is_to_be_durable(object.id);
+        let own = |tree: &Tree| {
+            self.change_tree(tree, |draft| {
+                let now = draft.inode(ino)?.content();
+                let is_it = now.is_some_and(|now| now.same(&Content::Lower(file.clone())));
+                if is_it {
+                    if let Content::Whole(object) = &content {
+                        draft.is_to_be_durable(object.id);
+                    }
+                    draft.set_content(ino, content.clone());
                 }
-                draft.set_content(ino, content.clone());
-            }
-            Ok(is_it)
-        });
+                Ok(is_it)
+            })
+        };
+        let view = match tree {
+            Tree::Branch(branch) => Some(branch.view),
+            Tree::Snapshot(snapshot) => self.views.of_snapshot(snapshot.id),
+        };
+        let Some(view) = view else { return own(tree) };
+        let open = self.open_files.acquire(tree, view, ino);
+        let mut source = open.source.write();
+        let changed = own(tree);
         if matches!(changed, Ok(true)) {
             *source = Source::Unknown;
         }
@@ -152,6 +164,50 @@ impl FsCore {
         }
         let (id, _) = self.with_room(|| self.store.import(&*open, size))?;
         super::content::check_same(file, &*open).inspect_err(|_| self.store.discard(id))?;
-        Ok(Content::Whole(self.store.adopt(id, self.fresh_epoch())))
+        // No branch is ever in this epoch: it is nobody's own.
+        Ok(Content::Whole(self.store.adopt(id, Epoch(0))))
+    }
+
+    /// What a branch has at these paths, and below them, is now in the lower directory: what is there is what it relies on.
+    ///
+    /// # Errors
+    /// `UnknownVersion`, `Refused` when the volume lies over no directory; what the host answers.
+    pub fn note_applied(&self, branch: &str, paths: &[Vec<u8>]) -> Result<()> {
+        let tree = Tree::Branch(self.catalog.read().branch(branch)?.1.clone());
+        let none = || FsError::Refused("this volume lies over no directory".into());
+        tree.lower().ok_or_else(none)?;
+        for path in paths {
+            let names = path.split(|byte| *byte == b'/').map(Name::new).collect::<Result<Vec<_>>>()?;
+            let found = tree.read(|version| {
+                names.iter().try_fold(InodeId::ROOT, |dir, name| {
+                    version.entry(dir, name).ok().flatten().map(|entry| entry.ino())
+                })
+            });
+            if let Some(ino) = found {
+                self.note_applied_at(&tree, ino, &path.as_slice().into())?;
+            }
+        }
+        self.journal.sync()
+    }
+
+    fn note_applied_at(&self, tree: &Tree, ino: InodeId, path: &Arc<[u8]>) -> Result<()> {
+        let (Some(lower), Some((inode, false))) = (&self.lower, tree.own_inode(ino)) else { return Ok(()) };
+        if let Some(directory) = inode.directory() {
+            return directory
+                .iter()
+                .try_for_each(|(name, entry)| self.note_applied_at(tree, entry.ino(), &join(path, name)));
+        }
+        let Some((_, stat)) = lower.find(path)? else { return Ok(()) };
+        // It is no change any more.
+        let (base, since) = (stat.stamp(), Some(inode.meta.times.ctime));
+        let origin = match &inode.lower {
+            Some(origin) if origin.path == *path => Origin { since, base, ..(**origin).clone() },
+            _ if ino.is_lower() => return Ok(()),
+            _ => Origin { path: path.clone(), identity: Identity::default(), since, base },
+        };
+        self.change_tree(tree, |draft| {
+            draft.set_origin(ino, Some(Arc::new(origin)));
+            Ok(())
+        })
     }
 }

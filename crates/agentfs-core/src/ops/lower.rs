@@ -4,12 +4,13 @@
 
 use std::sync::Arc;
 
-use crate::branch::{Branch, Draft, Since, Tree, check_lower};
+use crate::branch::{Cover, Draft, Since, Tree, check_lower};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
-use crate::store::{Content, LowerStat, await_coarse_clock, join, split};
+use crate::handle::Source;
+use crate::store::{LowerStat, await_coarse_clock, join, split};
 use crate::tree::{Directory, Entry, Inode, Version};
-use crate::types::{FileKind, InodeId, Name, ViewId};
+use crate::types::{FileKind, InodeId, Name, Timestamp, ViewId};
 
 /// A file of the lower directory, found: where, and which.
 type Below<'a> = (&'a Arc<[u8]>, InodeId, &'a LowerStat);
@@ -27,68 +28,92 @@ impl FsCore {
             return Ok(());
         }
         let tree = self.views.get(view)?;
-        let branch = tree.branch()?;
-        let Some(layer) = tree.lower().filter(|_| branch.own_inode(ino).is_none()) else { return Ok(()) };
+        tree.branch()?;
+        let Some(layer) = tree.lower().filter(|_| tree.own_inode(ino).is_none()) else { return Ok(()) };
         let Some(path) = layer.0.path_of(ino) else { return Ok(()) };
-        match self.copy_up_path(branch, layer, &path)? {
-            held if held == ino => Ok(()),
+        self.copy_up_known(&tree, layer, (ino, &path))?;
+        // Who has it open reads what the version has, from now on.
+        if let Some(open) = self.open_files.get(view, ino) {
+            *open.source.write() = Source::Unknown;
+        }
+        Ok(())
+    }
+
+    /// As [`FsCore::copy_up`], where it was last seen: what leads there is what the version has, whatever others have done.
+    fn copy_up_known(&self, tree: &Tree, layer: Layer<'_>, (ino, path): (InodeId, &Arc<[u8]>)) -> Result<()> {
+        let (parent, name, _) = layer.0.place_of(ino).ok_or(FsError::Stale)?;
+        if tree.own_inode(parent).is_none() {
+            let path = layer.0.path_of(parent).ok_or(FsError::Stale)?;
+            self.copy_up_known(tree, layer, (parent, &path))?;
+        }
+        match layer.0.find(path)? {
+            Some((found, stat)) if found == ino => {
+                self.take(tree, layer, (parent, &name), (path, ino, &stat)).map(drop)
+            }
             _ => Err(FsError::Stale),
         }
     }
 
-    pub(super) fn copy_up_path(
-        &self,
-        branch: &Branch,
-        layer: Layer<'_>,
-        path: &Arc<[u8]>,
-    ) -> Result<InodeId> {
+    pub(super) fn copy_up_path(&self, tree: &Tree, layer: Layer<'_>, path: &Arc<[u8]>) -> Result<InodeId> {
         let Some((parent, name)) = split(path) else { return Ok(InodeId::ROOT) };
         let (ino, stat) = layer.0.find(path)?.ok_or(FsError::Stale)?;
-        if branch.own_inode(ino).is_some() {
+        if tree.own_inode(ino).is_some() {
             return Ok(ino);
         }
-        let parent = self.copy_up_path(branch, layer, &parent.into())?;
-        self.take(branch, layer, (parent, &name), (path, ino, &stat))
+        let parent = self.copy_up_path(tree, layer, &parent.into())?;
+        self.take(tree, layer, (parent, &name), (path, ino, &stat))
     }
 
     /// As [`FsCore::copy_up`] of what is at a path, with the name that it has there.
-    pub(super) fn copy_up_name_at(&self, branch: &Branch, layer: Layer<'_>, path: &Arc<[u8]>) -> Result<()> {
+    pub(super) fn copy_up_name_at(&self, tree: &Tree, layer: Layer<'_>, path: &Arc<[u8]>) -> Result<()> {
         let Some((above, name)) = split(path) else { return Ok(()) };
         let (ino, stat) = layer.0.find(path)?.ok_or(FsError::Stale)?;
-        let parent = self.copy_up_path(branch, layer, &above.into())?;
-        self.take(branch, layer, (parent, &name), (path, ino, &stat)).map(drop)
+        let parent = self.copy_up_path(tree, layer, &above.into())?;
+        self.take(tree, layer, (parent, &name), (path, ino, &stat)).map(drop)
     }
 
-    /// Puts what was found below into a branch, under its name.
+    /// Puts what was found below into a version, under its name.
     pub(super) fn take(
         &self,
-        branch: &Branch,
+        tree: &Tree,
         (lower, since): Layer<'_>,
-        (dir, name): (InodeId, &Name),
+        (dir, name): Named<'_>,
         (path, ino, stat): Below<'_>,
     ) -> Result<InodeId> {
         check_lower(path, stat, since)?;
         let mut inode = lower.face(path, stat, dir)?;
         lower.dress(&mut inode, path);
         lower.record(ino, stat.identity);
-        self.change_branch(branch, |draft| draft.pin((dir, name), ino, inode))?;
+        self.change_tree(tree, |draft| draft.pin((dir, name), ino, inode))?;
         Ok(ino)
     }
 
-    /// Has a branch have a directory itself, and what a name in it leads to. Is there something below under that name?
-    fn copy_up_name(&self, view: ViewId, dir: InodeId, name: &Name) -> Result<bool> {
+    /// Changes a branch; has a snapshot have more itself of what it shows.
+    pub(super) fn change_tree<T>(
+        &self,
+        tree: &Tree,
+        plan: impl FnOnce(&mut Draft<'_>) -> Result<T>,
+    ) -> Result<T> {
+        match tree {
+            Tree::Branch(branch) => self.change_branch(branch, plan),
+            Tree::Snapshot(snapshot) => snapshot.keep(&*self.journal, plan),
+        }
+    }
+
+    /// Has a branch have a directory itself, and what a name in it leads to. What is below under that name?
+    fn copy_up_name(&self, view: ViewId, (dir, name): Named<'_>) -> Result<Option<Cover>> {
         self.copy_up(view, dir)?;
         let tree = self.views.get(view)?;
-        let branch = tree.branch()?;
-        let Some(layer) = tree.lower() else { return Ok(false) };
-        let Some((inode, false)) = branch.own_inode(dir) else { return Ok(false) };
-        let (Some(origin), Some(directory)) = (&inode.lower, inode.directory()) else { return Ok(false) };
+        tree.branch()?;
+        let Some(layer) = tree.lower() else { return Ok(None) };
+        let Some((inode, false)) = tree.own_inode(dir) else { return Ok(None) };
+        let (Some(origin), Some(directory)) = (&inode.lower, inode.directory()) else { return Ok(None) };
         let path = join(&origin.path, name);
-        let Some((ino, stat)) = layer.0.find(&path)? else { return Ok(false) };
+        let Some((ino, stat)) = layer.0.find(&path)? else { return Ok(None) };
         if directory.get_any(name).is_none() {
-            self.take(branch, layer, (dir, name), (&path, ino, &stat))?;
+            self.take(&tree, layer, (dir, name), (&path, ino, &stat))?;
         }
-        Ok(true)
+        Ok(Some(Cover { dir, name: name.clone(), path, stamp: stat.stamp() }))
     }
 
     /// Carries out an operation on names in directories, which the branch comes to have itself. The last of them may lead to
@@ -103,10 +128,8 @@ impl FsCore {
             return self.change(view, plan);
         }
         let mut covering = Vec::new();
-        for (dir, name) in names {
-            if self.copy_up_name(view, *dir, name)? {
-                covering.push((*dir, (*name).clone()));
-            }
+        for name in names {
+            covering.extend(self.copy_up_name(view, *name)?);
         }
         let full = names.last().map(|name| self.is_full_below(view, *name)).transpose()?.flatten();
         self.change(view, |draft| {
@@ -161,20 +184,49 @@ impl FsCore {
         };
         let path = join(&path, name);
         let Some((ino, stat)) = lower.find(&path)? else { return Ok(Found::Nothing) };
-        if tree.own_inode(ino).is_some() {
+        if let Some((inode, is_orphan)) = tree.own_inode(ino) {
+            let is_elsewhere = |origin: &Arc<crate::tree::Origin>| origin.path != path;
+            let is_moved = inode.directory().is_some() && inode.lower.as_ref().is_some_and(is_elsewhere);
+            // Others gave a name to what has none here any more, or moved a directory: it has one place.
+            if is_orphan || is_moved {
+                return Err(crate::branch::changed(&path));
+            }
             return Ok(Found::Held(ino)); // it was changed under another name
         }
         check_lower(&path, &stat, since)?;
+        self.check_not_moved(lower, (&path, &stat), since)?;
         lower.note(ino, &path, &stat, dir);
         Ok(Found::Below(ino, lower.face(&path, &stat, dir)?))
     }
 
-    /// A file is opened: may the kernel go on to show what it has read of it before? Not where others change it.
-    pub fn keeps_pages(&self, view: ViewId, ino: InodeId) -> bool {
-        let Some(lower) = self.lower.as_ref().filter(|_| self.is_live(view, ino)) else { return true };
-        match self.views.get(view).and_then(|tree| tree.content(ino)) {
-            Ok(Content::Lower(file)) => lower.is_as_opened(ino, file.stat),
-            _ => false,
+    /// A directory that others moved has another time of change than of content, and so has the one that it was moved to.
+    fn check_not_moved(
+        &self,
+        lower: &crate::branch::Lower,
+        (path, stat): (&Arc<[u8]>, &LowerStat),
+        since: Since,
+    ) -> Result<()> {
+        let is_suspect = |since: &Timestamp| {
+            stat.kind == FileKind::Directory && stat.ctime > *since && stat.ctime != stat.mtime
+        };
+        let (Some(since), Some((above, _))) = (since.filter(is_suspect), split(path)) else { return Ok(()) };
+        match lower.find(&above.into())? {
+            Some((_, above)) if above.mtime > since => Err(crate::branch::changed(path)),
+            _ => Ok(()),
+        }
+    }
+
+    /// A file is opened: what may the kernel keep of what it reads?
+    pub fn pages(&self, view: ViewId, ino: InodeId) -> Pages {
+        let Some(lower) = self.lower.as_ref().filter(|_| view == ViewId::MAIN && ino.is_lower()) else {
+            return Pages::Kept;
+        };
+        if self.is_live(view, ino) {
+            Pages::None
+        } else if lower.was_dropped(ino) {
+            Pages::Kept
+        } else {
+            Pages::Dropped
         }
     }
 
@@ -187,9 +239,7 @@ impl FsCore {
                 Some((inode, _)) => inode.directory().is_some() && inode.lower.is_some(),
             })
     }
-}
 
-impl FsCore {
     /// May this volume, of which `main` is that and `is_plain` when there is nothing yet, be opened over this directory?
     pub(super) fn check_lower(&self, main: Option<&Version>, is_plain: bool) -> Result<()> {
         let origin = main.and_then(Version::lower);
@@ -241,6 +291,17 @@ impl FsCore {
     }
 }
 
+/// What the kernel may keep of a file's content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pages {
+    /// All that it reads: it sees all changes.
+    Kept,
+    /// What it reads from now on.
+    Dropped,
+    /// Nothing: others change it.
+    None,
+}
+
 /// What a name leads to.
 pub(super) enum Found {
     /// What the version itself says.
@@ -266,8 +327,11 @@ impl Draft<'_> {
             Some(_) => {}
             None => self.add_name(dir, name, entry),
         }
-        if self.version().get(ino).is_none() {
-            self.put(ino, inode);
+        match self.inode(ino) {
+            // It has lost its names here, and is open still.
+            Ok(_) if self.version().get(ino).is_none() => return Err(FsError::Stale),
+            Ok(_) => {}
+            Err(_) => self.put(ino, inode),
         }
         Ok(())
     }

@@ -42,6 +42,7 @@ mod xattr;
 pub use changes::{Change, ChangeKind};
 pub use check::{Finding, Report, check_store};
 pub use create::CreateMode;
+pub use lower::Pages;
 pub use open::OpenMode;
 pub use privileges::Strip;
 pub use readdir::DirEntry;

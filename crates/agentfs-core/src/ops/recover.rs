@@ -293,7 +293,7 @@ impl FsCore {
         for (new, version) in snapshots.into_values() {
             let (id, name, branch, created) = (new.id, new.name, new.branch, new.created);
             adopt(&version);
-            let snapshot = Arc::new(Snapshot { id, version, lower: self.lower.clone() });
+            let snapshot = Arc::new(Snapshot::new(id, version, self.lower.clone()));
             catalog.insert_snapshot(SnapshotInfo { id, name, branch, created }, snapshot);
         }
     }
@@ -401,6 +401,9 @@ impl LateJournal {
 impl Journal for LateJournal {
     fn append(&self, record: &Record) -> Result<()> {
         self.writer()?.append(record)
+    }
+    fn append_all(&self, records: &[Record]) -> Result<()> {
+        self.writer()?.append_all(records)
     }
     fn sync(&self) -> Result<()> {
         self.writer()?.sync()

@@ -117,8 +117,8 @@ fn put_whiteout(draft: &mut Draft<'_>, (dir, name): Place<'_>, ino: InodeId, own
     let body = Body::Special(FileKind::CharDevice, 0);
     let what = Permissions { mode: 0, umask: 0 };
     let inode = new_inode(draft.inode(dir)?, what, body, owner, now)?;
-    draft.link(dir, name, Entry::new(ino, FileKind::CharDevice), now)?;
     draft.put(ino, inode);
+    draft.link(dir, name, Entry::new(ino, FileKind::CharDevice), now)?;
     Ok(())
 }
 

@@ -56,7 +56,7 @@ impl FsCore {
         let record = NewSnapshot { id, name, branch: info.branch, epoch, created };
         let version = self.freeze(&branch, epoch, &Record::SnapshotCreated(record), moment)?;
         self.await_lower(&version);
-        let snapshot = Arc::new(Snapshot { id: info.id, version, lower: self.lower.clone() });
+        let snapshot = Arc::new(Snapshot::new(info.id, version, self.lower.clone()));
         self.catalog.write().insert_snapshot(info.clone(), snapshot);
         drop(control);
         self.journal.sync()?;

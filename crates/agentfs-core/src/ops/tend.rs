@@ -17,6 +17,7 @@ impl FsCore {
     /// What the store answers; it is tried again the next time.
     pub fn tend(&self) -> Result<()> {
         self.store.reap();
+        self.lower.iter().for_each(|lower| lower.tend());
         if self.journal.is_poisoned() {
             return self.healing.attempt(|| self.heal());
         }

@@ -39,7 +39,7 @@ impl FsCore {
             let branches = catalog.all_branches().filter(|(other, _)| other.id != info.id);
             let others: Vec<Version> = branches
                 .map(|(_, branch)| branch.read(Version::clone))
-                .chain(catalog.all_snapshots().map(|(_, snapshot)| snapshot.version.clone()))
+                .chain(catalog.all_snapshots().map(|(_, snapshot)| snapshot.version()))
                 .collect();
             (info.id, branch.read(Version::clone), others)
         };

@@ -104,6 +104,7 @@ impl FsCore {
         caller: Caller,
     ) -> Result<()> {
         let mut acl = Acl::parse(value)?;
+        self.copy_up(view, ino)?;
         self.change(view, |draft| {
             let inode = draft.inode(ino)?;
             let mut xattrs = draft.xattrs(ino)?;

@@ -3,6 +3,7 @@
 use std::io;
 
 use rustix::fs;
+use rustix::io::Errno;
 
 use super::{FallocateFlags, ObjectFile, Seek, no_space};
 
@@ -63,9 +64,13 @@ fn copy_next(from: &dyn ObjectFile, at: u64, to: &dyn ObjectFile, to_at: u64, le
         (Some(source), Some(target)) => {
             let (mut source_at, mut target_at) = (at, to_at);
             let want = usize::try_from(hole).unwrap_or(usize::MAX);
-            let copied =
-                fs::copy_file_range(source, Some(&mut source_at), target, Some(&mut target_at), want)?;
-            Ok(copied as u64)
+            match fs::copy_file_range(source, Some(&mut source_at), target, Some(&mut target_at), want) {
+                // To another filesystem the kernel copies only by way of us.
+                Err(Errno::XDEV | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => {
+                    copy_bytes(from, at, to, to_at, hole.min(CHUNK as u64) as usize)
+                }
+                copied => Ok(copied? as u64),
+            }
         }
         _ => copy_bytes(from, at, to, to_at, hole.min(CHUNK as u64) as usize),
     }

@@ -25,6 +25,8 @@ const EARLIER: [&str; 2] = ["agentfs-store 1\n", "agentfs-store 2\n"];
 const FORMAT_DRAFT: &str = "format.new";
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::RDONLY).union(OFlags::CLOEXEC);
 const OBJECT: OFlags = OFlags::RDWR.union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+/// Bytes that are copied at once where the kernel cannot copy by itself.
+const BUFFER: usize = 1 << 20;
 const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 /// Why a directory cannot serve as a store. Nothing in it was changed.
@@ -383,7 +385,13 @@ impl HostFs {
         let mut at = 0;
         while let Some(data) = seek(from, SeekFrom::Data(at))?.filter(|data| *data < len) {
             let hole = seek(from, SeekFrom::Hole(data))?.unwrap_or(len).min(len);
-            copy_range(from, to, data, hole)?;
+            match copy_range(from, to, data, hole) {
+                // To another filesystem the kernel copies only by way of us.
+                Err(Errno::XDEV | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => {
+                    copy_bytes(from, to, data, hole)?;
+                }
+                copied => copied?,
+            }
             at = hole;
         }
         Ok(())
@@ -391,13 +399,28 @@ impl HostFs {
 }
 
 /// Copies `[start, end)` inside the kernel; stops early only where the source ends.
-fn copy_range(from: BorrowedFd<'_>, to: &OwnedFd, start: u64, end: u64) -> io::Result<()> {
+fn copy_range(from: BorrowedFd<'_>, to: &OwnedFd, start: u64, end: u64) -> Result<(), Errno> {
     let (mut source, mut target) = (start, start);
     while source < end {
         let want = usize::try_from(end - source).unwrap_or(usize::MAX);
         if fs::copy_file_range(from, Some(&mut source), to, Some(&mut target), want)? == 0 {
             break;
         }
+    }
+    Ok(())
+}
+
+/// As [`copy_range`], through a buffer.
+fn copy_bytes(from: BorrowedFd<'_>, to: &OwnedFd, start: u64, end: u64) -> io::Result<()> {
+    let (mut at, mut buffer) = (start, vec![0; BUFFER]);
+    while at < end {
+        let want = usize::try_from(end - at).unwrap_or(BUFFER).min(BUFFER);
+        let read = read_at(from, buffer.get_mut(..want).unwrap_or_default(), at)?;
+        if read == 0 {
+            break;
+        }
+        write_at(to, buffer.get(..read).unwrap_or_default(), at)?;
+        at += read as u64;
     }
     Ok(())
 }
@@ -469,10 +492,10 @@ impl ObjectFile for HostFile {
 }
 
 /// Reads until `buf` is full or the file ends.
-pub(super) fn read_at(file: &OwnedFd, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+pub(super) fn read_at(file: impl AsFd, buf: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut done = 0;
     while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        match rustix::io::pread(file, rest, offset + done as u64) {
+        match rustix::io::pread(&file, rest, offset + done as u64) {
             Ok(0) => break,
             Ok(n) => done += n,
             Err(Errno::INTR) => {}
@@ -480,6 +503,14 @@ pub(super) fn read_at(file: &OwnedFd, buf: &mut [u8], offset: u64) -> io::Result
         }
     }
     Ok(done)
+}
+
+fn write_at(file: &OwnedFd, data: &[u8], offset: u64) -> io::Result<()> {
+    let mut done = 0;
+    while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
+        done += rustix::io::retry_on_intr(|| rustix::io::pwrite(file, rest, offset + done as u64))?;
+    }
+    Ok(())
 }
 
 pub(super) fn stat(file: &OwnedFd) -> io::Result<FileStat> {

@@ -75,6 +75,8 @@ pub struct LowerTree {
     root: OwnedFd,
     /// What is not shown: devices and inode numbers.
     hidden: Vec<(u32, u32, u64)>,
+    /// That of the directory itself.
+    device: Option<(u32, u32)>,
 }
 
 impl LowerTree {
@@ -92,7 +94,9 @@ impl LowerTree {
             let statx = fs::statx(fs::CWD, path, AtFlags::empty(), StatxFlags::BASIC_STATS).ok()?;
             Some((statx.stx_dev_major, statx.stx_dev_minor, statx.stx_ino))
         };
-        let tree = LowerTree { root, hidden: hidden.iter().filter_map(|path| key(path)).collect() };
+        let device = key(path).map(|(major, minor, _)| (major, minor));
+        let hidden = hidden.iter().filter_map(|path| key(path)).collect();
+        let tree = LowerTree { root, hidden, device };
         // Old kernels cannot be told to stay within.
         tree.find(b"")?.ok_or(io::ErrorKind::NotADirectory)?;
         Ok(tree)
@@ -198,7 +202,11 @@ impl LowerTree {
     fn stat(&self, file: &OwnedFd) -> io::Result<Option<LowerStat>> {
         let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
         let stat = fs::statx(file, c"", AtFlags::EMPTY_PATH, wanted)?;
-        if self.hidden.contains(&(stat.stx_dev_major, stat.stx_dev_minor, stat.stx_ino)) {
+        let device = (stat.stx_dev_major, stat.stx_dev_minor);
+        let is_directory = FileType::from_raw_mode(u32::from(stat.stx_mode)) == FileType::Directory;
+        // A subvolume has numbers of its own, which may be those of other files here.
+        let is_elsewhere = is_directory && self.device.is_some_and(|own| own != device);
+        if is_elsewhere || self.hidden.contains(&(device.0, device.1, stat.stx_ino)) {
             return Ok(None);
         }
         let time = |time: fs::StatxTimestamp| Timestamp { secs: time.tv_sec, nanos: time.tv_nsec };
@@ -220,7 +228,20 @@ impl LowerTree {
     }
 }
 
+/// Stands for a file of the host at the moment of a change: another file, or a later change, has another. Never 0, and below
+/// 2^61.
+pub fn stamp(ino: u64, changed: Timestamp) -> u64 {
+    let nanos = (changed.secs as u64).wrapping_mul(1_000_000_000).wrapping_add(u64::from(changed.nanos));
+    let mixed = (ino ^ nanos.rotate_left(32)).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ nanos;
+    (mixed.wrapping_mul(0xD6E8_FEB8_6659_FD93) >> 3).max(1)
+}
+
 impl LowerStat {
+    /// Stands for the file as it is.
+    pub fn stamp(&self) -> u64 {
+        stamp(self.identity.ino, self.ctime)
+    }
+
     /// What it says of a file's content.
     pub fn content(&self) -> FileStat {
         FileStat { len: self.size, blocks: self.blocks, modified: self.mtime, changed: self.ctime }

@@ -17,7 +17,7 @@ pub use copy::copy_range;
 pub use device::{Device, FallocateFlags, FileId, FileStat, Folder, ObjectFile, Seek, Space};
 pub(crate) use device::{is_no_space, no_space};
 pub use host_fs::{HostFs, StoreError};
-pub use lower::{Identity, LowerStat, LowerTree, join, split};
+pub use lower::{Identity, LowerStat, LowerTree, join, split, stamp};
 pub use memory::Memory;
 pub use object::{Object, Store, Unnamed};
 pub use pack::{Extent, Pack, Place};

@@ -79,8 +79,9 @@ pub fn check(version: &Version) -> Vec<Fault> {
     }
     faults.extend(version.iter().filter_map(|(ino, inode)| match links.get(&ino) {
         // The lower directory may have names for it, of which nothing is recorded.
-        None if inode.lower.is_some() && inode.directory().is_none() => None,
-        Some(found) if inode.lower.is_some() && *found < inode.meta.nlink => None,
+        None if ino.is_lower() && inode.directory().is_none() => None,
+        Some(_) if inode.directory().is_some() && inode.lower.is_some() => None,
+        Some(found) if ino.is_lower() && *found < inode.meta.nlink => None,
         None => Some(Fault::Unreachable(ino)),
         Some(found) if *found != inode.meta.nlink => Some(Fault::LinkCount(ino, inode.meta.nlink, *found)),
         Some(_) => None,

@@ -43,6 +43,9 @@ const KINDS: [FileKind; 7] = [
     FileKind::Socket,
 ];
 
+/// The code of no kind.
+const HIDDEN: u64 = 7;
+
 impl Entry {
     /// An entry for `ino`, which is a `kind`.
     pub fn new(ino: InodeId, kind: FileKind) -> Entry {
@@ -50,12 +53,22 @@ impl Entry {
         Entry { packed: ino.0 << 3 | code }
     }
 
-    /// No name: it hides the one in the lower directory.
-    pub const WHITEOUT: Entry = Entry { packed: 7 };
+    /// No name, and there was none when the version came to rely on that.
+    pub const NOTHING: Entry = Entry { packed: HIDDEN };
+
+    /// No name: it hides the one in the lower directory, for which the stamp stands.
+    pub fn whiteout(stamp: u64) -> Entry {
+        Entry { packed: stamp << 3 | HIDDEN }
+    }
 
     /// Does it hide a name?
     pub fn is_whiteout(self) -> bool {
-        self == Entry::WHITEOUT
+        self.packed & 7 == HIDDEN
+    }
+
+    /// For what it stands that it hides.
+    pub fn stamp(self) -> Option<u64> {
+        (self.is_whiteout() && self != Entry::NOTHING).then_some(self.packed >> 3)
     }
 
     /// The inode.

@@ -1,7 +1,10 @@
 //! An inode: its attributes, its body by kind, its extended attributes.
 
 use std::collections::BTreeMap;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
+
+use siphasher::sip::SipHasher13;
 
 use super::{Directory, Origin};
 use crate::store::{Content, FileStat};
@@ -111,6 +114,16 @@ impl Inode {
             Body::File(content) => Some(content),
             Body::Directory(_) | Body::Symlink(_) | Body::Special(..) => None,
         }
+    }
+
+    /// Stands for its owner, permissions and extended attributes.
+    pub fn attributes(&self) -> u64 {
+        let mut hasher = SipHasher13::new();
+        (self.meta.mode, self.meta.uid, self.meta.gid).hash(&mut hasher);
+        for (name, value) in self.xattrs.iter().flat_map(|xattrs| xattrs.iter()) {
+            (name, value).hash(&mut hasher);
+        }
+        hasher.finish()
     }
 
     /// Does its content lie in an object of its own?

@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use agentfs_core::{HandleId, ObjectFile};
+use agentfs_core::{HandleId, ObjectFile, Pages};
 use dashmap::DashSet;
 use fuser::{BackingId, FileHandle, FopenFlags, OpenFlags, ReplyEmpty, ReplyOpen};
 
@@ -126,12 +126,13 @@ impl Adapter {
             }
         }
         if let Some(reply) = reply {
-            let is_other = match node.node() {
-                Node::Tree(view, ino) => !self.core.keeps_pages(view, ino),
-                Node::Private(..) | Node::Shared(_) | Node::Special(..) => false,
+            let pages = match node.node() {
+                Node::Tree(view, ino) => self.core.pages(view, ino),
+                Node::Private(..) | Node::Shared(_) | Node::Special(..) => Pages::Kept,
             };
-            let is_outdated = self.passthrough.was_used(node) || is_other;
+            let is_outdated = self.passthrough.was_used(node) || pages != Pages::Kept;
             let flags = if is_outdated { flags - FopenFlags::FOPEN_KEEP_CACHE } else { flags };
+            let flags = if pages == Pages::None { flags | FopenFlags::FOPEN_DIRECT_IO } else { flags };
             reply.opened(FileHandle(handle.0), flags);
         }
     }

@@ -9,8 +9,8 @@ use agentfs_proto::record::{
     BranchEntry, BranchRecord, RequestCount, Setting, SnapshotEntry, SnapshotRecord,
 };
 use agentfs_proto::response::{
-    BranchDeleteReply, BranchReply, KeptReply, SnapshotDeleteReply, SnapshotListReply, SnapshotReply,
-    StatusReply, UsageReply,
+    BranchDeleteReply, BranchReply, SnapshotDeleteReply, SnapshotListReply, SnapshotReply, StatusReply,
+    UsageReply,
 };
 use agentfs_proto::{Request, Response};
 use rustix::io::Errno;
@@ -119,7 +119,8 @@ impl Dispatcher {
             Request::BranchUsage(r) => Response::BranchUsage(self.usage(text(&r.branch)?)?),
             Request::Stop(r) => Response::Stop(self.stop(asker, &r.how)?),
             Request::Changes(r) => Response::Changes(self.changes(&r)?),
-            Request::KeepLower(r) => Response::KeepLower(KeptReply { files: core.keep_lower(&r.paths)? }),
+            Request::KeepLower(r) => Response::KeepLower(self.keep_lower(&r)?),
+            Request::Applied(r) => Response::Applied(self.applied(r)?),
             Request::Lower => Response::Lower(self.lower()?),
             Request::SnapshotExport(_) | Request::SnapshotExportRelease(_) => {
                 return Err(FsError::Unsupported(

@@ -13,16 +13,17 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use agentfs_proto::record::ChangeEntry;
-use agentfs_proto::request::{Changes, KeepLower};
+use agentfs_proto::request::{Applied, Changes, KeepLower};
 use agentfs_proto::{Request, Response};
 
 use self::begun::Begun;
-use self::plan::{Plan, Planner, Step};
+use self::plan::{Action, Planner, Step};
 use self::target::Target;
-use super::frozen::Frozen;
+use super::frozen::{Frozen, branch_id};
 use crate::client::{Client, all_pages, unexpected};
 use crate::copy::{
-    Copier, Place, Progress, dress_directory, enter, enter_path, failed, remove, remove_drafts, sync_all,
+    Copier, Expected, Place, Progress, changed_meanwhile, dress_directory, enter, enter_path, failed,
+    is_directory, look, remove, remove_drafts, sync_all,
 };
 use crate::failure::Failure;
 use crate::left_out::Ignored;
@@ -39,67 +40,85 @@ pub(super) struct Wish<'a> {
 pub(super) fn run(client: &Client, wish: &Wish<'_>) -> Result<Output, Failure> {
     let Response::Lower(lower) = client.call(Request::Lower)? else { return Err(unexpected()) };
     let target = Target::open(&lower, wish.to)?;
-    let frozen = Frozen::branch(client, wish.branch, "apply")?;
+    target.lock()?;
+    let branch = branch_id(client, wish.branch)?;
+    let frozen = Frozen::grown(client, &branch, "apply")?;
     let ignored = if wish.all { Ignored::nothing() } else { Ignored::of(&frozen.view)? };
-    let plan = plan(client, &frozen, &target, &ignored)?;
-    if !plan.conflicts.is_empty() {
-        for (path, why) in &plan.conflicts {
-            let _ = writeln!(io::stderr(), "refused\t{}\t{why}", output::shown(path.as_os_str().as_bytes()));
-        }
-        return Err(Failure::new(format!(
-            "{} of the paths that {:?} changes were changed by others since: nothing was written",
-            plan.conflicts.len(),
-            wish.branch
-        )));
-    }
-    if !wish.is_dry {
-        if target.is_lower {
-            keep(client, &plan)?;
-        }
-        let cannot = |error| Failure::io("the target directory cannot be written to", &error);
-        plan.begun.write(&target.root).map_err(cannot)?;
-        carry_out(&plan, &frozen.view, &target, &ignored)?;
-        Begun::remove(&target.root).map_err(|error| cannot(error.into()))?;
-    }
-    let steps = plan.steps.iter().map(|step| (step.word(), step.path().as_os_str().as_bytes()));
-    Ok(output::applied(wish.is_dry, &steps.collect::<Vec<_>>()))
-}
-
-fn plan(client: &Client, frozen: &Frozen<'_>, target: &Target, ignored: &Ignored) -> Result<Plan, Failure> {
     let changes: Vec<ChangeEntry> = all_pages(|after| {
-        let asked = Changes { snapshot: frozen.id.clone(), after };
+        let asked = Changes { of: frozen.id.clone(), after };
         match client.call(asked)? {
             Response::Changes(page) => Ok(page),
             _ => Err(unexpected()),
         }
     })?;
     let view = target::open_directory(&frozen.view)?;
-    let mut plan = Planner::new(view.as_fd(), target, ignored);
+    let begun = Begun::read(&target.root, &branch);
+    let mut planner = Planner::new(view.as_fd(), &target, &ignored, &changes, begun);
     for change in &changes {
         let path = PathBuf::from(OsStr::from_bytes(&change.path));
-        plan.add(&path, change).map_err(failed(&path))?;
+        planner.add(&path, change).map_err(failed(&path))?;
     }
-    plan.add_other_names().map_err(failed(Path::new(".")))?;
-    Ok(plan.finish())
+    planner.add_other_names().map_err(failed(Path::new(".")))?;
+    planner.sort();
+    if !planner.conflicts.is_empty() {
+        return Err(refused(wish.branch, &planner.conflicts));
+    }
+    if !wish.is_dry {
+        let cannot = |error| Failure::io("the target directory cannot be written to", &error);
+        if target.is_lower {
+            keep(client, &planner)?;
+        }
+        planner.begun.write(&target.root).map_err(cannot)?;
+        carry_out(&mut planner, &target, view.as_fd(), &ignored)?;
+        if target.is_lower {
+            tell(client, &branch, &planner.steps)?;
+        }
+        planner.begun.remove(&target.root).map_err(|error| cannot(error.into()))?;
+    }
+    let steps = planner.steps.iter().map(|step| (step.word(), step.path.as_os_str().as_bytes()));
+    Ok(output::applied(wish.is_dry, &steps.collect::<Vec<_>>()))
+}
+
+fn refused(branch: &str, conflicts: &[(PathBuf, &str)]) -> Failure {
+    for (path, why) in conflicts {
+        let _ = writeln!(io::stderr(), "refused\t{}\t{why}", output::shown(path.as_os_str().as_bytes()));
+    }
+    let count = conflicts.len();
+    Failure::new(format!(
+        "{count} of the paths that {branch:?} changes cannot be changed: nothing was written"
+    ))
 }
 
 /// Bytes of paths that fit a request together.
 const AT_ONCE: usize = 3000;
 
-/// Branches that rely on what is about to be changed come to have it themselves.
-fn keep(client: &Client, plan: &Plan) -> Result<(), Failure> {
-    let mut paths = plan.steps.iter().filter(|step| !matches!(step, Step::Attributes(_))).peekable();
-    while paths.peek().is_some() {
-        let (mut batch, mut room) = (Vec::new(), AT_ONCE);
-        while let Some(step) = paths.next_if(|step| {
-            let len = step.path().as_os_str().len() + 8;
-            batch.is_empty() || len <= room
-        }) {
-            let path = step.path().as_os_str().as_bytes().to_vec();
-            room = room.saturating_sub(path.len() + 8);
-            batch.push(path);
+/// Paths, as many at a time as a request takes.
+fn batches<'a>(paths: impl Iterator<Item = &'a Path>) -> Vec<Vec<Vec<u8>>> {
+    let (mut batches, mut room) = (Vec::<Vec<Vec<u8>>>::new(), 0);
+    for path in paths {
+        let path = path.as_os_str().as_bytes().to_vec();
+        let len = path.len() + 8;
+        match batches.last_mut().filter(|_| len <= room) {
+            Some(batch) => batch.push(path),
+            None => {
+                batches.push(vec![path]);
+                room = AT_ONCE;
+            }
         }
-        match client.call(KeepLower { paths: batch })? {
+        room = room.saturating_sub(len);
+    }
+    batches
+}
+
+/// Branches and snapshots that rely on what is about to be changed come to have it themselves.
+fn keep(client: &Client, planner: &Planner<'_>) -> Result<(), Failure> {
+    let is_attributes = |step: &&Step| step.action == Action::Attributes;
+    let shallow = planner.steps.iter().filter(is_attributes).map(|step| &*step.path);
+    let deep = planner.steps.iter().filter(|step| !is_attributes(step)).map(|step| &*step.path);
+    let deep = batches(deep.chain(planner.new.iter().map(PathBuf::as_path)));
+    let all = batches(shallow).into_iter().map(|paths| (paths, false));
+    for (paths, deep) in all.chain(deep.into_iter().map(|paths| (paths, true))) {
+        match client.call(KeepLower { paths, deep })? {
             Response::KeepLower(_) => {}
             _ => return Err(unexpected()),
         }
@@ -107,56 +126,97 @@ fn keep(client: &Client, plan: &Plan) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The branch relies on what was written.
+fn tell(client: &Client, branch: &str, steps: &[Step]) -> Result<(), Failure> {
+    let put = steps.iter().filter(|step| matches!(step.action, Action::Put | Action::Replace));
+    for paths in batches(put.map(|step| &*step.path)) {
+        match client.call(Applied { branch: branch.into(), paths })? {
+            Response::Applied(_) => {}
+            _ => return Err(unexpected()),
+        }
+    }
+    Ok(())
+}
+
+/// What is copied from, and to.
+struct Places<'a> {
+    view: std::os::fd::BorrowedFd<'a>,
+    target: &'a Target,
+}
+
+/// The directories above a path in both.
+type Above = (Option<std::os::fd::OwnedFd>, Option<std::os::fd::OwnedFd>);
+
+impl Places<'_> {
+    fn above(&self, path: &Path) -> Result<Above, Failure> {
+        let above = path.parent().unwrap_or(Path::new(""));
+        let source = enter_path(self.view, above).map_err(failed(path))?;
+        let target = enter_path(self.target.root.as_fd(), above).map_err(failed(path))?;
+        Ok((source, target))
+    }
+}
+
 /// Files first, each in its place at once, then what goes, then what is known of directories.
-fn carry_out(plan: &Plan, view: &Path, target: &Target, ignored: &Ignored) -> Result<(), Failure> {
-    let view = target::open_directory(view)?;
+fn carry_out(
+    planner: &mut Planner<'_>,
+    target: &Target,
+    view: std::os::fd::BorrowedFd<'_>,
+    ignored: &Ignored,
+) -> Result<(), Failure> {
     let root = target.root.try_clone().map_err(|error| Failure::io("too many open files", &error))?;
     let left_out = |path: &Path, is_directory: bool| ignored.has(path, is_directory);
     let mut copier = Copier::new(root, &left_out, true, Progress::new("applied"));
-    let parents = |path: &Path| {
-        let above = path.parent().unwrap_or(Path::new(""));
-        let source = enter_path(view.as_fd(), above).map_err(failed(path))?;
-        let target = enter_path(target.root.as_fd(), above).map_err(failed(path))?;
-        Ok::<_, Failure>((source, target))
-    };
-    let gone = |path: &Path| Failure::new(format!("{} is gone meanwhile", path.display()));
-    let mut tidied = HashSet::new();
-    for step in &plan.steps {
-        let (path, name) = (step.path(), step.path().file_name().unwrap_or_default());
-        match step {
-            Step::Put(_) | Step::Replace(_) => {
-                let (Some(source), Some(there)) = parents(path)? else { return Err(gone(path)) };
-                if tidied.insert(path.parent()) {
-                    remove_drafts(there.as_fd()).map_err(failed(path))?;
-                }
-                let place = Place { directory: there.as_fd(), name };
-                if matches!(step, Step::Replace(_)) {
-                    remove(place).map_err(failed(path))?;
-                }
-                copier.copy(Place { directory: source.as_fd(), name }, place, path)?;
-            }
-            Step::Remove(_) | Step::Attributes(_) => {}
-        }
+    let places = Places { view, target };
+    let steps = std::mem::take(&mut planner.steps);
+    // What stands in the way of directories that are put.
+    for step in steps.iter().filter(|step| step.action == Action::Replace) {
+        take_away(planner, &places, step)?;
     }
-    for step in plan.steps.iter().rev() {
-        let (path, name) = (step.path(), step.path().file_name().unwrap_or_default());
-        match step {
-            Step::Remove(_) => {
-                copier.progress.count(path);
-                if let (_, Some(there)) = parents(path)? {
-                    remove(Place { directory: there.as_fd(), name }).map_err(failed(path))?;
-                }
-            }
-            Step::Attributes(_) => {
-                let (Some(source), Some(there)) = parents(path)? else { return Err(gone(path)) };
-                let inner = |directory| enter(Place { directory, name }).map_err(failed(path));
-                let (source, there) = (inner(source.as_fd())?, inner(there.as_fd())?);
-                dress_directory(source.as_fd(), there.as_fd()).map_err(failed(path))?;
-            }
-            Step::Put(_) | Step::Replace(_) => {}
+    let mut tidied = HashSet::new();
+    for step in steps.iter().filter(|step| matches!(step.action, Action::Put | Action::Replace)) {
+        let (path, name) = (&*step.path, step.path.file_name().unwrap_or_default());
+        let (Some(source), Some(there)) = places.above(path)? else { return Err(changed_meanwhile(path)) };
+        if tidied.insert(path.parent()) {
+            remove_drafts(there.as_fd()).map_err(failed(path))?;
         }
+        let (source, place) =
+            (Place { directory: source.as_fd(), name }, Place { directory: there.as_fd(), name });
+        let expected = match step.action {
+            // It may have been copied with what it is in.
+            Action::Replace => Expected::Anything,
+            _ => step.expected,
+        };
+        copier.copy(source, place, path, expected)?;
+    }
+    for step in steps.iter().rev().filter(|step| step.action == Action::Remove) {
+        copier.progress.count(&step.path);
+        take_away(planner, &places, step)?;
+    }
+    for step in steps.iter().rev().filter(|step| step.action == Action::Attributes) {
+        let (path, name) = (&*step.path, step.path.file_name().unwrap_or_default());
+        let (Some(source), Some(there)) = places.above(path)? else { return Err(changed_meanwhile(path)) };
+        let inner = |directory| enter(Place { directory, name }).map_err(failed(path));
+        let (source, there) = (inner(source.as_fd())?, inner(there.as_fd())?);
+        dress_directory(source.as_fd(), there.as_fd()).map_err(failed(path))?;
     }
     sync_all(copier.root())?;
     copier.progress.finish();
+    planner.steps = steps;
     Ok(())
+}
+
+/// Removes what is at a path, if it still is what the branch relies on.
+fn take_away(planner: &mut Planner<'_>, places: &Places<'_>, step: &Step) -> Result<(), Failure> {
+    let (path, name) = (&*step.path, step.path.file_name().unwrap_or_default());
+    let (_, Some(there)) = places.above(path)? else { return Ok(()) };
+    let place = Place { directory: there.as_fd(), name };
+    let Some(stat) = look(place).map_err(failed(path))? else { return Ok(()) };
+    let is_as_planned = match is_directory(&stat) {
+        true => planner.check_all((place, &stat), path, step.relied).map_err(failed(path))?,
+        false => Expected::as_found(Some(&stat)) == step.expected,
+    };
+    if !is_as_planned {
+        return Err(changed_meanwhile(path));
+    }
+    remove(place).map_err(failed(path))
 }

@@ -5,7 +5,8 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use agentfs_proto::response::LowerReply;
-use rustix::fs::{Mode, OFlags, fstat, open};
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, open};
+use rustix::io::Errno;
 
 use crate::failure::Failure;
 
@@ -20,6 +21,20 @@ pub(super) struct Target {
 }
 
 impl Target {
+    /// Nobody else applies anything to it meanwhile.
+    ///
+    /// # Errors
+    /// When somebody does.
+    pub(super) fn lock(&self) -> Result<(), Failure> {
+        let flags = FlockOperation::NonBlockingLockExclusive;
+        flock(&self.root, flags).map_err(|error| match error {
+            Errno::AGAIN => {
+                Failure::with_errno("something is being applied to this directory already", Errno::BUSY)
+            }
+            error => Failure::with_errno("the target directory cannot be locked", error),
+        })
+    }
+
     /// The directory that the daemon tells of, or `to`.
     ///
     /// # Errors
