@@ -36,6 +36,10 @@ test-real-programs:
 bench-store:
     scripts/bench-store
 
+# A volume over 100,000 files: mounting, walking, git status, memory, first writes
+bench-overlay:
+    scripts/bench-overlay
+
 # What looking at a path costs: nobody bound, bound, inside branch-exec
 bench-views *ARGS:
     scripts/bench-views {{ARGS}}
@@ -75,6 +79,10 @@ test-fuse-advanced-io:
 # Mount, change, unmount or kill, again and again
 test-fuse-mount-cycle *ARGS:
     scripts/test-fuse-mount-cycle {{ARGS}}
+
+# A volume over a directory that exists: copy-up, whiteouts, merged directories, and a session on this repository
+test-fuse-overlay-ops:
+    scripts/test-fuse-overlay-ops
 
 # What cannot be mounted is refused and left alone
 test-fuse-mount-failures:

@@ -17,7 +17,8 @@ use std::sync::Arc;
 
 use agentfs_core::testing::{Chance, config};
 use agentfs_core::{
-    Attr, Caller, FileKind, FsCore, FsError, InodeId, LowerTree, Memory, Name, OpenMode, SetAttr, ViewId,
+    Attr, Caller, Config, FileKind, FsCore, FsError, InodeId, LowerTree, Memory, Name, OpenMode, SetAttr,
+    ViewId,
 };
 
 struct Volume {
@@ -96,7 +97,7 @@ impl Volume {
 
 fn open(device: &Arc<Memory>, lower: &Path) -> FsCore {
     let tree = LowerTree::open(lower, &[]).unwrap();
-    FsCore::open_layered(device.clone(), config(), Some(tree)).unwrap().0
+    FsCore::open_layered(device.clone(), Config { max_branches: 20, ..config() }, Some(tree)).unwrap().0
 }
 
 /// As editors do.
@@ -247,5 +248,112 @@ fn nothing_is_ever_silently_different() {
         }
         println!("seed {seed}: {same} the same, {failed} refused");
         assert!(same > 50 && failed > 20, "{same}, {failed}");
+    }
+}
+
+/// Others give what main has another name: removing that takes nothing from main.
+#[test]
+fn names_that_others_gave_are_removed_without_what_main_has() {
+    let mut v = Volume::over(&[("a", b"a"), ("src/f", b"f")]);
+    let main = ViewId::MAIN;
+    v.write(main, "a", b"mine").unwrap();
+    v.write(main, "src/f", b"mine").unwrap();
+    fs::rename(v.below("a"), v.below("b")).unwrap();
+    fs::rename(v.below("src"), v.below("lib")).unwrap();
+    assert_eq!(v.read(main, "b").unwrap(), b"mine");
+    let name = |name: &str| Name::new(name.as_bytes()).unwrap();
+    v.core.unlink(main, InodeId::ROOT, &name("b")).unwrap();
+    // A directory has one place.
+    assert!(is_changed(&v.read(main, "lib/f"), "lib"));
+    for _ in 0..2 {
+        assert_eq!(v.read(main, "a").unwrap(), b"mine");
+        assert_eq!(v.read(main, "src/f").unwrap(), b"mine");
+        assert!(matches!(v.read(main, "b"), Err(FsError::NotFound)));
+        v.reopen();
+    }
+    v.core.unlink(main, InodeId::ROOT, &name("a")).unwrap();
+    assert!(matches!(v.read(main, "a"), Err(FsError::NotFound)));
+    v.core.close().unwrap();
+    let report = agentfs_core::check_store(v.device.clone(), config()).unwrap();
+    assert!(report.findings.is_empty(), "{report:?}");
+}
+
+/// A directory that others moved to another's place is not taken for that.
+#[test]
+fn directories_that_others_exchange_are_not_what_they_were() {
+    let v = Volume::over(&[("d/f", b"d"), ("e/f", b"e")]);
+    let branch = v.branch("main", "branch");
+    fs::rename(v.below("d"), v.below("x")).unwrap();
+    fs::rename(v.below("e"), v.below("d")).unwrap();
+    assert!(is_changed(&v.read(branch, "d/f"), "d"));
+    assert_eq!(v.read(ViewId::MAIN, "d/f").unwrap(), b"e");
+}
+
+#[test]
+fn what_is_kept_for_several_is_nobodys_own() {
+    let large = vec![b'l'; 100_000];
+    let mut v = Volume::over(&[("large", &large), ("small", b"small")]);
+    let (one, two) = (v.branch("main", "one"), v.branch("main", "two"));
+    v.core.create_snapshot("main", Some("before")).unwrap();
+    let paths = [b"large".to_vec(), b"small".to_vec(), b"new".to_vec()];
+    assert_eq!(v.core.keep_lower(&paths, true).unwrap(), 6);
+    replace(&v.below("large"), b"theirs");
+    replace(&v.below("small"), b"theirs");
+    fs::write(v.below("new"), "new").unwrap();
+    v.reopen();
+    for n in 0..4 {
+        v.core.create_snapshot("one", Some(&format!("s{n}"))).unwrap();
+        v.write(one, "large", format!("mine {n}").as_bytes()).unwrap();
+    }
+    assert_eq!(v.read(two, "large").unwrap(), large);
+    assert_eq!(v.read(two, "small").unwrap(), b"small");
+    assert!(matches!(v.find(two, "new"), Err(FsError::NotFound)));
+    let grown = v.branch("before", "grown");
+    assert_eq!(v.read(grown, "large").unwrap(), large);
+    assert_eq!(v.read(ViewId::MAIN, "large").unwrap(), b"theirs");
+    let first = v.branch("s0", "first");
+    assert_eq!(v.read(first, "large").unwrap(), large);
+    let second = v.branch("s1", "second");
+    assert_eq!(v.read(second, "large").unwrap()[..6], *b"mine 0");
+    v.core.close().unwrap();
+    let report = agentfs_core::check_store(v.device.clone(), config()).unwrap();
+    assert!(report.findings.is_empty(), "{report:?}");
+}
+
+#[test]
+fn what_is_copied_whole_never_changes_and_main_goes_on_to_show_what_others_do() {
+    let eager = Config { materialization: agentfs_core::Materialization::Eager, ..config() };
+    let lower = tempfile::tempdir().unwrap();
+    fs::create_dir_all(lower.path().join("d/e")).unwrap();
+    fs::create_dir(lower.path().join("empty")).unwrap();
+    for (path, bytes) in [("a", vec![b'a'; 100_000]), ("d/b", b"b".to_vec()), ("d/e/c", b"c".to_vec())] {
+        fs::write(lower.path().join(path), bytes).unwrap();
+    }
+    let device = Arc::new(Memory::default());
+    let open = || {
+        let tree = LowerTree::open(lower.path(), &[]).unwrap();
+        FsCore::open_layered(device.clone(), eager.clone(), Some(tree)).unwrap().0
+    };
+    let mut v = Volume { core: open(), device: device.clone(), lower: tempfile::tempdir().unwrap() };
+    v.write(ViewId::MAIN, "d/b", b"B").unwrap();
+    let branch = v.branch("main", "branch");
+    v.core.create_snapshot("main", Some("s")).unwrap();
+    assert_eq!(v.core.list_branches(None, 10).len(), 2, "what was made on the way is gone");
+    fs::remove_dir_all(lower.path().join("d")).unwrap();
+    fs::write(lower.path().join("a"), "theirs").unwrap();
+    fs::write(lower.path().join("new"), "new").unwrap();
+    for _ in 0..2 {
+        let of_snapshot = v.branch("s", &format!("later{}", v.core.list_branches(None, 10).len()));
+        for view in [branch, of_snapshot] {
+            assert_eq!(v.names(view, ""), ["a", "d", "empty"]);
+            assert_eq!(v.read(view, "a").unwrap(), [b'a'; 100_000]);
+            assert_eq!(v.read(view, "d/b").unwrap(), b"B");
+            assert_eq!(v.read(view, "d/e/c").unwrap(), b"c");
+        }
+        assert_eq!(v.names(ViewId::MAIN, ""), ["a", "d", "empty", "new"]);
+        assert_eq!(v.read(ViewId::MAIN, "a").unwrap(), b"theirs");
+        assert_eq!(v.read(ViewId::MAIN, "d/b").unwrap(), b"B");
+        v.core.close().unwrap();
+        v.core = open();
     }
 }

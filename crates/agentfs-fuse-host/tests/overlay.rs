@@ -12,6 +12,7 @@ mod support;
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 
@@ -412,4 +413,210 @@ fn nothing_leads_out_of_the_directory() {
     drop(v);
     assert_eq!(fs::read_to_string(outside.path().join("secret")).unwrap(), "secret");
     assert_eq!(fs::read_to_string(project.path("swapped/secret")).unwrap(), "mine");
+}
+
+/// The store may lie on another filesystem: the kernel does not copy between two by itself.
+#[test]
+fn what_is_below_is_copied_to_another_filesystem() {
+    if !can_mount()
+        || !is_root("mounting a tmpfs for a store")
+        || is_write_back("it is refused over another directory")
+    {
+        return;
+    }
+    let project = Project::new(sample);
+    let other = tempfile::tempdir().unwrap();
+    let place = other.path().to_str().unwrap();
+    run(Path::new("/"), "mount", &["-t", "tmpfs", "-o", "size=64m", "tmpfs", place]);
+    let worked = std::panic::catch_unwind(|| {
+        let store = other.path().join("store");
+        let lower = project.path("");
+        let v = Volume::mount_storeless(&[
+            "--store",
+            store.to_str().unwrap(),
+            "--lower",
+            lower.to_str().unwrap(),
+        ]);
+        for name in ["large", "sparse"] {
+            let before = fs::read(project.path(name)).unwrap();
+            let file = File::options().read(true).write(true).open(v.path(name)).unwrap();
+            file.write_all_at(b"X", 7).unwrap();
+            let now = fs::read(v.path(name)).unwrap();
+            assert_eq!(
+                (now.len(), &now[..7], now[7], &now[8..]),
+                (before.len(), &before[..7], b'X', &before[8..])
+            );
+        }
+        run(&v.root(), "cp", &["--reflink=never", "large", "copied"]);
+        run(&v.root(), "cmp", &["large", "copied"]);
+        assert!(fs::metadata(v.path("sparse")).unwrap().blocks() < 200);
+    });
+    run(Path::new("/"), "umount", &["-l", place]);
+    worked.unwrap();
+    project.check();
+}
+
+/// A program that has a file open sees what others append to it, and what they write in place.
+#[test]
+fn who_has_a_file_open_in_main_sees_what_others_write() {
+    if !can_mount() || is_write_back("it is refused over another directory") {
+        return;
+    }
+    let project = Project::new(sample);
+    let v = project.over(&[]);
+    let file = File::open(v.path("a")).unwrap();
+    let read = || {
+        let mut bytes = vec![0; 100];
+        let read = file.read_at(&mut bytes, 0).unwrap();
+        String::from_utf8(bytes[..read].to_vec()).unwrap()
+    };
+    assert_eq!(read(), "a\n");
+    let below = File::options().write(true).open(project.path("a")).unwrap();
+    below.write_all_at(b"appended\n", 2).unwrap();
+    assert_eq!(read(), "a\nappended\n");
+    below.write_all_at(b"b", 0).unwrap();
+    assert_eq!(read(), "b\nappended\n");
+    // What main itself writes then goes on from there, and stays.
+    let own = File::options().read(true).write(true).open(v.path("a")).unwrap();
+    own.write_all_at(b"own", 11).unwrap();
+    below.write_all_at(b"c", 0).unwrap();
+    assert_eq!(read(), "b\nappended\nown");
+    assert_eq!(fs::read_to_string(v.path("a")).unwrap(), "b\nappended\nown");
+}
+
+/// What is there becomes a link.
+fn swap(path: &Path, to: &Path) {
+    if path.is_dir() {
+        fs::remove_dir_all(path).unwrap()
+    } else {
+        fs::remove_file(path).unwrap()
+    }
+    symlink(to, path).unwrap();
+}
+
+/// Paths may be longer than what can be named at once.
+#[test]
+fn what_lies_deep_is_reached() {
+    if !can_mount() || is_write_back("it is refused over another directory") {
+        return;
+    }
+    let deep = tempfile::tempdir().unwrap();
+    let name = "x".repeat(200);
+    let down = format!("cd {name} && ").repeat(25);
+    let make = format!("mkdir {name} && cd {name} && ").repeat(25);
+    run(deep.path(), "bash", &["-c", &format!("{make} echo deep > deep")]);
+    let mut v = Volume::mount_with(&["--lower", deep.path().to_str().unwrap()], &[]);
+    let write = format!("{down} cat deep && echo deeper > deep && cat deep && ls");
+    assert_eq!(run(&v.root(), "bash", &["-c", &write]), "deep\ndeeper\ndeep\n");
+    assert!(v.terminate().success());
+    v.remount();
+    assert_eq!(run(&v.root(), "bash", &["-c", &format!("{down} cat deep")]), "deeper\n");
+    assert_eq!(run(deep.path(), "bash", &["-c", &format!("{down} cat deep")]), "deep\n");
+    drop(v);
+    run(deep.path(), "rm", &["-rf", &name]);
+}
+
+/// What others put in the way of the daemon and of `apply` leads neither to what is outside nor to a standstill.
+#[test]
+fn traps_in_the_directory_catch_nobody() {
+    if !can_mount() || is_write_back("it is refused over another directory") {
+        return;
+    }
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("secret"), "secret").unwrap();
+    let project = Project::new(|at| {
+        for dir in ["d", "held", "applied", ".agentfs"] {
+            fs::create_dir(at.join(dir)).unwrap();
+            fs::write(at.join(dir).join("f"), "mine").unwrap();
+        }
+        for name in ["file", "fifo", "put", ".agentfs/control"] {
+            fs::write(at.join(name), "mine").unwrap();
+        }
+        fs::write(at.join(std::ffi::OsStr::from_bytes(b"\xff\\ \n")), "odd").unwrap();
+    });
+    let v = project.over(&[]);
+    // A directory of the project's own that is called as ours is: ours is found.
+    assert!(matches!(support::ask_at(&v.path(".agentfs/control"), Request::Status), Response::Status(_)));
+    assert!(!v.path(".agentfs/f").exists());
+    let odd = v.root().join(std::ffi::OsStr::from_bytes(b"\xff\\ \n"));
+    assert_eq!(fs::read_to_string(&odd).unwrap(), "odd");
+    fs::write(&odd, "odder").unwrap();
+    v.grow_branch("main", "b");
+    let b = v.branch("b");
+    fs::write(b.join("held/g"), "mine").unwrap();
+    for path in ["d/f", "file", "fifo", "held/f"] {
+        assert_eq!(fs::read_to_string(b.join(path)).unwrap(), "mine");
+    }
+    let (open_file, open_dir) = (File::open(v.path("file")).unwrap(), File::open(v.path("d")).unwrap());
+    // What was looked at becomes a link to the outside, a pipe that nobody writes to, a link in the way.
+    swap(&project.path("file"), &outside.path().join("secret"));
+    swap(&project.path("d"), outside.path());
+    swap(&project.path("held"), outside.path());
+    fs::remove_file(project.path("fifo")).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        project.path("fifo"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    let text = |file: &File| {
+        let mut bytes = [0; 20];
+        file.read_at(&mut bytes, 0).map(|read| String::from_utf8_lossy(&bytes[..read]).into_owned())
+    };
+    assert!(text(&open_file).is_ok_and(|text| text == "mine"), "who has it open reads what it was");
+    let inner =
+        rustix::fs::openat(&open_dir, "secret", rustix::fs::OFlags::RDONLY, rustix::fs::Mode::empty());
+    assert!(inner.is_err(), "a directory that became a link leads outside");
+    for path in ["d/secret", "held/secret", "file", "fifo", "d/f"] {
+        let beneath = rustix::fs::openat2(
+            File::open(b.canonicalize().unwrap()).unwrap(),
+            path,
+            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::NONBLOCK,
+            rustix::fs::Mode::empty(),
+            rustix::fs::ResolveFlags::BENEATH,
+        );
+        let told = beneath.map_err(std::io::Error::from).and_then(|file| text(&File::from(file)));
+        assert!(!told.is_ok_and(|text| text == "secret"), "{path}");
+    }
+    // The directory is moved away, and another takes its place: the volume goes by what it was given.
+    fs::rename(project.path(""), project.dir.path().join("moved")).unwrap();
+    fs::create_dir(project.dir.path().join("project")).unwrap();
+    fs::write(project.path("another"), "").unwrap();
+    assert!(!v.path("another").exists() && fs::read_to_string(&odd).unwrap() == "odder");
+}
+
+#[test]
+fn what_is_written_out_goes_nowhere_else() {
+    if !can_mount() || is_write_back("it is refused over another directory") {
+        return;
+    }
+    let outside = tempfile::tempdir().unwrap();
+    fs::write(outside.path().join("secret"), "secret").unwrap();
+    let project = Project::new(|at| {
+        for dir in ["held", "applied"] {
+            fs::create_dir(at.join(dir)).unwrap();
+            fs::write(at.join(dir).join("f"), "mine").unwrap();
+        }
+        fs::write(at.join("put"), "mine").unwrap();
+    });
+    let v = project.over(&[]);
+    v.grow_branch("main", "b");
+    let b = v.branch("b");
+    fs::write(b.join("held/g"), "mine").unwrap();
+    swap(&project.path("held"), outside.path());
+    // What the branch has itself stays, and goes nowhere.
+    assert_eq!(fs::read_to_string(b.join("held/g")).unwrap(), "mine");
+    fs::write(b.join("held/new"), "mine").unwrap();
+    fs::write(b.join("put"), "of b").unwrap();
+    fs::write(b.join("applied/new"), "of b").unwrap();
+    swap(&project.path("applied"), outside.path());
+    swap(&project.path("put"), &outside.path().join("secret"));
+    let applied = support::agents::told(support::agents::cli_of(&v).args(["apply", "b"]));
+    assert!(!applied.0, "{}", applied.1);
+    let seen: Vec<_> =
+        fs::read_dir(outside.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(seen, ["secret"]);
+    assert_eq!(fs::read_to_string(outside.path().join("secret")).unwrap(), "secret");
 }

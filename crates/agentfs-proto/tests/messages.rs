@@ -4,9 +4,9 @@
 mod strategies;
 
 use agentfs_proto::request::{
-    BranchEnter, BranchList, BranchRename, BranchSnapshot, BranchUsage, FuzzySnapshot, ProcessList,
-    RequestCounts, SnapshotCreate, SnapshotDelete, SnapshotPage, SnapshotRename, Stop, SyncedSnapshot,
-    Whoami,
+    Applied, BranchEnter, BranchList, BranchRename, BranchSnapshot, BranchUsage, Changes, FuzzySnapshot,
+    KeepLower, ProcessList, RequestCounts, SnapshotCreate, SnapshotDelete, SnapshotPage, SnapshotRename,
+    Stop, SyncedSnapshot, Whoami,
 };
 use agentfs_proto::{DecodeError, Request, Response};
 use proptest::collection::vec;
@@ -87,7 +87,7 @@ fn another_version_is_told_apart_from_nonsense() {
 
 #[test]
 fn selectors_of_others_are_unknown() {
-    for selector in (8..=94).chain(110..=255) {
+    for selector in (8..=94).chain(114..=255) {
         assert_eq!(Request::decode(&[selector, b'1']), Err(DecodeError::UnknownSelector(selector)));
     }
     assert_eq!(Request::decode(&[]), Err(DecodeError::Malformed));
@@ -97,7 +97,7 @@ fn selectors_of_others_are_unknown() {
 #[test]
 fn the_new_requests_have_their_selectors() {
     let id = || b"id".to_vec();
-    let requests: [Request; 15] = [
+    let requests: [Request; 19] = [
         BranchList { after: None }.into(),
         SnapshotPage { after: None }.into(),
         SnapshotDelete { snapshot: id() }.into(),
@@ -113,7 +113,11 @@ fn the_new_requests_have_their_selectors() {
         BranchUsage { branch: id() }.into(),
         Stop { how: id() }.into(),
         FuzzySnapshot { branch: id(), name: None }.into(),
+        Changes { of: id(), after: None }.into(),
+        Request::Lower,
+        KeepLower { paths: vec![id()], deep: true }.into(),
+        Applied { branch: id(), paths: vec![id()] }.into(),
     ];
     let selectors: Vec<u8> = requests.iter().map(|request| request.encode()[0]).collect();
-    assert_eq!(selectors, (95..=109).collect::<Vec<u8>>());
+    assert_eq!(selectors, (95..=113).collect::<Vec<u8>>());
 }

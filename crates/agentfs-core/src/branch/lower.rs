@@ -172,6 +172,11 @@ impl Lower {
         self.tree.descriptor()
     }
 
+    /// Where it was when it was taken.
+    pub fn place(&self) -> &std::path::Path {
+        self.tree.path()
+    }
+
     /// Files of it that the kernel knows.
     pub fn known(&self) -> usize {
         self.known.len()

@@ -43,6 +43,11 @@ impl FsCore {
         }
         self.handles.reserve()?;
         let file = self.hold(&tree, view, ino, writable);
+        let is_below = self.lower.is_some() && mode != OpenMode::Truncate && ino.is_lower();
+        if is_below && matches!(tree.content(ino), Ok(Content::Lower(_))) {
+            // Now, not with the first read: others may have put another in its place then.
+            self.source_to_read(&file).map(drop).inspect_err(|_| self.give_up(&file, writable))?;
+        }
         if mode == OpenMode::Truncate {
             self.truncate(view, ino, 0, caller).inspect_err(|_| self.give_up(&file, writable))?;
         }

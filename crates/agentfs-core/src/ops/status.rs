@@ -1,12 +1,14 @@
 //! Figures about a volume.
 
+use std::path::PathBuf;
+
 use crate::error::Result;
 use crate::fs_core::FsCore;
 use crate::store::PackUse;
 use crate::types::ViewId;
 
 /// What a volume holds now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
     /// Branches.
     pub branches: usize,
@@ -24,6 +26,8 @@ pub struct Status {
     pub log: (u64, u64),
     /// Does the host share blocks when content is copied?
     pub reflinks: bool,
+    /// The directory that the volume lies over, and how many files of it the kernel knows.
+    pub lower: Option<(PathBuf, usize)>,
 }
 
 impl FsCore {
@@ -50,6 +54,7 @@ impl FsCore {
             packs: self.store.packs.usage(),
             log: self.journal.lengths(),
             reflinks: self.copies_at_once(),
+            lower: self.lower.as_ref().map(|lower| (lower.place().to_owned(), lower.known())),
         })
     }
 }

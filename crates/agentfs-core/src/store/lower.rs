@@ -4,7 +4,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::buffer::spare_capacity;
@@ -73,6 +73,8 @@ pub type Xattr = (Box<[u8]>, Arc<[u8]>);
 /// The directory.
 pub struct LowerTree {
     root: OwnedFd,
+    /// Where it was when it was taken.
+    path: PathBuf,
     /// What is not shown: devices and inode numbers.
     hidden: Vec<(u32, u32, u64)>,
     /// That of the directory itself.
@@ -96,10 +98,15 @@ impl LowerTree {
         };
         let device = key(path).map(|(major, minor, _)| (major, minor));
         let hidden = hidden.iter().filter_map(|path| key(path)).collect();
-        let tree = LowerTree { root, hidden, device };
+        let tree = LowerTree { root, path: path.to_owned(), hidden, device };
         // Old kernels cannot be told to stay within.
         tree.find(b"")?.ok_or(io::ErrorKind::NotADirectory)?;
         Ok(tree)
+    }
+
+    /// Where it was when it was taken.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The directory itself, as a descriptor of this process.

@@ -1,5 +1,6 @@
 //! Requests of the control protocol, carried out: one arm a message.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use agentfs_core::{BranchInfo, FsCore, FsError, Origin, Result, SnapshotInfo, Timestamp, ViewId};
@@ -254,6 +255,7 @@ impl Dispatcher {
             settings: granted
                 .map(|(key, value)| Setting::new(key, value))
                 .chain(store.iter().map(|(key, value)| Setting::new(key, value.to_string())))
+                .chain(lower_settings(status.lower))
                 .collect(),
         })
     }
@@ -270,6 +272,15 @@ fn unopened(name: &str, error: Errno) -> FsError {
         "{name:?} is open to be written, and the daemon cannot have it written out: {error}; {remedy}, or take the \
          snapshot with --allow-fuzzy"
     ))
+}
+
+fn lower_settings(lower: Option<(PathBuf, usize)>) -> impl Iterator<Item = Setting> {
+    let settings = |(place, known): (PathBuf, usize)| {
+        // A frame holds but so much.
+        let place: String = place.display().to_string().chars().take(1024).collect();
+        [Setting::new("lower", place), Setting::new("lower_known", known)]
+    };
+    lower.map(settings).into_iter().flatten()
 }
 
 fn name(name: &Option<Vec<u8>>) -> Result<Option<&str>> {
