@@ -74,9 +74,15 @@ def memory(at):
 
 
 def walk(at):
-    for directory, _, names in os.walk(at):
-        for name in names:
-            os.lstat(f"{directory}/{name}")
+    """As programs do: from inside, each name beside its directory's others."""
+    os.chdir(at)
+    open_directories = ["."]
+    while open_directories:
+        for entry in os.scandir(open_directories.pop()):
+            entry.stat(follow_symlinks=False)
+            if entry.is_dir(follow_symlinks=False):
+                open_directories.append(entry.path)
+    os.chdir("/")
 
 
 def note(name, value, unit):
@@ -88,6 +94,8 @@ def places(lower):
     """What is compared: name, directory, how it is taken away."""
     yield "host", lower, lambda: None
     at, store = f"{SCRATCH}/volume", f"{SCRATCH}/store"
+    # What was just made is not to be written out meanwhile.
+    run("sync")
     took = mount(lower, store, at)
     note(f"mount over {FILES} files", took * 1000, "ms")
     note("memory after mounting", memory(at), "MiB")

@@ -157,6 +157,9 @@ impl Lower {
         let mut tended = self.tended.lock();
         if tended.elapsed() >= UNTOLD {
             self.known.retain(|_, known| !known.views.is_empty() || known.noted.elapsed() < UNTOLD);
+            if self.known.capacity() > 4 * self.known.len() {
+                self.known.shrink_to_fit();
+            }
             *tended = Instant::now();
         }
     }

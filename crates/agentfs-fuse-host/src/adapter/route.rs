@@ -58,7 +58,7 @@ impl Adapter {
         attr: Attr,
     ) -> Entry {
         let node = self.pid_view.tell(parent.into(), name, *view, &attr);
-        let times = (keep.entry(parent.into(), name.as_bytes()), keep.attr(node, &attr));
+        let times = (keep.entry(parent.into(), name.as_bytes(), attr.kind), keep.attr(node, &attr));
         Entry::Node(node, attr, times)
     }
 
@@ -319,7 +319,7 @@ impl Adapter {
                         continue;
                     };
                     let node = self.pid_view.tell(ino.into(), &name, view, &attr);
-                    let times = keep.entry(ino.into(), &entry.name);
+                    let times = keep.entry(ino.into(), &entry.name, entry.kind);
                     if !add(node, entry.position, &entry.name, &attr, times) {
                         self.forget_node(node, 1);
                         break;

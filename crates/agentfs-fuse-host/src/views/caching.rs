@@ -58,6 +58,11 @@ impl Missing {
     }
 }
 
+/// For so long directories are taken for what they are that others may change: each name in them is asked for all the same.
+const LIVE: Duration = Duration::from_millis(50);
+/// Who looks a file up and asks for its attributes asks once.
+const JUST_NOW: Duration = Duration::from_millis(1);
+
 type Job = Box<dyn FnOnce(&Notices) + Send>;
 
 /// What the kernel was allowed to keep.
@@ -88,11 +93,24 @@ pub(crate) struct Keep<'a> {
 impl Keep<'_> {
     /// Does every look have to ask?
     pub(crate) fn must_ask(&self, directory: NodeId) -> bool {
-        match directory.node() {
+        self.depends(directory) || self.is_live(directory)
+    }
+
+    /// Is it as the directory below has it, which others change?
+    fn is_live(&self, node: NodeId) -> bool {
+        match node.node() {
             Node::Tree(ViewId::MAIN, ino) | Node::Private(ViewId::MAIN, ino) => {
-                self.caching.bindings.any()
-                    || self.caching.pid_view.is_doubled()
-                    || self.caching.core.is_live(ViewId::MAIN, ino)
+                self.caching.core.is_live(ViewId::MAIN, ino)
+            }
+            _ => false,
+        }
+    }
+
+    /// Does what is told of a directory depend on who asks?
+    fn depends(&self, directory: NodeId) -> bool {
+        match directory.node() {
+            Node::Tree(ViewId::MAIN, _) | Node::Private(ViewId::MAIN, _) => {
+                self.caching.bindings.any() || self.caching.pid_view.is_doubled()
             }
             Node::Tree(view, _) => self.caching.bindings.shows(view),
             // Of a directory with such a node there may be others, and what was told of it is not found again to be expired.
@@ -103,9 +121,14 @@ impl Keep<'_> {
     }
 
     /// For a name in a directory, which is about to be told.
-    pub(crate) fn entry(&self, directory: NodeId, name: &[u8]) -> Duration {
-        if self.must_ask(directory) || self.caching.ttl.entry.is_zero() {
+    pub(crate) fn entry(&self, directory: NodeId, name: &[u8], kind: FileKind) -> Duration {
+        if self.depends(directory) || self.caching.ttl.entry.is_zero() {
             return Duration::ZERO;
+        }
+        if self.is_live(directory) {
+            // Looking something up in it asks all the same.
+            let is_directory = kind == FileKind::Directory;
+            return if is_directory { LIVE.min(self.caching.ttl.entry) } else { Duration::ZERO };
         }
         lock(&self.caching.missing).remove(directory, name);
         self.caching.note_recent(directory, name);
@@ -114,7 +137,7 @@ impl Keep<'_> {
 
     /// For a file that was made and opened: its name and its attributes have one time.
     pub(crate) fn created(&self, (directory, name): (NodeId, &[u8])) -> Duration {
-        self.entry(directory, name)
+        self.entry(directory, name, FileKind::File)
     }
 
     /// For a name that a directory does not have, which is about to be told.
@@ -156,15 +179,17 @@ impl Keep<'_> {
     /// For attributes.
     pub(crate) fn attr(&self, node: NodeId, attr: &Attr) -> Duration {
         let asks = match (attr.kind, node.node()) {
-            (FileKind::Directory, _) => self.must_ask(node),
+            (FileKind::Directory, _) => self.depends(node),
             // Its size and times change without the daemon's knowing.
-            (FileKind::File, Node::Tree(view, ino)) => {
-                self.caching.core.is_written_directly(view, ino) || self.caching.core.is_live(view, ino)
-            }
-            (_, Node::Tree(view, ino)) => self.caching.core.is_live(view, ino),
+            (FileKind::File, Node::Tree(view, ino)) => self.caching.core.is_written_directly(view, ino),
             _ => false,
         };
-        if asks { Duration::ZERO } else { self.caching.ttl.attr }
+        match attr.kind {
+            _ if asks => Duration::ZERO,
+            FileKind::Directory if self.is_live(node) => LIVE.min(self.caching.ttl.attr),
+            _ if self.is_live(node) => JUST_NOW.min(self.caching.ttl.attr),
+            _ => self.caching.ttl.attr,
+        }
     }
 }
 
