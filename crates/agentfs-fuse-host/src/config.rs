@@ -118,6 +118,7 @@ struct Overlay {
     enabled: bool,
     lower_root: Option<PathBuf>,
     materialization: Option<Copying>,
+    ttl_ms: u64,
 }
 
 /// What is frozen of the directory below is copied?
@@ -193,6 +194,7 @@ impl Settings {
                 attr: ttl(file.cache.attr_ttl_ms),
                 entry: ttl(file.cache.entry_ttl_ms),
                 negative: ttl(file.cache.negative_ttl_ms),
+                live: Duration::from_millis(file.overlay.ttl_ms),
             },
             allow_other: args.allow_other || flag(env, "AGENTFS_FUSE_ALLOW_OTHER", false)?,
             default_permissions: file.security.enforce_posix_permissions,
@@ -386,11 +388,12 @@ mod tests {
             "data_path":"exact",
             "limits":{"max_open_handles":10,"max_branches":11,"max_snapshots":12},
             "backstore":{"HostFs":{"root":"/s","prefer_native_snapshots":false}},
-            "overlay":{"enabled":false,"lower_root":null,"materialization":null},
+            "overlay":{"enabled":false,"lower_root":null,"materialization":null,"ttl_ms":8},
             "security":{"enforce_posix_permissions":true,"default_uid":3,"default_gid":4,"root_bypass_permissions":true}}"#;
         let s = gather(json, &[("AGENTFS_FUSE_WRITE_THREADS", "3")], &[]).unwrap();
         assert_eq!(s.backstore, Backstore::HostFs { root: "/s".into(), prefer_reflinks: false });
         assert_eq!((s.ttl.attr.as_millis(), s.ttl.entry.as_millis(), s.ttl.negative.as_millis()), (5, 6, 7));
+        assert_eq!(s.ttl.live.as_millis(), 8);
         assert_eq!((s.core.max_open_handles, s.core.max_branches, s.core.max_snapshots), (10, 11, 12));
         assert_eq!((s.core.root_uid, s.core.root_gid, s.write_threads), (3, 4, 3));
         assert_eq!(s.data_path, DataPath::Exact);

@@ -31,6 +31,8 @@ pub(crate) struct Ttl {
     pub(crate) entry: Duration,
     /// Missing names.
     pub(crate) negative: Duration,
+    /// Of what others may change below.
+    pub(crate) live: Duration,
 }
 
 /// A name in a directory; the empty one is for the listing of the directory itself.
@@ -128,7 +130,8 @@ impl Keep<'_> {
         if self.is_live(directory) {
             // Looking something up in it asks all the same.
             let is_directory = kind == FileKind::Directory;
-            return if is_directory { LIVE.min(self.caching.ttl.entry) } else { Duration::ZERO };
+            let (live, longest) = (self.caching.ttl.live, self.caching.ttl.entry);
+            return if is_directory { LIVE.max(live).min(longest) } else { live.min(longest) };
         }
         lock(&self.caching.missing).remove(directory, name);
         self.caching.note_recent(directory, name);
@@ -186,8 +189,10 @@ impl Keep<'_> {
         };
         match attr.kind {
             _ if asks => Duration::ZERO,
-            FileKind::Directory if self.is_live(node) => LIVE.min(self.caching.ttl.attr),
-            _ if self.is_live(node) => JUST_NOW.min(self.caching.ttl.attr),
+            FileKind::Directory if self.is_live(node) => {
+                LIVE.max(self.caching.ttl.live).min(self.caching.ttl.attr)
+            }
+            _ if self.is_live(node) => JUST_NOW.max(self.caching.ttl.live).min(self.caching.ttl.attr),
             _ => self.caching.ttl.attr,
         }
     }
