@@ -381,15 +381,16 @@ fn an_apply_that_is_killed_leaves_each_file_old_or_new_and_the_next_finishes() {
                 known.get(path).is_some_and(|known| (&known.bytes, known.mode) == (&fact.bytes, fact.mode))
             };
             assert!(is(&old) || is(&new), "{path:?} in round {round}: {fact:?}");
-            counts = (counts.0 + u32::from(is(&old)), counts.1 + u32::from(is(&new)));
+            counts.0 += u32::from(is(&old) && !is(&new));
+            counts.1 += u32::from(is(&new) && !is(&old));
         }
-        in_the_middle += u32::from(counts.0 > 20 && counts.1 > 20);
+        in_the_middle += u32::from(counts.0 > 0 && counts.1 > 0);
         succeeds(&v, &["apply", "b"]);
         assert_same(&files(&project.root()), &new, &format!("round {round}"));
         assert_same(&files(&v.branch("b")), &new, &format!("the branch, round {round}"));
     }
     println!("{in_the_middle} of 20 were killed in the middle");
-    assert!(in_the_middle > 2, "{in_the_middle}");
+    assert!(in_the_middle > 0, "none was killed in the middle");
 }
 
 #[test]
@@ -612,4 +613,151 @@ fn what_is_left_out_or_was_moved_in_is_not_removed_with_what_it_is_in() {
     assert!(fails(&v, &["apply", "c"]).contains("refused\td"));
     assert_eq!(fs::read_to_string(project.path("d/photos/p")).unwrap(), "photos/p");
     assert_eq!(fs::read_to_string(project.path("config/.env")).unwrap(), "config/.env");
+}
+
+#[test]
+fn names_that_both_sides_made_are_nobodys_to_overwrite() {
+    if !can_mount() || is_write_back("it is refused over another directory") {
+        return;
+    }
+    let project = Project::new();
+    fs::create_dir(project.path("d")).unwrap();
+    let v = project.mount();
+    v.grow_branch("main", "b");
+    v.grow_branch("main", "o");
+    let b = v.branch("b");
+    // Saved again and again, as editors do, and removed.
+    for root in [&v.root(), &b, &v.branch("o")] {
+        fs::write(root.join("n"), "mine").unwrap();
+        fs::write(root.join("removed"), "mine").unwrap();
+        fs::create_dir(root.join("both")).unwrap();
+    }
+    fs::write(project.path("n"), "theirs").unwrap();
+    fs::write(project.path("removed"), "theirs").unwrap();
+    fs::create_dir(project.path("both")).unwrap();
+    fs::write(project.path("both/theirs"), "theirs").unwrap();
+    for root in [&v.root(), &b] {
+        fs::write(root.join("draft"), "mine again").unwrap();
+        renamed(root, "draft", "n");
+        fs::remove_file(root.join("removed")).unwrap();
+        fs::write(root.join("x"), "").unwrap();
+    }
+    let before = shown(&project.root());
+    for branch in ["main", "b", "o"] {
+        let words = fails(&v, &["apply", branch]);
+        assert!(words.contains("refused\tn\t"), "{branch}: {words}");
+        assert!(words.contains("refused\tboth/theirs\t"), "{branch}: {words}");
+    }
+    assert_eq!(shown(&project.root()), before);
+    // Two branches that make the same file: the second is told.
+    fs::remove_file(project.path("n")).unwrap();
+    fs::remove_dir_all(project.path("both")).unwrap();
+    succeeds(&v, &["apply", "b"]);
+    assert_eq!(fs::read_to_string(project.path("removed")).unwrap(), "theirs");
+    fs::write(v.branch("o").join("draft"), "of o").unwrap();
+    renamed(&v.branch("o"), "draft", "n");
+    assert!(fails(&v, &["apply", "o"]).contains("refused\tn\t"));
+}
+
+#[test]
+fn what_main_moved_it_keeps_whoever_applies() {
+    if !can_mount() || is_write_back("it is refused over another directory") {
+        return;
+    }
+    let project = Project::new();
+    fs::create_dir_all(project.path("d/e")).unwrap();
+    fs::create_dir_all(project.path("k")).unwrap();
+    for name in ["d/x", "d/e/y", "k/z"] {
+        fs::write(project.path(name), name).unwrap();
+    }
+    let mut v = project.mount();
+    v.grow_branch("main", "b");
+    renamed(&v.root(), "d", "moved");
+    renamed(&v.root(), "k", "kept");
+    renamed(&v.branch("b"), "k", "of-b");
+    succeeds(&v, &["apply", "b"]);
+    let all = "kept/z: k/z\nmoved/e/y: d/e/y\nmoved/x: d/x\nof-b/z: k/z";
+    assert_eq!(shown(&v.root()), all);
+    for _ in 0..2 {
+        succeeds(&v, &["apply", "main"]);
+        assert_eq!(shown(&v.root()), all);
+        assert_eq!(shown(&project.root()), all);
+        fs::write(v.path("touched"), "").unwrap();
+        fs::remove_file(v.path("touched")).unwrap();
+        assert!(v.terminate().success());
+        v.remount();
+    }
+}
+
+#[test]
+fn main_that_moved_a_directory_is_applied() {
+    let sample = |at: &Path| {
+        fs::create_dir_all(at.join("d/e")).unwrap();
+        fs::write(at.join("d/x"), "x").unwrap();
+        fs::write(at.join("d/e/y"), "y").unwrap();
+    };
+    if !can_mount() || is_write_back("it is refused over another directory") {
+        return;
+    }
+    let project = Project::new();
+    sample(&project.root());
+    let mut v = project.mount();
+    renamed(&v.root(), "d", "moved");
+    for round in 0..3 {
+        succeeds(&v, &["apply", "main"]);
+        assert_eq!(shown(&project.root()), "moved/e/y: y\nmoved/x: x", "round {round}");
+        assert_eq!(shown(&v.root()), "moved/e/y: y\nmoved/x: x", "round {round}");
+        fs::write(v.path("touched"), "").unwrap();
+        fs::remove_file(v.path("touched")).unwrap();
+        assert!(v.terminate().success());
+        v.remount();
+    }
+}
+
+#[test]
+fn directories_that_became_files_and_links_are_applied() {
+    let sample = |at: &Path| {
+        for dir in ["d", "e"] {
+            fs::create_dir(at.join(dir)).unwrap();
+            fs::write(at.join(dir).join("x"), dir).unwrap();
+        }
+        fs::write(at.join("f"), "f").unwrap();
+    };
+    let change = |at: &Path| {
+        fs::remove_dir_all(at.join("d")).unwrap();
+        symlink("e", at.join("d")).unwrap();
+        fs::remove_dir_all(at.join("e")).unwrap();
+        fs::write(at.join("e"), "a file").unwrap();
+        fs::remove_file(at.join("f")).unwrap();
+        fs::create_dir(at.join("f")).unwrap();
+        fs::write(at.join("f/inner"), "inner").unwrap();
+    };
+    stays(sample, change, nothing);
+}
+
+#[test]
+fn what_is_changed_while_it_is_applied_is_still_to_be_applied() {
+    if !can_mount() || is_write_back("it is refused over another directory") {
+        return;
+    }
+    let project = Project::new();
+    many(&project.root(), "old");
+    fs::write(project.path("zz"), "old").unwrap();
+    let v = project.mount();
+    v.grow_branch("main", "b");
+    let b = v.branch("b");
+    many(&b, "new");
+    fs::write(b.join("zz"), "first").unwrap();
+    let mut child = cli_of(&v).args(["apply", "b"]).stdout(Stdio::null()).spawn().unwrap();
+    let begun = || fs::read(project.path("d0/0")).is_ok_and(|text| text.starts_with(b"new"));
+    while !begun() && child.try_wait().unwrap().is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    fs::write(b.join("zz"), "second").unwrap();
+    fs::write(b.join("d0/0"), "second").unwrap();
+    assert!(child.wait().unwrap().success());
+    succeeds(&v, &["apply", "b"]);
+    for path in ["zz", "d0/0"] {
+        assert_eq!(fs::read_to_string(project.path(path)).unwrap(), "second", "{path}");
+    }
 }

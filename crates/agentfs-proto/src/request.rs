@@ -264,6 +264,8 @@ pub struct KeepLower {
 pub struct Applied {
     /// The branch, by id or name.
     pub branch: Vec<u8>,
+    /// The branch that was grown from it to be written out.
+    pub frozen: Vec<u8>,
     /// Paths in that directory, and all below them.
     pub paths: Vec<Vec<u8>>,
 }

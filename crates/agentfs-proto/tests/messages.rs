@@ -116,7 +116,7 @@ fn the_new_requests_have_their_selectors() {
         Changes { of: id(), after: None }.into(),
         Request::Lower,
         KeepLower { paths: vec![id()], deep: true }.into(),
-        Applied { branch: id(), paths: vec![id()] }.into(),
+        Applied { branch: id(), frozen: id(), paths: vec![id()] }.into(),
     ];
     let selectors: Vec<u8> = requests.iter().map(|request| request.encode()[0]).collect();
     assert_eq!(selectors, (95..=113).collect::<Vec<u8>>());

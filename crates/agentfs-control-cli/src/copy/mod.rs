@@ -170,15 +170,21 @@ impl<'a> Copier<'a> {
         target: BorrowedFd<'_>,
         path: &Path,
     ) -> Result<(), Failure> {
+        self.inside(source, target, path, Expected::Anything)
+    }
+
+    fn inside(
+        &mut self,
+        source: BorrowedFd<'_>,
+        target: BorrowedFd<'_>,
+        path: &Path,
+        expected: Expected,
+    ) -> Result<(), Failure> {
         remove_drafts(target).map_err(failed(path))?;
         for name in names(source).map_err(failed(path))? {
-            let source = Place { directory: source, name: &name };
-            self.copy(
-                source,
-                Place { directory: target, name: &name },
-                &path.join(&name),
-                Expected::Anything,
-            )?;
+            let (from, to) =
+                (Place { directory: source, name: &name }, Place { directory: target, name: &name });
+            self.copy(from, to, &path.join(&name), expected)?;
         }
         file::dress_directory(source, target).map_err(failed(path))
     }
@@ -197,7 +203,13 @@ impl<'a> Copier<'a> {
             return Ok(());
         }
         let there = look(target).map_err(failed(path))?;
+        let is_in_the_way = there.as_ref().is_some_and(|there| is_directory(&stat) && !is_directory(there));
+        if is_in_the_way && expected != Expected::Anything && expected != Expected::as_found(there.as_ref()) {
+            return Err(changed_meanwhile(path));
+        }
         if is_directory(&stat) {
+            // In a directory that is made now there is nothing yet.
+            let inside = if there.is_none() { Expected::Nothing } else { Expected::Anything };
             match there {
                 None => mkdirat(target.directory, target.name, Mode::RWXU).map_err(failed(path))?,
                 Some(there) if is_directory(&there) => {}
@@ -209,7 +221,7 @@ impl<'a> Copier<'a> {
             let (source, target) =
                 (enter(source).map_err(failed(path))?, enter(target).map_err(failed(path))?);
             self.progress.count(path);
-            return self.directory(source.as_fd(), target.as_fd(), path);
+            return self.inside(source.as_fd(), target.as_fd(), path, inside);
         }
         self.progress.count(path);
         let is_linked = stat.st_nlink > 1;

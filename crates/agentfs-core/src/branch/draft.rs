@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::branch::State;
 use crate::error::{FsError, Result};
-use crate::store::{Content, Identity};
+use crate::store::{Content, Identity, join};
 use crate::tree::{Edit, Entry, Inode, Meta, Origin, Version, Xattrs};
 use crate::types::{FileKind, InodeId, Name, ObjectId, Timestamp};
 
@@ -33,6 +33,8 @@ pub struct Cover {
     pub path: Arc<[u8]>,
     /// What stands for what is there now.
     pub stamp: u64,
+    /// Is that a directory?
+    pub is_directory: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -166,21 +168,22 @@ impl<'a> Draft<'a> {
         self.covering.iter().find(|cover| cover.dir == dir && cover.name == *name)
     }
 
-    /// A file of our own comes where a name of the lower directory is hidden: it remembers what it takes the place of.
+    /// A file of our own comes into a directory that shows what is below: it remembers what it takes the place of there, or
+    /// that there was nothing.
     fn cover_with(&mut self, dir: InodeId, name: &Name, child: Entry) {
         if child.ino().is_lower() || child.kind() == FileKind::Directory {
             return;
         }
-        let Some(path) = self.covered(dir, name).map(|cover| cover.path.clone()) else { return };
+        let above = self.state.inode(dir).and_then(|inode| inode.lower.as_ref());
+        let Some(path) = above.map(|above| join(&above.path, name)) else { return };
         let drafted = self.recorded.iter().rev().find_map(|edit| match edit {
             Edit::Link(known, known_name, entry) if *known == dir && known_name == name => Some(*entry),
             _ => None,
         });
         let before = || self.version().get(dir)?.directory()?.get_any(name);
-        if let Some(base) = drafted.or_else(before).and_then(Entry::stamp) {
-            let origin = Origin { path, identity: Identity::default(), since: None, base };
-            self.set_origin(child.ino(), Some(Arc::new(origin)));
-        }
+        let base = drafted.or_else(before).and_then(Entry::stamp).unwrap_or(0);
+        let origin = Origin { path, identity: Identity::default(), since: None, base };
+        self.set_origin(child.ino(), Some(Arc::new(origin)));
     }
 
     /// Does a directory show something from below?
@@ -213,12 +216,16 @@ impl<'a> Draft<'a> {
     pub fn unlink(&mut self, dir: InodeId, name: &Name, child: Entry, now: Timestamp) -> Result<()> {
         let edit = match self.covered(dir, name) {
             Some(cover) => {
-                // What the version relies on is what it has from there, if it has it.
+                // The version relies on what it has from there, if it has it; not on what others have put there since.
                 let inode = self.state.inode(child.ino());
                 let known = inode.and_then(|inode| inode.lower.as_ref());
-                let base = known.filter(|origin| origin.path == cover.path).map(|origin| origin.base);
+                let known = known.filter(|origin| origin.path == cover.path);
                 let is_directory = child.kind() == FileKind::Directory;
-                let stamp = base.filter(|_| !is_directory).unwrap_or(cover.stamp);
+                let stamp = match known {
+                    Some(_) if is_directory && cover.is_directory => cover.stamp,
+                    Some(origin) if !is_directory => origin.base,
+                    _ => 0,
+                };
                 Edit::Link(dir, name.clone(), Entry::whiteout(stamp))
             }
             None => Edit::Unlink(dir, name.clone()),

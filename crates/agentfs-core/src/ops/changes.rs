@@ -59,7 +59,7 @@ impl FsCore {
             }
         };
         let origin = version.lower().cloned().ok_or_else(|| {
-            FsError::Refused("this volume lies over no directory: use export to write it elsewhere".into())
+            FsError::Refused("it lies over no directory, or has all of it itself (eager): use export to write it elsewhere".into())
         })?;
         let mut walk = Walk { version: &version, since: origin.since, found: BTreeMap::new() };
         walk.directory(InodeId::ROOT, &[])?;

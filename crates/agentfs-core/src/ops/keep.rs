@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::lower::Layer;
 use crate::branch::Tree;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
@@ -92,7 +93,8 @@ impl FsCore {
         let Some(layer) = tree.lower() else { return Ok(false) };
         let is_relied_on =
             stat.kind == FileKind::Directory || layer.1.is_some_and(|since| stat.ctime <= since);
-        if layer.1.is_some() && is_relied_on {
+        let is_moved = layer.1.is_none() && self.shows_elsewhere(tree, layer, path)?;
+        if layer.1.is_some() && is_relied_on || is_moved {
             match self.copy_up_name_at(tree, layer, path) {
                 // It shows something else there; it may have this one elsewhere.
                 Ok(()) | Err(FsError::Stale) => {}
@@ -108,6 +110,23 @@ impl FsCore {
             Err(FsError::Stale) => Ok(false), // deleted meanwhile
             kept => kept,
         }
+    }
+
+    /// Does `main` show what is at a path under another, because it moved a directory on the way?
+    fn shows_elsewhere(&self, tree: &Tree, layer: Layer<'_>, path: &[u8]) -> Result<bool> {
+        let mut at = path;
+        while let Some((above, _)) = split(at) {
+            let above: Arc<[u8]> = above.into();
+            let own = layer.0.find(&above)?.filter(|(ino, _)| tree.own_inode(*ino).is_some());
+            if let Some((ino, _)) = own {
+                return Ok(leads_to(tree, &above) != Some(ino));
+            }
+            at = match path.get(..above.len()) {
+                Some(above) if !above.is_empty() => above,
+                _ => return Ok(false),
+            };
+        }
+        Ok(false)
     }
 
     /// Gives a file of a tree, which has it from the lower directory without bytes, its bytes: those of `copy`, if there is
@@ -168,38 +187,43 @@ impl FsCore {
         Ok(Content::Whole(self.store.adopt(id, Epoch(0))))
     }
 
-    /// What a branch has at these paths, and below them, is now in the lower directory: what is there is what it relies on.
+    /// What a branch had at these paths, and below them, when it was frozen as another branch, is now in the lower directory:
+    /// what is there is what it relies on.
     ///
     /// # Errors
     /// `UnknownVersion`, `Refused` when the volume lies over no directory; what the host answers.
-    pub fn note_applied(&self, branch: &str, paths: &[Vec<u8>]) -> Result<()> {
+    pub fn note_applied(&self, branch: &str, frozen: &str, paths: &[Vec<u8>]) -> Result<()> {
+        let frozen = Tree::Branch(self.catalog.read().branch(frozen)?.1.clone());
         let tree = Tree::Branch(self.catalog.read().branch(branch)?.1.clone());
         let none = || FsError::Refused("this volume lies over no directory".into());
         tree.lower().ok_or_else(none)?;
         for path in paths {
-            let names = path.split(|byte| *byte == b'/').map(Name::new).collect::<Result<Vec<_>>>()?;
-            let found = tree.read(|version| {
-                names.iter().try_fold(InodeId::ROOT, |dir, name| {
-                    version.entry(dir, name).ok().flatten().map(|entry| entry.ino())
-                })
-            });
-            if let Some(ino) = found {
-                self.note_applied_at(&tree, ino, &path.as_slice().into())?;
+            if let Some(ino) = leads_to(&tree, path) {
+                self.note_applied_at((&tree, &frozen), ino, &path.as_slice().into())?;
             }
         }
         self.journal.sync()
     }
 
-    fn note_applied_at(&self, tree: &Tree, ino: InodeId, path: &Arc<[u8]>) -> Result<()> {
+    fn note_applied_at(&self, trees: (&Tree, &Tree), ino: InodeId, path: &Arc<[u8]>) -> Result<()> {
+        let tree = trees.0;
         let (Some(lower), Some((inode, false))) = (&self.lower, tree.own_inode(ino)) else { return Ok(()) };
         if let Some(directory) = inode.directory() {
             return directory
                 .iter()
-                .try_for_each(|(name, entry)| self.note_applied_at(tree, entry.ino(), &join(path, name)));
+                .try_for_each(|(name, entry)| self.note_applied_at(trees, entry.ino(), &join(path, name)));
         }
-        let Some((_, stat)) = lower.find(path)? else { return Ok(()) };
+        // What was written is what was frozen; who changed either since is to be told.
+        let (Some((_, stat)), Some((written, false))) = (lower.find(path)?, trees.1.own_inode(ino)) else {
+            return Ok(());
+        };
+        let is_it = stat.mtime == written.meta.times.mtime
+            && (stat.kind != FileKind::File || stat.size == written.meta.size);
+        if !is_it {
+            return Ok(());
+        }
         // It is no change any more.
-        let (base, since) = (stat.stamp(), Some(inode.meta.times.ctime));
+        let (base, since) = (stat.stamp(), Some(written.meta.times.ctime));
         let origin = match &inode.lower {
             Some(origin) if origin.path == *path => Origin { since, base, ..(**origin).clone() },
             _ if ino.is_lower() => return Ok(()),
@@ -210,4 +234,17 @@ impl FsCore {
             Ok(())
         })
     }
+}
+
+/// The inode that a path leads to by what a tree has itself.
+fn leads_to(tree: &Tree, path: &[u8]) -> Option<InodeId> {
+    if path.is_empty() {
+        return Some(InodeId::ROOT);
+    }
+    tree.read(|version| {
+        path.split(|byte| *byte == b'/').try_fold(InodeId::ROOT, |dir, name| {
+            let entry = version.entry(dir, &Name::new(name).ok()?).ok().flatten()?;
+            Some(entry.ino())
+        })
+    })
 }

@@ -113,7 +113,8 @@ impl FsCore {
         if directory.get_any(name).is_none() {
             self.take(&tree, layer, (dir, name), (&path, ino, &stat))?;
         }
-        Ok(Some(Cover { dir, name: name.clone(), path, stamp: stat.stamp() }))
+        let is_directory = stat.kind == FileKind::Directory;
+        Ok(Some(Cover { dir, name: name.clone(), path, stamp: stat.stamp(), is_directory }))
     }
 
     /// Carries out an operation on names in directories, which the branch comes to have itself. The last of them may lead to

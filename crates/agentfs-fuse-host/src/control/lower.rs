@@ -23,7 +23,7 @@ impl Dispatcher {
     }
 
     pub(super) fn applied(&self, asked: Applied) -> Result<AppliedReply> {
-        self.core.note_applied(text(&asked.branch)?, &asked.paths)?;
+        self.core.note_applied(text(&asked.branch)?, text(&asked.frozen)?, &asked.paths)?;
         Ok(AppliedReply { branch: asked.branch })
     }
 

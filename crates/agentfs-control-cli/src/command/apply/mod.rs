@@ -53,7 +53,11 @@ pub(super) fn run(client: &Client, wish: &Wish<'_>) -> Result<Output, Failure> {
     })?;
     let view = target::open_directory(&frozen.view)?;
     let begun = Begun::read(&target.root, &branch);
+    let is_main = super::branch::all(client)?
+        .iter()
+        .any(|entry| entry.id == branch.as_bytes() && entry.parent.is_none());
     let mut planner = Planner::new(view.as_fd(), &target, &ignored, &changes, begun);
+    planner.is_main = is_main;
     for change in &changes {
         let path = PathBuf::from(OsStr::from_bytes(&change.path));
         planner.add(&path, change).map_err(failed(&path))?;
@@ -71,7 +75,7 @@ pub(super) fn run(client: &Client, wish: &Wish<'_>) -> Result<Output, Failure> {
         planner.begun.write(&target.root).map_err(cannot)?;
         carry_out(&mut planner, &target, view.as_fd(), &ignored)?;
         if target.is_lower {
-            tell(client, &branch, &planner.steps)?;
+            tell(client, (&branch, &frozen.id), &planner)?;
         }
         planner.begun.remove(&target.root).map_err(|error| cannot(error.into()))?;
     }
@@ -127,10 +131,11 @@ fn keep(client: &Client, planner: &Planner<'_>) -> Result<(), Failure> {
 }
 
 /// The branch relies on what was written.
-fn tell(client: &Client, branch: &str, steps: &[Step]) -> Result<(), Failure> {
-    let put = steps.iter().filter(|step| matches!(step.action, Action::Put | Action::Replace));
-    for paths in batches(put.map(|step| &*step.path)) {
-        match client.call(Applied { branch: branch.into(), paths })? {
+fn tell(client: &Client, (branch, frozen): (&str, &[u8]), planner: &Planner<'_>) -> Result<(), Failure> {
+    let is_put = |step: &&Step| matches!(step.action, Action::Put | Action::Replace);
+    let put = planner.steps.iter().filter(is_put).map(|step| &*step.path);
+    for paths in batches(put.chain(planner.done.iter().map(PathBuf::as_path))) {
+        match client.call(Applied { branch: branch.into(), frozen: frozen.into(), paths })? {
             Response::Applied(_) => {}
             _ => return Err(unexpected()),
         }

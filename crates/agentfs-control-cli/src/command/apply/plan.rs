@@ -64,6 +64,10 @@ pub(super) struct Planner<'a> {
     /// Files that change and have other names in the view, by their inode numbers there, and what they were.
     linked: HashMap<u64, Relied>,
     planned: HashSet<PathBuf>,
+    /// What a run before has put there.
+    pub(super) done: Vec<PathBuf>,
+    /// Of what main made nobody knows when: what others have is not taken for what it knew of.
+    pub(super) is_main: bool,
 }
 
 /// What a change relies on.
@@ -90,7 +94,20 @@ impl<'a> Planner<'a> {
         let seen = changes.iter().filter_map(|change| Some((path(change), change.seen?))).collect();
         let (steps, conflicts, new) = (Vec::new(), Vec::new(), Vec::new());
         let (linked, planned) = (HashMap::new(), HashSet::new());
-        Self { view, target, ignored, steps, conflicts, new, begun, seen, linked, planned }
+        Self {
+            view,
+            target,
+            ignored,
+            steps,
+            conflicts,
+            new,
+            begun,
+            seen,
+            linked,
+            planned,
+            done: Vec::new(),
+            is_main: false,
+        }
     }
 
     fn plan(&mut self, action: Action, path: &Path, there: Option<&Stat>, relied: Relied) {
@@ -106,7 +123,9 @@ impl<'a> Planner<'a> {
     /// Looks at what a change meets.
     pub(super) fn add(&mut self, path: &Path, change: &ChangeEntry) -> Result<(), Errno> {
         let (above, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
-        let relied = Relied { seen: change.seen, not_after_ns: change.not_after_ns };
+        let is_known = change.kind == b"gone" || !self.is_main;
+        let relied =
+            Relied { seen: change.seen, not_after_ns: if is_known { change.not_after_ns } else { 0 } };
         let source_above = enter_path(self.view, above)?;
         let target_above = enter_path(self.target.root.as_fd(), above)?;
         let is_gone = change.kind == b"gone";
@@ -142,7 +161,7 @@ impl<'a> Planner<'a> {
             }
             (b"attributes", _) => self.refuse(path, CHANGED),
             // A file that was there must still be.
-            (_, None) if change.seen.is_some() => self.refuse(path, GONE),
+            (_, None) if change.seen.is_some_and(|seen| seen != 0) => self.refuse(path, GONE),
             (_, None) => {
                 self.note_links(source, relied)?;
                 self.plan(Action::Put, path, None, relied);
@@ -172,6 +191,8 @@ impl<'a> Planner<'a> {
                 let differs = self.merge(source, target, path, relied)?;
                 if differs || !is_same((source, &new), (target, stat)) {
                     self.plan(Action::Put, path, Some(stat), relied);
+                } else {
+                    self.done.push(path.to_owned());
                 }
             }
             (is_tree, was_tree) => {
@@ -179,9 +200,10 @@ impl<'a> Planner<'a> {
                 let is_old = !was_tree && relied.seen.is_some() && relied.holds(stat);
                 let is_done = !is_tree && !is_old && is_same((source, &new), (target, stat));
                 if is_done && new.st_nlink <= stat.st_nlink {
-                    return Ok(()); // by a run before
+                    self.done.push(path.to_owned()); // by a run before
+                    return Ok(());
                 }
-                if !is_done && was_tree && relied.seen.is_some() {
+                if !is_done && was_tree && relied.seen.is_some() && !relied.holds(stat) {
                     self.refuse(path, CHANGED);
                     return Ok(());
                 }
@@ -264,7 +286,8 @@ impl<'a> Planner<'a> {
             return Ok(is_as_it_was);
         }
         // What was moved into it keeps its own times.
-        if self.target.is_lower && !relied.knew(stat) && !self.begun.has(stat) {
+        let is_it = relied.knew(stat) && relied.seen.is_none_or(|_| relied.holds(stat));
+        if self.target.is_lower && !is_it && !self.begun.has(stat) {
             self.refuse(path, "what is in it was changed by somebody else");
             return Ok(false);
         }

@@ -27,9 +27,11 @@ impl Target {
     /// When somebody does.
     pub(super) fn lock(&self) -> Result<(), Failure> {
         let flags = FlockOperation::NonBlockingLockExclusive;
-        flock(&self.root, flags).map_err(|error| match error {
+        let locked = flock(&self.root, flags)
+            .and_then(|()| if self.is_lower { Ok(()) } else { flock(&self.lower, flags) });
+        locked.map_err(|error| match error {
             Errno::AGAIN => {
-                Failure::with_errno("something is being applied to this directory already", Errno::BUSY)
+                Failure::with_errno("something of this volume is being applied already", Errno::BUSY)
             }
             error => Failure::with_errno("the target directory cannot be locked", error),
         })
