@@ -14,10 +14,14 @@ use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, symlink};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use agentfs_proto::Request;
 use agentfs_proto::Response;
+use rustix::process::{Pid, Signal};
 use support::{Volume, can_mount, is_root, is_write_back, run, run_daemon};
 
 /// A directory to lie over, which is to stay as it is.
@@ -83,6 +87,31 @@ fn objects(v: &Volume) -> usize {
         files.filter(|meta| meta.len() > 0).count()
     };
     folders.map(|folder| has(folder.unwrap())).sum()
+}
+
+/// Does `work` while a daemon with these words serves a volume at `place`, and takes both away.
+fn serving(words: &[&Path], place: &Path, work: impl FnOnce()) {
+    let mut daemon = Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", support::DAEMON])
+        .args(words)
+        .arg(place)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    while rustix::fs::statfs(place.join(".agentfs/control")).is_err() {
+        assert!(begun.elapsed().as_secs() < 20, "no mount");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let worked = catch_unwind(AssertUnwindSafe(work));
+    let _ = rustix::process::kill_process(Pid::from_child(&daemon), Signal::TERM);
+    let ended = support::wait(&mut daemon, Duration::from_secs(10));
+    let _ = daemon.kill();
+    let _ = Command::new("umount").args(["-l"]).arg(place).stderr(Stdio::null()).status();
+    if let Err(panic) = worked {
+        resume_unwind(panic);
+    }
+    assert!(ended.is_some());
 }
 
 const LARGE: usize = 300_000;
@@ -211,19 +240,7 @@ fn a_volume_lies_over_the_directory_that_it_is_mounted_on() {
     let store = project.dir.path().join("store");
     let (place, store) = (project.path(""), store.to_str().unwrap().to_owned());
     let place = place.canonicalize().unwrap();
-    let mut daemon = std::process::Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", support::DAEMON, "--store", &store, "--lower"])
-        .arg(&place)
-        .arg(&place)
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    let begun = std::time::Instant::now();
-    while rustix::fs::statfs(place.join(".agentfs/control")).is_err() {
-        assert!(begun.elapsed().as_secs() < 20, "no mount");
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    let worked = std::panic::catch_unwind(|| {
+    serving(&["--store".as_ref(), store.as_ref(), "--lower".as_ref(), &place], &place, || {
         run(&place, "git", &["add", "-A"]);
         run(
             &place,
@@ -242,19 +259,6 @@ fn a_volume_lies_over_the_directory_that_it_is_mounted_on() {
         let status = support::ask_at(&place.join(".agentfs/control"), Request::Status);
         assert!(matches!(status, Response::Status(_)));
     });
-    let _ = rustix::process::kill_process(
-        rustix::process::Pid::from_child(&daemon),
-        rustix::process::Signal::TERM,
-    );
-    let ended = support::wait(&mut daemon, std::time::Duration::from_secs(10));
-    let _ = daemon.kill();
-    let _ = std::process::Command::new("umount")
-        .args(["-l"])
-        .arg(&place)
-        .stderr(std::process::Stdio::null())
-        .status();
-    worked.unwrap();
-    assert!(ended.is_some());
     assert_eq!(run(&place, "git", &["log", "--oneline"]).lines().count(), 1);
     project.check();
 }
@@ -306,21 +310,7 @@ fn a_store_and_a_mount_point_in_the_directory_are_out_of_sight() {
     let at = |name: &str| project.path().join(name);
     fs::create_dir_all(at("mnt")).unwrap();
     let (store, mount) = (at("d/store"), at("mnt").canonicalize().unwrap());
-    let mut daemon = std::process::Command::new("setpriv")
-        .args(["--pdeathsig", "KILL", support::DAEMON, "--lower"])
-        .arg(project.path())
-        .arg("--store")
-        .arg(&store)
-        .arg(&mount)
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    let begun = std::time::Instant::now();
-    while rustix::fs::statfs(mount.join(".agentfs/control")).is_err() {
-        assert!(begun.elapsed().as_secs() < 20, "no mount");
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    let looked = std::panic::catch_unwind(|| {
+    serving(&["--lower".as_ref(), project.path(), "--store".as_ref(), &store], &mount, || {
         let names = |dir: &str| -> Vec<_> {
             let names = fs::read_dir(mount.join(dir)).unwrap().map(|entry| entry.unwrap().file_name());
             names.filter(|name| name == "mnt" || name == "store").collect()
@@ -329,19 +319,6 @@ fn a_store_and_a_mount_point_in_the_directory_are_out_of_sight() {
         assert!(!mount.join("mnt").exists() && !mount.join("d/store").exists());
         assert_eq!(fs::read_to_string(mount.join("d/e/f")).unwrap(), "f\n");
     });
-    let _ = rustix::process::kill_process(
-        rustix::process::Pid::from_child(&daemon),
-        rustix::process::Signal::TERM,
-    );
-    let ended = support::wait(&mut daemon, std::time::Duration::from_secs(10));
-    let _ = daemon.kill();
-    let _ = std::process::Command::new("umount")
-        .args(["-l"])
-        .arg(&mount)
-        .stderr(std::process::Stdio::null())
-        .status();
-    looked.unwrap();
-    assert!(ended.is_some());
 }
 
 /// What is mounted in the directory, what links lead to and what is exchanged while it is looked at is never reached.

@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use rustix::fs::{self, AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, SeekFrom};
 use rustix::io::Errno;
 
+use super::copy::copy_all;
 use super::device::COARSE_TICK;
 use super::probe::{has_fine_times, probe_reflink};
 use super::{Device, FileId, FileStat, Folder, ObjectFile, Seek, Space};
@@ -25,8 +26,6 @@ const EARLIER: [&str; 2] = ["agentfs-store 1\n", "agentfs-store 2\n"];
 const FORMAT_DRAFT: &str = "format.new";
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::RDONLY).union(OFlags::CLOEXEC);
 const OBJECT: OFlags = OFlags::RDWR.union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
-/// Bytes that are copied at once where the kernel cannot copy by itself.
-const BUFFER: usize = 1 << 20;
 const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 /// Why a directory cannot serve as a store. Nothing in it was changed.
@@ -283,14 +282,24 @@ impl Device for HostFs {
     }
 
     fn duplicate(&self, from: ObjectId, to: ObjectId, len: u64) -> io::Result<Arc<dyn ObjectFile>> {
-        let objects = &self.dirs.objects;
-        let source = fs::openat(objects, path_of(from), OBJECT, Mode::empty())?;
-        self.make_of(source.as_fd(), to, len)
+        let source = self.open(FileId::Object(from))?;
+        self.import(&*source, to, len)
     }
 
     fn import(&self, from: &dyn ObjectFile, to: ObjectId, len: u64) -> io::Result<Arc<dyn ObjectFile>> {
-        let from = from.descriptor().ok_or(io::ErrorKind::Unsupported)?;
-        self.make_of(from, to, len)
+        let (objects, id) = (&self.dirs.objects, FileId::Object(to));
+        let flags = OBJECT | OFlags::CREATE | OFlags::EXCL;
+        let file = self.opened(id, fs::openat(objects, path_of(to), flags, PRIVATE)?);
+        match self.fill(from, &*file, len) {
+            Ok(()) => {
+                self.dirs.new_names.lock().insert(id);
+                Ok(file)
+            }
+            Err(e) => {
+                fs::unlinkat(objects, path_of(to), AtFlags::empty())?;
+                Err(e)
+            }
+        }
     }
 
     fn exchange(&self, a: ObjectId, b: ObjectId) -> io::Result<()> {
@@ -364,65 +373,17 @@ impl Device for HostFs {
 }
 
 impl HostFs {
-    /// A new object with the first bytes of a file.
-    fn make_of(&self, from: BorrowedFd<'_>, to: ObjectId, len: u64) -> io::Result<Arc<dyn ObjectFile>> {
-        let objects = &self.dirs.objects;
-        let file = fs::openat(objects, path_of(to), OBJECT | OFlags::CREATE | OFlags::EXCL, PRIVATE)?;
-        match self.copy(from, &file, len) {
-            Ok(()) => Ok(self.made(FileId::Object(to), file)),
-            Err(e) => {
-                fs::unlinkat(objects, path_of(to), AtFlags::empty())?;
-                Err(e)
-            }
+    /// Makes an empty file the first `len` bytes of another, sharing blocks where that may be; what that lacks is a hole.
+    fn fill(&self, from: &dyn ObjectFile, to: &dyn ObjectFile, len: u64) -> io::Result<()> {
+        let is_cloned = match (from.descriptor(), to.descriptor()) {
+            (Some(from), Some(to)) => self.reflinks && fs::ioctl_ficlone(to, from).is_ok(),
+            _ => false,
+        };
+        if !is_cloned {
+            copy_all(from, to, len)?;
         }
+        to.set_len(len)
     }
-
-    fn copy(&self, from: BorrowedFd<'_>, to: &OwnedFd, len: u64) -> io::Result<()> {
-        if self.reflinks && fs::ioctl_ficlone(to, from).is_ok() {
-            return Ok(fs::ftruncate(to, len)?);
-        }
-        fs::ftruncate(to, len)?;
-        let mut at = 0;
-        while let Some(data) = seek(from, SeekFrom::Data(at))?.filter(|data| *data < len) {
-            let hole = seek(from, SeekFrom::Hole(data))?.unwrap_or(len).min(len);
-            match copy_range(from, to, data, hole) {
-                // To another filesystem the kernel copies only by way of us.
-                Err(Errno::XDEV | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => {
-                    copy_bytes(from, to, data, hole)?;
-                }
-                copied => copied?,
-            }
-            at = hole;
-        }
-        Ok(())
-    }
-}
-
-/// Copies `[start, end)` inside the kernel; stops early only where the source ends.
-fn copy_range(from: BorrowedFd<'_>, to: &OwnedFd, start: u64, end: u64) -> Result<(), Errno> {
-    let (mut source, mut target) = (start, start);
-    while source < end {
-        let want = usize::try_from(end - source).unwrap_or(usize::MAX);
-        if fs::copy_file_range(from, Some(&mut source), to, Some(&mut target), want)? == 0 {
-            break;
-        }
-    }
-    Ok(())
-}
-
-/// As [`copy_range`], through a buffer.
-fn copy_bytes(from: BorrowedFd<'_>, to: &OwnedFd, start: u64, end: u64) -> io::Result<()> {
-    let (mut at, mut buffer) = (start, vec![0; BUFFER]);
-    while at < end {
-        let want = usize::try_from(end - at).unwrap_or(BUFFER).min(BUFFER);
-        let read = read_at(from, buffer.get_mut(..want).unwrap_or_default(), at)?;
-        if read == 0 {
-            break;
-        }
-        write_at(to, buffer.get(..read).unwrap_or_default(), at)?;
-        at += read as u64;
-    }
-    Ok(())
 }
 
 pub(super) fn seek(file: impl AsFd, whence: SeekFrom) -> io::Result<Option<u64>> {
@@ -503,14 +464,6 @@ pub(super) fn read_at(file: impl AsFd, buf: &mut [u8], offset: u64) -> io::Resul
         }
     }
     Ok(done)
-}
-
-fn write_at(file: &OwnedFd, data: &[u8], offset: u64) -> io::Result<()> {
-    let mut done = 0;
-    while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
-        done += rustix::io::retry_on_intr(|| rustix::io::pwrite(file, rest, offset + done as u64))?;
-    }
-    Ok(())
 }
 
 pub(super) fn stat(file: &OwnedFd) -> io::Result<FileStat> {
