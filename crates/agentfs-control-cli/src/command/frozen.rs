@@ -77,7 +77,7 @@ impl<'a> Frozen<'a> {
             .find(|entry| entry.id == of.as_bytes() || entry.name.as_deref() == Some(of.as_bytes()));
         match found {
             Some(entry) => Frozen::at(client, entry.id, What::Theirs),
-            None => Frozen::branch(client, &branch_id(client, of)?, for_what),
+            None => Frozen::branch(client, &shown(&find_branch(client, of)?.id), for_what),
         }
     }
 
@@ -109,13 +109,12 @@ impl Drop for Frozen<'_> {
     }
 }
 
-/// The id of a branch that is given by that or by its name.
-pub(super) fn branch_id(client: &Client, branch: &str) -> Result<String, Failure> {
+/// A branch that is given by its id or its name.
+pub(super) fn find_branch(client: &Client, branch: &str) -> Result<BranchEntry, Failure> {
     let is_it = |entry: &BranchEntry| {
         entry.id == branch.as_bytes() || entry.name.as_deref() == Some(branch.as_bytes())
     };
-    let found = super::branch::all(client)?.into_iter().find(is_it);
-    found.map(|entry| shown(&entry.id)).ok_or_else(|| {
+    super::branch::all(client)?.into_iter().find(is_it).ok_or_else(|| {
         Failure::with_errno(format!("no branch has the id or the name {branch:?}"), rustix::io::Errno::NOENT)
     })
 }

@@ -19,7 +19,7 @@ use agentfs_proto::{Request, Response};
 use self::begun::Begun;
 use self::plan::{Action, Planner, Step};
 use self::target::Target;
-use super::frozen::{Frozen, branch_id};
+use super::frozen::{Frozen, find_branch};
 use crate::client::{Client, all_pages, unexpected};
 use crate::copy::{
     Copier, Expected, Place, Progress, changed_meanwhile, dress_directory, enter, enter_path, failed,
@@ -41,7 +41,8 @@ pub(super) fn run(client: &Client, wish: &Wish<'_>) -> Result<Output, Failure> {
     let Response::Lower(lower) = client.call(Request::Lower)? else { return Err(unexpected()) };
     let target = Target::open(&lower, wish.to)?;
     target.lock()?;
-    let branch = branch_id(client, wish.branch)?;
+    let found = find_branch(client, wish.branch)?;
+    let branch = output::shown(&found.id);
     let frozen = Frozen::grown(client, &branch, "apply")?;
     let ignored = if wish.all { Ignored::nothing() } else { Ignored::of(&frozen.view)? };
     let changes: Vec<ChangeEntry> = all_pages(|after| {
@@ -53,11 +54,8 @@ pub(super) fn run(client: &Client, wish: &Wish<'_>) -> Result<Output, Failure> {
     })?;
     let view = target::open_directory(&frozen.view)?;
     let begun = Begun::read(&target.root, &branch);
-    let is_main = super::branch::all(client)?
-        .iter()
-        .any(|entry| entry.id == branch.as_bytes() && entry.parent.is_none());
     let mut planner = Planner::new(view.as_fd(), &target, &ignored, &changes, begun);
-    planner.is_main = is_main;
+    planner.is_main = found.parent.is_none();
     for change in &changes {
         let path = PathBuf::from(OsStr::from_bytes(&change.path));
         planner.add(&path, change).map_err(failed(&path))?;

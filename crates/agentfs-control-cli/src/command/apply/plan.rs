@@ -154,8 +154,10 @@ impl<'a> Planner<'a> {
                 }
             }
             (b"attributes", Some(stat)) if is_directory(&stat) => {
-                let is_done = look(source)?.is_some_and(|new| is_same((source, &new), (target, &stat)));
-                if !is_done || stat.st_mtime != look(source)?.map_or(0, |new| new.st_mtime) {
+                let is_done = look(source)?.is_some_and(|new| {
+                    new.st_mtime == stat.st_mtime && is_same((source, &new), (target, &stat))
+                });
+                if !is_done {
                     self.plan(Action::Attributes, path, Some(&stat), relied);
                 }
             }
