@@ -10,7 +10,7 @@ use super::codec_lower::{
 };
 use super::{Marks, NewBranch, NewSnapshot, Record, RootAttributes};
 use crate::store::{Content, Extent, Move, Object, Place};
-use crate::tree::{Body, Directory, Edit, Entry, Inode, Meta, Times, Xattrs};
+use crate::tree::{Body, Directory, Edit, Entry, Homes, Inode, Meta, Times, Xattrs};
 use crate::types::{
     BranchId, Epoch, FileKind, InodeId, Name, ObjectId, PackId, SnapshotId, Timestamp, ViewId,
 };
@@ -380,13 +380,16 @@ fn edit(stored: StoredEdit, adopt: Adopter<'_>) -> Decoded<Edit> {
         StoredEdit::Put(ino, meta, body, xattrs) => {
             let (meta, body, xattrs) =
                 (loaded_meta(&meta)?, loaded_body(body, adopt)?, loaded_xattrs(xattrs));
-            Edit::Put(inode_id(ino)?, Arc::new(Inode { meta, body, xattrs, lower: None }))
+            Edit::Put(
+                inode_id(ino)?,
+                Arc::new(Inode { meta, body, xattrs, lower: None, homes: Homes::default() }),
+            )
         }
         StoredEdit::PutLower(ino, meta, body, xattrs, lower) => {
             let (meta, body, xattrs) =
                 (loaded_meta(&meta)?, loaded_body(body, adopt)?, loaded_xattrs(xattrs));
             let lower = Some(loaded_origin(lower)?);
-            Edit::Put(inode_id(ino)?, Arc::new(Inode { meta, body, xattrs, lower }))
+            Edit::Put(inode_id(ino)?, Arc::new(Inode { meta, body, xattrs, lower, homes: Homes::default() }))
         }
         StoredEdit::Origin(ino, lower) => Edit::Origin(inode_id(ino)?, lower.map(loaded_origin).transpose()?),
         StoredEdit::Meta(ino, meta) => Edit::Meta(inode_id(ino)?, loaded_meta(&meta)?),

@@ -323,16 +323,18 @@ impl Draft<'_> {
     pub(super) fn pin(&mut self, (dir, name): (InodeId, &Name), ino: InodeId, inode: Inode) -> Result<()> {
         let entry = Entry::new(ino, inode.kind());
         let directory = self.version().get(dir).and_then(|inode| inode.directory()).ok_or(FsError::Stale)?;
-        match directory.get_any(name) {
-            Some(known) if known != entry => return Err(FsError::Stale),
-            Some(_) => {}
-            None => self.add_name(dir, name, entry),
+        let known = directory.get_any(name);
+        if known.is_some_and(|known| known != entry) {
+            return Err(FsError::Stale);
         }
         match self.inode(ino) {
             // It has lost its names here, and is open still.
             Ok(_) if self.version().get(ino).is_none() => return Err(FsError::Stale),
             Ok(_) => {}
             Err(_) => self.put(ino, inode),
+        }
+        if known.is_none() {
+            self.add_name(dir, name, entry);
         }
         Ok(())
     }

@@ -240,7 +240,9 @@ impl CoreDriver {
 
     fn faults_of(&self, place: Place, what: &str) -> Vec<String> {
         let version = self.at(place, |at| at.core.version(at.view).map_err(failed)).expect("it lives");
-        check(&version).into_iter().map(|fault| format!("{what} {place:?}: {fault}")).collect()
+        let lost = (!version.leads_back()).then(|| "an inode does not know where its names are".to_owned());
+        let faults = check(&version).into_iter().map(|fault| fault.to_string()).chain(lost);
+        faults.map(|fault| format!("{what} {place:?}: {fault}")).collect()
     }
 }
 

@@ -18,25 +18,40 @@ pub fn visit_new(from: Option<&Version>, to: &Version, visit: &mut dyn FnMut(Ino
     }
 }
 
-/// Shows `visit` edits that make `to` out of `from`; without `from`, out of nothing.
+/// Shows `visit` edits that make `to` out of `from`; without `from`, out of nothing. Inodes come before names: what a name
+/// leads to is there then.
 pub fn diff(from: Option<&Version>, to: &Version, visit: &mut dyn FnMut(Edit)) {
     let nothing = Version::nothing();
     let from = from.unwrap_or(&nothing);
     let mut dropped = Vec::new();
     for item in from.inodes.diff(&to.inodes) {
         match item {
-            DiffItem::Add(ino, inode) => add(*ino, inode, visit),
+            DiffItem::Add(ino, inode) => visit(Edit::Put(*ino, inode.clone())),
             DiffItem::Update { old, new } => change(*new.0, old.1, new.1, visit),
             DiffItem::Remove(ino, _) => dropped.push(Edit::Drop(*ino)),
+        }
+    }
+    for item in from.inodes.diff(&to.inodes) {
+        match item {
+            DiffItem::Add(ino, inode) => name_all(*ino, inode, visit),
+            DiffItem::Update { old, new } => rename(*new.0, old.1, new.1, visit),
+            DiffItem::Remove(..) => {}
         }
     }
     dropped.into_iter().for_each(visit);
 }
 
-fn add(ino: InodeId, inode: &Arc<Inode>, visit: &mut dyn FnMut(Edit)) {
-    visit(Edit::Put(ino, inode.clone()));
+fn name_all(ino: InodeId, inode: &Inode, visit: &mut dyn FnMut(Edit)) {
     let entries = inode.directory().into_iter().flat_map(Directory::iter_any);
     entries.map(|(name, entry)| Edit::Link(ino, name.clone(), entry)).for_each(visit);
+}
+
+fn rename(ino: InodeId, old: &Inode, new: &Inode, visit: &mut dyn FnMut(Edit)) {
+    let (Some(old), Some(new)) = (old.directory(), new.directory()) else { return };
+    old.changes_to(new).for_each(|(name, entry)| match entry {
+        Some(entry) => visit(Edit::Link(ino, name.clone(), entry)),
+        None => visit(Edit::Unlink(ino, name.clone())),
+    });
 }
 
 fn change(ino: InodeId, old: &Inode, new: &Inode, visit: &mut dyn FnMut(Edit)) {
@@ -58,9 +73,5 @@ fn change(ino: InodeId, old: &Inode, new: &Inode, visit: &mut dyn FnMut(Edit)) {
         if old.parent != new.parent {
             visit(Edit::Parent(ino, new.parent));
         }
-        old.changes_to(new).for_each(|(name, entry)| match entry {
-            Some(entry) => visit(Edit::Link(ino, name.clone(), entry)),
-            None => visit(Edit::Unlink(ino, name.clone())),
-        });
     }
 }

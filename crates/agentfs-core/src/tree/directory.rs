@@ -2,6 +2,7 @@
 //! The hash depends on the name alone, so positions hold over changes, snapshots and remounts.
 
 use std::hash::Hasher;
+use std::num::NonZeroU64;
 use std::ops::Bound;
 
 use imbl::OrdMap;
@@ -170,12 +171,24 @@ impl Directory {
         })
     }
 
-    pub(super) fn insert(&mut self, name: &Name, entry: Entry) {
-        self.entries.insert(Key::of(name), entry);
+    /// The name at a place, which leads to `ino`.
+    pub(super) fn name_at(&self, hash: NonZeroU64, ino: InodeId) -> Option<&Name> {
+        let start = Key { hash: hash.get(), name: Name::lowest() };
+        let from = self.entries.range::<_, Key>((Bound::Included(start), Bound::Unbounded));
+        let mut at = from.take_while(|(key, _)| key.hash == hash.get());
+        at.find(|(_, entry)| !entry.is_whiteout() && entry.ino() == ino).map(|(key, _)| &key.name)
     }
 
-    pub(super) fn remove(&mut self, name: &Name) {
-        self.entries.remove(&Key::of(name));
+    /// Puts an entry. Tells its place, and what was there.
+    pub(super) fn insert(&mut self, name: &Name, entry: Entry) -> (Option<NonZeroU64>, Option<Entry>) {
+        let key = Key::of(name);
+        (NonZeroU64::new(key.hash), self.entries.insert(key, entry))
+    }
+
+    /// Takes an entry away. Tells its place, and what was there.
+    pub(super) fn remove(&mut self, name: &Name) -> (Option<NonZeroU64>, Option<Entry>) {
+        let key = Key::of(name);
+        (NonZeroU64::new(key.hash), self.entries.remove(&key))
     }
 }
 

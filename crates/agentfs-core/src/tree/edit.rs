@@ -2,9 +2,11 @@
 //! not a step to take: applied twice they leave the same, and a log of them is the version's history.
 
 use std::collections::{HashMap, HashSet};
+use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use super::{Body, Entry, Inode, Meta, Origin, Version, Xattrs};
+use super::homes::Home;
+use super::{Body, Directory, Entry, Inode, Meta, Origin, Version, Xattrs};
 use crate::store::Content;
 use crate::types::{InodeId, Name};
 
@@ -78,17 +80,40 @@ impl Edit {
                     directory.parent = parent;
                 }
             }),
-            Edit::Link(dir, name, entry) => change(version, &mut aside.orphans, dir, |inode| {
-                if let Body::Directory(directory) = &mut inode.body {
-                    directory.insert(&name, entry);
-                }
-            }),
-            Edit::Unlink(dir, name) => change(version, &mut aside.orphans, dir, |inode| {
-                if let Body::Directory(directory) = &mut inode.body {
-                    directory.remove(&name);
-                }
-            }),
+            Edit::Link(dir, name, entry) => {
+                rename(version, aside, dir, Some(entry), |directory| directory.insert(&name, entry));
+            }
+            Edit::Unlink(dir, name) => rename(version, aside, dir, None, |directory| directory.remove(&name)),
         }
+    }
+}
+
+/// Changes an entry of a directory, and tells what it led to and what it leads to now.
+fn rename(
+    version: &mut Version,
+    aside: &mut Aside,
+    dir: InodeId,
+    now: Option<Entry>,
+    edit: impl FnOnce(&mut Directory) -> (Option<NonZeroU64>, Option<Entry>),
+) {
+    let (mut place, mut before) = (None, None);
+    change(version, &mut aside.orphans, dir, |inode| {
+        if let Body::Directory(directory) = &mut inode.body {
+            (place, before) = edit(directory);
+        }
+    });
+    let Some(home) = place.map(|hash| Home { dir, hash }) else { return };
+    let inode = |entry: Option<Entry>| entry.filter(|entry| !entry.is_whiteout()).map(Entry::ino);
+    let (before, now) = (inode(before), inode(now));
+    let has = |version: &Version, aside: &Aside, ino: InodeId| {
+        let inode = version.get(ino).or_else(|| aside.orphans.get(&ino));
+        inode.is_some_and(|inode| inode.homes.has(home))
+    };
+    if let Some(ino) = before.filter(|ino| now != Some(*ino) && has(version, aside, *ino)) {
+        change(version, &mut aside.orphans, ino, |inode| inode.homes.remove(home));
+    }
+    if let Some(ino) = now.filter(|ino| !has(version, aside, *ino)) {
+        change(version, &mut aside.orphans, ino, |inode| inode.homes.add(home));
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use siphasher::sip::SipHasher13;
 
-use super::{Directory, Origin};
+use super::{Directory, Homes, Origin};
 use crate::store::{Content, FileStat};
 use crate::types::{Attr, FileKind, InodeId, Timestamp};
 
@@ -77,6 +77,8 @@ pub struct Inode {
     pub xattrs: Option<Arc<Xattrs>>,
     /// Where it came from, when it came from the lower directory.
     pub lower: Option<Arc<Origin>>,
+    /// Where its names are.
+    pub homes: Homes,
 }
 
 impl Meta {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use imbl::OrdMap;
 
-use super::{Body, Directory, Entry, Inode, Meta, Origin, Times};
+use super::homes::Home;
+use super::{Body, Directory, Entry, Homes, Inode, Meta, Origin, Times};
 use crate::error::{FsError, Result};
 use crate::types::{InodeId, Name, Timestamp};
 
@@ -19,7 +20,7 @@ impl Version {
     pub fn new(mode: u16, uid: u32, gid: u32, now: Timestamp) -> Version {
         let meta = Meta { mode, uid, gid, nlink: 2, times: Times::all(now), size: 0, blocks: 0 };
         let body = Body::Directory(Directory::new(InodeId::ROOT));
-        let root = Arc::new(Inode { meta, body, xattrs: None, lower: None });
+        let root = Arc::new(Inode { meta, body, xattrs: None, lower: None, homes: Homes::default() });
         Version { inodes: OrdMap::unit(InodeId::ROOT, root) }
     }
 
@@ -40,6 +41,43 @@ impl Version {
     pub fn entry(&self, dir: InodeId, name: &Name) -> Result<Option<Entry>> {
         let inode = self.get(dir).ok_or(FsError::Stale)?;
         Ok(inode.directory().ok_or(FsError::NotDirectory)?.get(name))
+    }
+
+    /// The names of an inode: the directory of each, and what it is called there. The root has none.
+    pub fn places(&self, ino: InodeId) -> Vec<(InodeId, Name)> {
+        let Some(inode) = self.get(ino).filter(|_| ino != InodeId::ROOT) else { return Vec::new() };
+        let named = |home: Home| {
+            let directory = self.get(home.dir)?.directory()?;
+            Some((home.dir, directory.name_at(home.hash, ino)?.clone()))
+        };
+        let found: Option<Vec<_>> = inode.homes.iter().map(named).collect();
+        // Of the lower directory not all names are here.
+        let expected =
+            if inode.directory().is_some() || ino.is_lower() { 1 } else { inode.meta.nlink as usize };
+        match found {
+            Some(found) if found.len() >= expected => found,
+            // Read from a log that an earlier daemon wrote, in another order.
+            _ => self.search(ino),
+        }
+    }
+
+    /// Does the way back from each inode lead to each of its names? For tests.
+    pub fn leads_back(&self) -> bool {
+        self.iter().all(|(ino, _)| {
+            let (mut found, mut all) = (self.places(ino), self.search(ino));
+            found.sort();
+            all.sort();
+            found == all && self.inodes.get(&ino).is_some_and(|inode| inode.homes.iter().count() == all.len())
+        })
+    }
+
+    fn search(&self, ino: InodeId) -> Vec<(InodeId, Name)> {
+        let directories = self.iter().filter_map(|(dir, inode)| Some((dir, inode.directory()?)));
+        let names = directories.flat_map(|(dir, directory)| {
+            let its = directory.iter().filter(move |(_, entry)| entry.ino() == ino);
+            its.map(move |(name, _)| (dir, name.clone()))
+        });
+        names.collect()
     }
 
     /// Where it lies over the lower directory, if it does.

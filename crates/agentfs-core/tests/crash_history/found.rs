@@ -43,8 +43,9 @@ impl Found {
     pub(super) fn in_core(core: &FsCore, cut: Cut) -> Result<Found, String> {
         let mut found = Found { cut, branches: Vec::new(), snapshots: Vec::new() };
         for info in core.list_branches(None, usize::MAX) {
-            let faults = check(&core.version(info.view).unwrap());
-            if !faults.is_empty() {
+            let version = core.version(info.view).unwrap();
+            let faults = check(&version);
+            if !faults.is_empty() || !version.leads_back() {
                 return Err(format!("{faults:?}"));
             }
             found.branches.push((info.id.0, dump(core, info.view)));
