@@ -171,6 +171,11 @@ impl Directory {
         })
     }
 
+    /// The place of a name.
+    pub(super) fn place_of(name: &Name) -> Option<NonZeroU64> {
+        NonZeroU64::new(Key::of(name).hash)
+    }
+
     /// The name at a place, which leads to `ino`.
     pub(super) fn name_at(&self, hash: NonZeroU64, ino: InodeId) -> Option<&Name> {
         let start = Key { hash: hash.get(), name: Name::lowest() };

@@ -57,7 +57,15 @@ impl Edit {
             }
             Edit::Drop(ino) => {
                 aside.dirty.remove(&ino);
-                aside.orphans.extend(version.inodes.remove(&ino).map(|inode| (ino, inode)));
+                let Some(inode) = version.inodes.remove(&ino) else { return };
+                // Of a directory that goes in a checkpoint the names are not taken away one by one.
+                for (name, entry) in inode.directory().into_iter().flat_map(Directory::iter) {
+                    let home = Directory::place_of(name).map(|hash| Home { dir: ino, hash });
+                    if let Some(home) = home {
+                        change(version, &mut aside.orphans, entry.ino(), |inode| inode.homes.remove(home));
+                    }
+                }
+                aside.orphans.insert(ino, inode);
             }
             Edit::Dirty(ino) => {
                 aside.dirty.insert(ino);
