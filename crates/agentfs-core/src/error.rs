@@ -85,6 +85,9 @@ pub enum FsError {
         "{0:?} in the lower directory changed since this branch or snapshot relies on it; branch anew to see it as it is"
     )]
     Changed(String),
+    /// Whoever asked for it does not want it any more.
+    #[error("cancelled: nothing was changed")]
+    Cancelled,
     /// The volume does not allow it; the text says why.
     #[error("{0}")]
     Refused(String),

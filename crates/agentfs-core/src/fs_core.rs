@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::branch::{Branch, BranchInfo, Catalog, Draft, Lower, Origin, Tree, Views};
+use crate::branch::{Branch, BranchInfo, Catalog, Draft, Knows, Lower, Origin, Tree, Views};
 use crate::config::Config;
 use crate::error::{FsError, Result};
 use crate::handle::{DirectFiles, Handles, Lookups, OpenFiles};
@@ -113,6 +113,7 @@ impl FsCore {
             root: Some(RootAttributes { mode, uid, gid }),
             created: now,
         };
+        self.catalog.write().ancestry.set_branch(record.id, Knows::new());
         self.add_branch(record.clone(), Origin::Empty, Version::new(mode, uid, gid, now));
         Ok(record)
     }

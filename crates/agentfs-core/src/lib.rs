@@ -12,13 +12,16 @@
 #![forbid(unsafe_code)]
 
 mod branch;
+mod compare;
 mod config;
 mod error;
 mod fs_core;
 mod handle;
 mod log;
+mod merge;
 mod ops;
 mod patience;
+mod progress;
 mod store;
 mod tree;
 mod types;
@@ -26,15 +29,18 @@ mod types;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use branch::{BranchInfo, Origin, SnapshotInfo, check_name};
+pub use branch::{BranchInfo, Deed, Event, Origin, SnapshotInfo, check_name};
 pub use config::{Config, Materialization};
 pub use error::{FsError, Result};
 pub use fs_core::FsCore;
 pub use log::{Damage, Journal, NewBranch, NewSnapshot, Record, Recorder, RootAttributes, Unrecorded};
+pub use merge::{Conflict, ConflictKind, Policy, Step, Verb};
 pub use ops::{
-    Change, ChangeKind, CreateMode, DirEntry, Finding, OpenMode, Pages, Recovered, RenameMode, Repaired,
-    Report, Shown, Status, Strip, Usage, Writing, XattrMode, check_store, is_acl, repair_store,
+    Change, ChangeKind, CreateMode, DiffStatus, Difference, DirEntry, Face, Finding, LOWER, MergeWish,
+    Merged, OpenMode, Pages, Recovered, RenameMode, Repaired, Report, Shown, Status, Strip, Undone, Usage,
+    Writing, XattrMode, check_store, is_acl, repair_store,
 };
+pub use progress::Progress;
 pub use store::{
     Device, FallocateFlags, FileId, FileStat, Folder, HostFs, Identity, LowerTree, Memory, ObjectFile,
     PackLimits, PackUse, Seek, Space, StoreError, stamp,

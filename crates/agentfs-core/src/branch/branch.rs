@@ -9,7 +9,7 @@ use crate::error::{FsError, Result};
 use crate::log::{Journal, Record};
 use crate::store::{Content, FileStat, Object};
 use crate::tree::{Aside, Edit, Inode, Origin, Version};
-use crate::types::{BranchId, Epoch, InodeId, Timestamp, ViewId};
+use crate::types::{BranchId, Epoch, InodeId, ObjectId, Timestamp, ViewId};
 
 /// A branch. Lock order: the epoch gate before the state.
 pub struct Branch {
@@ -124,6 +124,27 @@ impl Branch {
         journal: &dyn Journal,
         plan: impl FnOnce(&mut Draft<'_>) -> Result<T>,
     ) -> Result<Changed<T>> {
+        self.change_as(journal, plan, |first, edits| {
+            if edits.is_empty() {
+                return None;
+            }
+            Some(match first {
+                first if first.is_empty() => Record::Edits(self.id, edits),
+                first => Record::EditsAfter(self.id, first, edits),
+            })
+        })
+    }
+
+    /// As [`Branch::change`], recorded as `record` says: told which objects are to be durable before, and the edits.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn change_as<T>(
+        &self,
+        journal: &dyn Journal,
+        plan: impl FnOnce(&mut Draft<'_>) -> Result<T>,
+        record: impl FnOnce(Vec<ObjectId>, Vec<Edit>) -> Option<Record>,
+    ) -> Result<Changed<T>> {
         let mut state = self.state.write();
         if state.deleted {
             return Err(FsError::Stale);
@@ -131,15 +152,9 @@ impl Branch {
         let mut draft = Draft::new(&state);
         let value = plan(&mut draft)?;
         let edits = draft.finish();
-        if !edits.recorded.is_empty() {
-            let record = match edits.first {
-                first if first.is_empty() => Record::Edits(self.id, edits.recorded),
-                first => Record::EditsAfter(self.id, first, edits.recorded),
-            };
+        if let Some(record) = record(edits.first, edits.recorded) {
             journal.append(&record)?;
-            if let Record::Edits(_, recorded) | Record::EditsAfter(_, _, recorded) = record {
-                state.apply(recorded);
-            }
+            state.apply(record.into_edits());
         }
         state.apply(edits.unrecorded);
         Ok(Changed { value, orphaned: edits.dropped })

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use super::{Branch, Snapshot};
+use super::{Ancestry, Branch, Snapshot};
 use crate::error::{FsError, Result};
 use crate::types::{BranchId, SnapshotId, Timestamp, ViewId};
 
@@ -53,6 +53,10 @@ pub struct Catalog {
     snapshots: BTreeMap<SnapshotId, (SnapshotInfo, Arc<Snapshot>)>,
     branch_names: HashMap<Arc<str>, BranchId>,
     snapshot_names: HashMap<Arc<str>, SnapshotId>,
+    /// Snapshots that nobody asked for, and that no list shows: merges begin from them.
+    points: BTreeMap<SnapshotId, (SnapshotInfo, Arc<Snapshot>)>,
+    /// What came from what.
+    pub ancestry: Ancestry,
 }
 
 /// May a branch or snapshot be called `name`? Names become directory names, and must not look like ids.
@@ -103,6 +107,17 @@ impl Catalog {
     /// All snapshots, in order of their ids.
     pub fn all_snapshots(&self) -> impl Iterator<Item = (&SnapshotInfo, &Arc<Snapshot>)> {
         self.snapshots.values().map(|(info, snapshot)| (info, snapshot))
+    }
+
+    /// All hidden snapshots, in order of their ids.
+    pub fn all_points(&self) -> impl Iterator<Item = (&SnapshotInfo, &Arc<Snapshot>)> {
+        self.points.values().map(|(info, snapshot)| (info, snapshot))
+    }
+
+    /// A snapshot by id, also a hidden one.
+    pub fn state(&self, id: SnapshotId) -> Option<(&SnapshotInfo, &Arc<Snapshot>)> {
+        let found = self.snapshots.get(&id).or_else(|| self.points.get(&id));
+        found.map(|(info, snapshot)| (info, snapshot))
     }
 
     /// All branches in order of creation.
@@ -195,13 +210,32 @@ impl Catalog {
         }
     }
 
+    pub(crate) fn insert_point(&mut self, info: SnapshotInfo, snapshot: Arc<Snapshot>) {
+        self.points.insert(info.id, (info, snapshot));
+    }
+
+    /// A snapshot is one that nobody asked for, from now on.
+    pub(crate) fn hide(&mut self, id: SnapshotId) {
+        if let Some((info, snapshot)) = self.snapshots.remove(&id) {
+            info.name.as_ref().and_then(|name| self.snapshot_names.remove(name));
+            self.points.insert(id, (SnapshotInfo { name: None, ..info }, snapshot));
+        }
+    }
+
+    pub(crate) fn remove_point(&mut self, id: SnapshotId) -> Option<Arc<Snapshot>> {
+        self.ancestry.forget_snapshot(id);
+        self.points.remove(&id).map(|(_, snapshot)| snapshot)
+    }
+
     pub(crate) fn remove_branch(&mut self, id: BranchId) {
+        self.ancestry.forget_branch(id);
         if let Some((info, _)) = self.branches.remove(&id) {
             info.name.and_then(|name| self.branch_names.remove(&name));
         }
     }
 
     pub(crate) fn remove_snapshot(&mut self, id: SnapshotId) -> Option<Arc<Snapshot>> {
+        self.ancestry.forget_snapshot(id);
         let (info, snapshot) = self.snapshots.remove(&id)?;
         info.name.and_then(|name| self.snapshot_names.remove(&name));
         Some(snapshot)

@@ -23,6 +23,19 @@ pub struct Draft<'a> {
     full: Option<InodeId>,
 }
 
+/// A version with edits that nobody records.
+///
+/// # Errors
+/// What `plan` answers.
+pub fn draft_on(version: &Version, plan: impl FnOnce(&mut Draft<'_>) -> Result<()>) -> Result<Version> {
+    let mut state = State::of(version.clone());
+    let mut draft = Draft::new(&state);
+    plan(&mut draft)?;
+    let edits = draft.finish();
+    edits.recorded.into_iter().for_each(|edit| edit.apply(&mut state.version, &mut state.aside));
+    Ok(state.version)
+}
+
 /// A name in a directory under which there is something in the lower directory.
 pub struct Cover {
     /// The directory.

@@ -1,5 +1,6 @@
 //! Which version: branches that change, snapshots that do not, and the catalogue of both.
 
+mod ancestry;
 #[expect(clippy::module_inception, reason = "the module's main type")]
 mod branch;
 mod catalog;
@@ -9,9 +10,10 @@ mod snapshot;
 mod tree_of;
 mod views;
 
+pub use ancestry::{Ancestry, Deed, Event, Holder, Knows, learn};
 pub use branch::{Branch, Kept};
 pub use catalog::{BranchInfo, Catalog, Origin, SnapshotInfo, check_name};
-pub use draft::{Cover, Draft};
+pub use draft::{Cover, Draft, draft_on};
 pub use lower::{Lower, Since, changed, check as check_lower};
 pub use snapshot::Snapshot;
 pub use tree_of::Tree;

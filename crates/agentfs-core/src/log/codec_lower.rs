@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::codec::{Bytes, Decoded, StoredTime, time, timestamp};
+use super::codec_edit::{Bytes, Decoded, StoredTime, time, timestamp};
 use crate::store::{FileStat, Identity, LowerFile};
 use crate::tree::Origin;
 

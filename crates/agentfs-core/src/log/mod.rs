@@ -2,6 +2,8 @@
 //! On disk a log: frames of records, appended with one `write` before the change is answered, made durable in groups.
 
 mod codec;
+mod codec_edit;
+mod codec_history;
 mod codec_lower;
 mod doubt;
 mod frame;
@@ -18,5 +20,5 @@ pub use doubt::{forget_doubt, is_doubtful, note_doubt};
 pub use frame_writer::FrameWriter;
 pub use journal::{Journal, Recorder, Unrecorded};
 pub use reader::{Damage, Log, NO_PIECE, has_lost, superseded};
-pub use record::{Marks, NewBranch, NewSnapshot, Record, RootAttributes};
+pub use record::{Marks, Merge, NewBranch, NewSnapshot, Record, RootAttributes};
 pub use writer::{LogWriter, Start};

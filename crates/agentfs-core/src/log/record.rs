@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::branch::{Event, Holder, Knows};
 use crate::store::{Content, Move};
 use crate::tree::Edit;
 use crate::types::{BranchId, Epoch, ObjectId, SnapshotId, Timestamp, ViewId};
@@ -66,6 +67,21 @@ pub struct NewSnapshot {
     pub created: Timestamp,
 }
 
+/// A branch was given the state that a merge, or a restore, made.
+#[derive(Clone, Debug)]
+pub struct Merge {
+    /// The branch.
+    pub branch: BranchId,
+    /// What it knows of others from now on.
+    pub knows: Knows,
+    /// What was done.
+    pub event: Event,
+    /// These objects were to be durable before.
+    pub first: Vec<ObjectId>,
+    /// What changed.
+    pub edits: Vec<Edit>,
+}
+
 /// One change of state.
 #[derive(Clone, Debug)]
 pub enum Record {
@@ -100,6 +116,18 @@ pub enum Record {
     EditsAfter(BranchId, Vec<ObjectId>, Vec<Edit>),
     /// A snapshot has more of what it shows itself: these edits, and these objects were to be durable before.
     SnapshotKeeps(SnapshotId, Vec<ObjectId>, Vec<Edit>),
+    /// As [`Record::SnapshotCreated`], of one that nobody asked for: merges begin from it.
+    PointCreated(NewSnapshot),
+    /// A snapshot became such a one.
+    SnapshotHidden(SnapshotId),
+    /// In a checkpoint: such a snapshot that is this version.
+    PointIs(NewSnapshot, u32),
+    /// In a checkpoint: what a branch or snapshot knows of others.
+    Knows(Holder, Knows),
+    /// Changes were merged into a branch, or it was restored: all of it, or nothing.
+    Merged(Box<Merge>),
+    /// Something else was done that can be undone; in a checkpoint anything.
+    Happened(Event),
     /// Content of small files was moved.
     Moved(Vec<Move>),
     /// A mount begins, on this boot of the host.
@@ -135,7 +163,28 @@ impl Record {
             Record::Edits(_, edits)
             | Record::EditsAfter(_, _, edits)
             | Record::SnapshotKeeps(_, _, edits) => edits,
+            Record::Merged(merge) => &merge.edits,
             _ => &[],
+        }
+    }
+
+    /// As [`Record::edits`].
+    pub fn into_edits(self) -> Vec<Edit> {
+        match self {
+            Record::Edits(_, edits)
+            | Record::EditsAfter(_, _, edits)
+            | Record::SnapshotKeeps(_, _, edits) => edits,
+            Record::Merged(merge) => merge.edits,
+            _ => Vec::new(),
+        }
+    }
+
+    /// The objects that are to be durable before it.
+    pub(super) fn first(&self) -> Option<&[ObjectId]> {
+        match self {
+            Record::EditsAfter(_, first, _) | Record::SnapshotKeeps(_, first, _) => Some(first),
+            Record::Merged(merge) => Some(&merge.first),
+            _ => None,
         }
     }
 
@@ -147,7 +196,11 @@ impl Record {
             _ => false,
         };
         match self {
-            Record::SnapshotCreated(_) | Record::BranchCreated(_) | Record::SnapshotKeeps(..) => true,
+            Record::SnapshotCreated(_)
+            | Record::PointCreated(_)
+            | Record::BranchCreated(_)
+            | Record::SnapshotKeeps(..)
+            | Record::Merged(_) => true,
             Record::Edits(..) | Record::EditsAfter(..) => {
                 let links = self.edits().iter().any(|edit| matches!(edit, Edit::Link(..)));
                 let unlinks = self.edits().iter().any(|edit| matches!(edit, Edit::Unlink(..)));

@@ -275,7 +275,7 @@ impl Journal for LogWriter {
         }
         self.write(&mut head, &frame)?;
         for record in records {
-            if let Record::EditsAfter(_, first, _) | Record::SnapshotKeeps(_, first, _) = record {
+            if let Some(first) = record.first() {
                 head.first.extend(first);
             }
             head.touched.extend(inodes(record));

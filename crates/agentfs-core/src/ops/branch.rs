@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use super::direct::Moment;
-use crate::branch::{BranchInfo, Catalog, Origin, check_name};
+use super::history::point_of;
+use crate::branch::{BranchInfo, Catalog, Origin, Snapshot, SnapshotInfo, check_name};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
-use crate::log::{NewBranch, Record};
+use crate::log::{NewBranch, NewSnapshot, Record};
 use crate::tree::Version;
-use crate::types::{BranchId, Epoch, Timestamp, ViewId};
+use crate::types::{BranchId, Epoch, SnapshotId, Timestamp, ViewId};
 
 /// What a branch begins as.
 struct Seed {
@@ -64,7 +65,39 @@ impl FsCore {
         let seed = self.plant(origin, &mut record)?;
         record.source_epoch = seed.source_epoch;
         self.await_lower(&seed.version);
+        self.note_origin(&record, &seed.version);
         Ok(self.add_branch(record, seed.origin, seed.version))
+    }
+
+    /// Remembers what a new branch grew from: merges begin there.
+    fn note_origin(&self, new: &NewBranch, version: &Version) {
+        let mut catalog = self.catalog.write();
+        if let Some(NewSnapshot { id, name, branch, epoch, created }) = point_of(new) {
+            let snapshot = Arc::new(Snapshot::new(id, version.clone(), self.lower.clone()));
+            catalog.ancestry.note_snapshot(id, branch, epoch);
+            catalog.insert_point(SnapshotInfo { id, name, branch, created }, snapshot);
+            catalog.ancestry.note_branch(new.id, id);
+        } else if let Some(from) = new.snapshot {
+            catalog.ancestry.note_branch(new.id, from);
+        }
+    }
+
+    /// Lets go of hidden snapshots that no merge begins from any more. The caller keeps branches and snapshots from coming and
+    /// going, and makes it durable.
+    pub(super) fn forget_points(&self) -> Vec<Arc<Snapshot>> {
+        let mut catalog = self.catalog.write();
+        let points = catalog.all_points().map(|(info, _)| info.id);
+        let idle: Vec<SnapshotId> = points.filter(|id| !catalog.ancestry.is_needed(*id)).collect();
+        let mut gone = Vec::new();
+        for id in idle {
+            if let Err(error) = self.journal.append(&Record::SnapshotDeleted(id)) {
+                tracing::warn!(%error, "a state that no merge begins from stays for now");
+                break;
+            }
+            gone.extend(catalog.remove_point(id));
+        }
+        catalog.ancestry.tidy();
+        gone
     }
 
     /// Records the new branch, and takes the version it begins as.
@@ -153,9 +186,22 @@ impl FsCore {
         };
         let garbage = target.retire(|| self.journal.append(&Record::BranchDeleted(info.id)))?;
         self.catalog.write().remove_branch(info.id);
+        let points = self.forget_points();
         self.views.retire(info.view, |view| !self.lookups.remembers_view(view));
         drop(control);
-        Ok((info.id, self.reclaim(garbage)))
+        Ok((info.id, self.reclaim((garbage, points))))
+    }
+
+    /// A branch that may be deleted.
+    ///
+    /// # Errors
+    /// As [`FsCore::delete_branch`].
+    pub(super) fn check_deletable(&self, branch: &str, force: bool) -> Result<BranchInfo> {
+        let catalog = self.catalog.read();
+        let info = catalog.branch(branch)?.0;
+        refuse_main(info, "deleted")?;
+        self.check_unused_branch(&catalog, info, force)?;
+        Ok(info.clone())
     }
 
     fn check_unused_branch(&self, catalog: &Catalog, info: &BranchInfo, force: bool) -> Result<()> {

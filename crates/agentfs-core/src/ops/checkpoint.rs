@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::fsync::waits_for_direct_writers;
-use crate::branch::{Branch, BranchInfo, Origin, Snapshot, SnapshotInfo};
+use crate::branch::{Branch, BranchInfo, Event, Holder, Knows, Origin, SnapshotInfo};
 use crate::error::Result;
 use crate::fs_core::FsCore;
 use crate::log::{self, FrameWriter, Marks, NewBranch, NewSnapshot, Record};
@@ -19,8 +19,11 @@ const BYTES_PER_RECORD: usize = 1 << 20;
 
 /// All that a checkpoint says, as it was when no branch or snapshot came or went.
 pub(super) struct Captured {
-    snapshots: Vec<(SnapshotInfo, Version)>,
+    /// In order of their ids; and which of them nobody asked for.
+    snapshots: Vec<(SnapshotInfo, Version, bool)>,
     branches: Vec<CapturedBranch>,
+    knows: Vec<(Holder, Knows)>,
+    events: Vec<Event>,
     marks: Marks,
     boot: u128,
     is_closed: bool,
@@ -101,13 +104,18 @@ impl FsCore {
     /// The caller keeps branches and snapshots from coming and going.
     pub(super) fn capture(&self) -> Captured {
         let catalog = self.catalog.read();
-        let snapshot = |(info, snapshot): (&SnapshotInfo, &Arc<Snapshot>)| (info.clone(), snapshot.version());
+        let asked = catalog.all_snapshots().map(|(info, snapshot)| (info.clone(), snapshot.version(), false));
+        let points = catalog.all_points().map(|(info, point)| (info.clone(), point.version(), true));
+        let mut snapshots: Vec<_> = asked.chain(points).collect();
+        snapshots.sort_by_key(|(info, ..)| info.id);
         let branch = |(info, branch): (&BranchInfo, &Arc<Branch>)| {
             let (version, dirty, epoch) = branch.capture();
             CapturedBranch { info: info.clone(), version, dirty, epoch }
         };
         Captured {
-            snapshots: catalog.all_snapshots().map(snapshot).collect(),
+            snapshots,
+            knows: catalog.ancestry.all().map(|(holder, knows)| (holder, knows.clone())).collect(),
+            events: catalog.ancestry.events().to_vec(),
             branches: catalog.all_branches().map(branch).collect(),
             marks: self.marks(),
             boot: self.config.boot,
@@ -174,12 +182,13 @@ impl Checkpoint<'_> {
     /// Snapshots in order of age, then branches: each has its base among those before.
     fn write_all(&mut self) -> Result<()> {
         let captured = self.captured;
-        for (info, version) in &captured.snapshots {
+        for (info, version, is_hidden) in &captured.snapshots {
             let base = self.last.get(&info.branch).copied().or_else(|| self.origin_of(info.branch));
             let version = self.write_version(base, version)?;
             self.snapshots.insert(info.id, version);
             self.last.insert(info.branch, version);
-            self.out.write(&Record::SnapshotIs(new_snapshot(info), version))?;
+            let is = if *is_hidden { Record::PointIs } else { Record::SnapshotIs };
+            self.out.write(&is(new_snapshot(info), version))?;
         }
         for branch in &captured.branches {
             let id = branch.info.id;
@@ -191,6 +200,12 @@ impl Checkpoint<'_> {
                 let dirty = branch.dirty.iter().map(|ino| Edit::Dirty(*ino)).collect();
                 self.out.write(&Record::Edits(id, dirty))?;
             }
+        }
+        for (holder, knows) in &captured.knows {
+            self.out.write(&Record::Knows(*holder, knows.clone()))?;
+        }
+        for event in &captured.events {
+            self.out.write(&Record::Happened(event.clone()))?;
         }
         self.out.write(&Record::CheckpointEnd)
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use tracing::warn;
 
+use crate::branch::{Ancestry, Holder, Knows};
 use crate::log::{Adopt, Marks, NewBranch, NewSnapshot, Record};
 use crate::store::{Content, Device, Extent, FileId, Move, Object, Pack, Place, Store};
 use crate::tree::{Aside, Edit, Inode, Version, visit_new};
@@ -16,9 +17,13 @@ use crate::types::{BranchId, Epoch, InodeId, ObjectId, PackId, SnapshotId, ViewI
 pub(super) struct History {
     pub(super) branches: BTreeMap<BranchId, PastBranch>,
     pub(super) snapshots: BTreeMap<SnapshotId, (NewSnapshot, Version)>,
+    /// Snapshots that nobody asked for.
+    pub(super) points: BTreeMap<SnapshotId, (NewSnapshot, Version)>,
+    pub(super) ancestry: Ancestry,
     pub(super) marks: Marks,
     /// Records repeated.
     pub(super) records: u64,
+    is_in_checkpoint: bool,
     /// Of the checkpoint, by number.
     versions: HashMap<u32, Version>,
 }
@@ -87,7 +92,8 @@ impl History {
             Record::Edits(id, edits) | Record::EditsAfter(id, _, edits) => self.edit(id, edits),
             Record::SnapshotCreated(new) => self.snapshot(new),
             Record::SnapshotKeeps(id, _, edits) => {
-                if let Some((_, version)) = self.snapshots.get_mut(&id) {
+                let found = self.snapshots.get_mut(&id).or_else(|| self.points.get_mut(&id));
+                if let Some((_, version)) = found {
                     edits.into_iter().for_each(|edit| edit.apply(version, &mut Aside::default()));
                 }
             }
@@ -102,9 +108,35 @@ impl History {
                     branch.made.name = Some(name);
                 }
             }
-            Record::SnapshotDeleted(id) => drop(self.snapshots.remove(&id)),
-            Record::BranchDeleted(id) => drop(self.branches.remove(&id)),
-            Record::Checkpoint => *self = History { records: self.records, ..History::default() },
+            Record::SnapshotDeleted(id) => {
+                self.ancestry.forget_snapshot(id);
+                drop((self.snapshots.remove(&id), self.points.remove(&id)));
+            }
+            Record::BranchDeleted(id) => {
+                self.ancestry.forget_branch(id);
+                drop(self.branches.remove(&id));
+            }
+            Record::PointCreated(new) => self.point(new),
+            Record::SnapshotHidden(id) => {
+                self.points.extend(self.snapshots.remove(&id).map(|point| (id, point)));
+            }
+            Record::PointIs(made, version) => {
+                if let Some(version) = self.versions.get(&version).cloned() {
+                    self.points.insert(made.id, (made, version));
+                }
+            }
+            Record::Knows(holder, knows) => self.knows(holder, knows),
+            Record::Merged(merge) => {
+                self.edit(merge.branch, merge.edits);
+                self.ancestry.set_branch(merge.branch, merge.knows);
+                self.ancestry.note(merge.event);
+            }
+            Record::Happened(event) if self.is_in_checkpoint => self.ancestry.adopt(event),
+            Record::Happened(event) => self.ancestry.note(event),
+            Record::Checkpoint => {
+                let (records, is_in_checkpoint) = (self.records, true);
+                *self = History { records, is_in_checkpoint, ..History::default() };
+            }
             Record::Version(number, base, edits) => self.version(number, base, edits),
             Record::BranchIs(made, version) => {
                 if let Some(version) = self.versions.get(&version).cloned() {
@@ -118,7 +150,10 @@ impl History {
                     self.snapshots.insert(made.id, (made, version));
                 }
             }
-            Record::CheckpointEnd => self.versions.clear(),
+            Record::CheckpointEnd => {
+                self.versions.clear();
+                self.is_in_checkpoint = false;
+            }
             Record::Marks(marks) => {
                 self.pass(marks.inode, marks.epoch);
                 self.marks.object = self.marks.object.max(marks.object);
@@ -167,7 +202,12 @@ impl History {
             version: &branch.version,
             aside: Some(&branch.aside),
         });
-        snapshots.chain(branches)
+        let points = self.points.iter().map(|(id, (_, version))| PastTree {
+            name: shown("the state that was merged or grown from", &None, id),
+            version,
+            aside: None,
+        });
+        snapshots.chain(points).chain(branches)
     }
 
     /// Numbers, indexes and names that are given twice, or not yet: what cannot be served.
@@ -209,6 +249,9 @@ impl History {
     pub(super) fn mend(&mut self, mend: &mut dyn FnMut(&str, &mut Version)) {
         for (id, (made, version)) in &mut self.snapshots {
             mend(&shown("snapshot", &made.name, id), version);
+        }
+        for (id, (_, version)) in &mut self.points {
+            mend(&shown("the state that was merged or grown from", &None, id), version);
         }
         for (id, branch) in &mut self.branches {
             mend(&shown("branch", &branch.made.name, id), &mut branch.version);
@@ -254,13 +297,42 @@ impl History {
         self.pass(0, new.epoch.0 + 1);
         if let Some(branch) = self.branches.get_mut(&new.branch) {
             branch.epoch = new.epoch;
+            self.ancestry.note_snapshot(new.id, new.branch, new.epoch);
             self.snapshots.insert(new.id, (new, branch.version.clone()));
+        }
+    }
+
+    fn point(&mut self, new: NewSnapshot) {
+        let id = new.id;
+        self.snapshot(new);
+        self.points.extend(self.snapshots.remove(&id).map(|point| (id, point)));
+    }
+
+    fn knows(&mut self, holder: Holder, knows: Knows) {
+        match holder {
+            Holder::Branch(id) => self.ancestry.set_branch(id, knows),
+            Holder::Snapshot(id) => {
+                let made = self.snapshots.get(&id).or_else(|| self.points.get(&id));
+                if let Some((made, _)) = made {
+                    self.ancestry.set_snapshot(id, made.branch, knows);
+                }
+            }
         }
     }
 
     fn branch(&mut self, new: NewBranch) {
         let source_epoch = new.source_epoch.unwrap_or(new.epoch);
         self.pass(0, new.epoch.0.max(source_epoch.0) + 1);
+        let point = point_of(&new);
+        if let Some(from) = new.snapshot {
+            self.ancestry.note_branch(new.id, from);
+        } else if let Some(point) = point {
+            let id = point.id;
+            self.point(point);
+            self.ancestry.note_branch(new.id, id);
+        } else {
+            self.ancestry.set_branch(new.id, Knows::new());
+        }
         let source = new.branch.and_then(|id| self.branches.get_mut(&id));
         let version = match (new.snapshot, source, new.root) {
             (Some(id), ..) => self.snapshots.get(&id).map(|(_, version)| version.clone()),
@@ -276,6 +348,12 @@ impl History {
             self.branches.insert(new.id, PastBranch { made: new, version, aside, epoch });
         }
     }
+}
+
+/// The hidden snapshot of what a branch grew from, when that was a branch: it has the new branch's id.
+pub(super) fn point_of(new: &NewBranch) -> Option<NewSnapshot> {
+    let (branch, epoch) = (new.branch?, new.source_epoch?);
+    Some(NewSnapshot { id: SnapshotId(new.id.0), name: None, branch, epoch, created: new.created })
 }
 
 impl PastBranch {
@@ -375,7 +453,7 @@ impl<'a> Adopted<'a> {
             Some(Content::Hole | Content::Whole(_) | Content::Lower(_)) | None => true,
         };
         match record {
-            Record::EditsAfter(..) | Record::SnapshotKeeps(..) => false,
+            Record::EditsAfter(..) | Record::SnapshotKeeps(..) | Record::Merged(_) => false,
             Record::Edits(_, edits) => edits.iter().all(|edit| match edit {
                 Edit::Content(_, content) => is_there(Some(content)),
                 Edit::Put(_, inode) => is_there(inode.content()),

@@ -27,9 +27,8 @@ impl FsCore {
         let trees: Vec<Tree> = {
             let catalog = self.catalog.read();
             let branches = catalog.all_branches().map(|(_, branch)| Tree::Branch(branch.clone()));
-            branches
-                .chain(catalog.all_snapshots().map(|(_, snapshot)| Tree::Snapshot(snapshot.clone())))
-                .collect()
+            let snapshots = catalog.all_snapshots().chain(catalog.all_points());
+            branches.chain(snapshots.map(|(_, snapshot)| Tree::Snapshot(snapshot.clone()))).collect()
         };
         let mut kept = 0;
         for path in paths {
@@ -171,7 +170,7 @@ impl FsCore {
     }
 
     /// What a file of the lower directory holds, in the store; nobody writes it in place.
-    fn copy_lower(&self, file: &LowerFile) -> Result<Content> {
+    pub(super) fn copy_lower(&self, file: &LowerFile) -> Result<Content> {
         let open: Arc<dyn ObjectFile> = self.open_lower(file)?;
         let size = file.stat.len;
         if size == 0 {

@@ -14,7 +14,7 @@ use crate::branch::{Branch, BranchInfo, Lower, Origin, Snapshot, SnapshotInfo, T
 use crate::config::Config;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
-use crate::log::{self, Damage, Journal, Log, LogWriter, NewBranch, Record, Start};
+use crate::log::{self, Damage, Journal, Log, LogWriter, NewBranch, NewSnapshot, Record, Start};
 use crate::store::{Device, FileId, Folder, LowerTree, Object, READ_TRIES, no_space};
 use crate::tree::{Edit, Version};
 use crate::types::{BranchId, InodeId, ObjectId};
@@ -182,7 +182,7 @@ impl FsCore {
         let (records, dirty) = (history.records, dirty.count());
         let recovered = Recovered { records, damage: log.damage.clone(), dirty };
         let (objects, packs, extents) = (adopted.objects, adopted.packs, adopted.extents);
-        core.restore(history);
+        core.take_over(history);
         core.store.begin_mount();
         if is_in_doubt {
             log::note_doubt(&*device);
@@ -278,8 +278,8 @@ impl FsCore {
     }
 
     /// Makes branches and snapshots of what the log says.
-    pub(super) fn restore(&self, history: History) {
-        let History { branches, snapshots, marks, .. } = history;
+    pub(super) fn take_over(&self, history: History) {
+        let History { branches, snapshots, points, ancestry, marks, .. } = history;
         self.passed(marks.inode, marks.epoch);
         self.store.passed(marks.object.saturating_sub(1));
         let mut catalog = self.catalog.write();
@@ -290,12 +290,19 @@ impl FsCore {
             self.views.restore(made.view, Tree::Branch(branch.clone()));
             catalog.insert_branch(info(made), branch);
         }
-        for (new, version) in snapshots.into_values() {
+        let restored = |(new, version): (NewSnapshot, Version)| {
             let (id, name, branch, created) = (new.id, new.name, new.branch, new.created);
             adopt(&version);
             let snapshot = Arc::new(Snapshot::new(id, version, self.lower.clone()));
-            catalog.insert_snapshot(SnapshotInfo { id, name, branch, created }, snapshot);
+            (SnapshotInfo { id, name, branch, created }, snapshot)
+        };
+        for (info, snapshot) in snapshots.into_values().map(restored) {
+            catalog.insert_snapshot(info, snapshot);
         }
+        for (info, point) in points.into_values().map(restored) {
+            catalog.insert_point(info, point);
+        }
+        catalog.ancestry = ancestry;
     }
 
     /// Files that the log named and no version does any more go now, and the rest is noted for the sweep. After damage,

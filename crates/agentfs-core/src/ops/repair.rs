@@ -60,7 +60,7 @@ pub fn repair_store(device: &Arc<dyn Device>, config: &Config) -> Result<Repaire
         let boot = past.log.boot.unwrap_or(config.boot);
         let Past { history, log, .. } = past;
         let (dirty, is_closed) = (history.dirty(), log.is_closed());
-        core.restore(history);
+        core.take_over(history);
         core.store.begin_mount();
         core.rewrite_log(end + 1, PastState { boot, dirty, is_closed })?;
     }

@@ -41,7 +41,12 @@ impl FsCore {
         self.snapshot_lazily(branch, name, moment)
     }
 
-    fn snapshot_lazily(&self, branch: &str, name: Option<&str>, moment: Moment) -> Result<SnapshotInfo> {
+    pub(super) fn snapshot_lazily(
+        &self,
+        branch: &str,
+        name: Option<&str>,
+        moment: Moment,
+    ) -> Result<SnapshotInfo> {
         let control = self.control.lock();
         let (info, branch) = {
             let catalog = self.catalog.read();
@@ -57,8 +62,10 @@ impl FsCore {
         let version = self.freeze(&branch, epoch, &Record::SnapshotCreated(record), moment)?;
         self.await_lower(&version);
         let snapshot = Arc::new(Snapshot::new(info.id, version, self.lower.clone()));
-        self.catalog.write().insert_snapshot(info.clone(), snapshot);
-        drop(control);
+        let mut catalog = self.catalog.write();
+        catalog.ancestry.note_snapshot(info.id, info.branch, epoch);
+        catalog.insert_snapshot(info.clone(), snapshot);
+        drop((catalog, control));
         self.journal.sync()?;
         Ok(info)
     }
@@ -117,13 +124,21 @@ impl FsCore {
     pub fn delete_snapshot(&self, snapshot: &str) -> Result<(SnapshotId, u64)> {
         let control = self.control.lock();
         let id = self.check_unused_snapshot(snapshot)?;
-        self.journal.append(&Record::SnapshotDeleted(id))?;
-        let removed = self.catalog.write().remove_snapshot(id);
+        let is_needed = self.catalog.read().ancestry.is_needed(id);
+        let removed = if is_needed {
+            self.journal.append(&Record::SnapshotHidden(id))?;
+            self.catalog.write().hide(id);
+            None
+        } else {
+            self.journal.append(&Record::SnapshotDeleted(id))?;
+            self.catalog.write().remove_snapshot(id)
+        };
+        let points = self.forget_points();
         if let Some(view) = self.views.of_snapshot(id) {
             self.views.retire(view, |view| !self.lookups.remembers_view(view));
         }
         drop(control);
-        Ok((id, self.reclaim(removed)))
+        Ok((id, self.reclaim((removed, points))))
     }
 
     /// Drops what was deleted, makes that durable, and deletes the objects that nothing names any more. Returns the

@@ -9,6 +9,7 @@ pub fn errno(error: &FsError) -> Errno {
     match error {
         FsError::NotFound | FsError::UnknownVersion(_) => Errno::NOENT,
         FsError::Stale | FsError::Changed(_) => Errno::STALE,
+        FsError::Cancelled => Errno::CANCELED,
         FsError::BadHandle => Errno::BADF,
         FsError::Exists | FsError::NameTaken(_) => Errno::EXIST,
         FsError::NotDirectory => Errno::NOTDIR,

@@ -18,6 +18,14 @@ pub fn visit_new(from: Option<&Version>, to: &Version, visit: &mut dyn FnMut(Ino
     }
 }
 
+/// The inodes that are not, or not the same, in both.
+pub fn differing(a: &Version, b: &Version) -> Vec<InodeId> {
+    let ino = |item| match item {
+        DiffItem::Add(ino, _) | DiffItem::Remove(ino, _) | DiffItem::Update { new: (ino, _), .. } => *ino,
+    };
+    a.inodes.diff(&b.inodes).map(ino).collect()
+}
+
 /// Shows `visit` edits that make `to` out of `from`; without `from`, out of nothing. Inodes come before names: what a name
 /// leads to is there then.
 pub fn diff(from: Option<&Version>, to: &Version, visit: &mut dyn FnMut(Edit)) {

@@ -13,7 +13,7 @@ mod version;
 
 pub use acl::{ACCESS, Acl, DEFAULT};
 pub use check::{Fault, check};
-pub use diff::{diff, visit_new};
+pub use diff::{diff, differing, visit_new};
 pub use directory::{Directory, Entry};
 pub use edit::{Aside, Edit};
 pub use homes::Homes;

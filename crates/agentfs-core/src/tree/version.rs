@@ -24,6 +24,11 @@ impl Version {
         Version { inodes: OrdMap::unit(InodeId::ROOT, root) }
     }
 
+    /// A tree with nothing but this root directory.
+    pub fn of_root(root: Inode) -> Version {
+        Version { inodes: OrdMap::unit(InodeId::ROOT, Arc::new(root)) }
+    }
+
     /// Not a version, as it has no root: what the first is made out of when it is read from a log.
     pub fn nothing() -> Version {
         Version { inodes: OrdMap::new() }

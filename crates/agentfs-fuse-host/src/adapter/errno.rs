@@ -7,6 +7,7 @@ pub(crate) fn errno(error: &FsError) -> Errno {
     match error {
         FsError::NotFound | FsError::UnknownVersion(_) => Errno::ENOENT,
         FsError::Stale | FsError::Changed(_) => Errno::ESTALE,
+        FsError::Cancelled => Errno::ECANCELED,
         FsError::BadHandle => Errno::EBADF,
         FsError::Exists | FsError::NameTaken(_) => Errno::EEXIST,
         FsError::NotDirectory => Errno::ENOTDIR,

@@ -1,0 +1,328 @@
+//! What came from what: which states of other branches a branch has in it, the states that merges begin from, and what was
+//! done that can be undone.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use crate::types::{BranchId, Epoch, SnapshotId, Timestamp};
+
+/// Of each branch, up to which moment its changes are in a state: until this epoch of it began.
+pub type Knows = BTreeMap<BranchId, Epoch>;
+
+/// A moment of a branch: the state that it was left in when this epoch of it began.
+pub type Moment = (BranchId, Epoch);
+
+/// Events that are kept.
+const EVENTS: usize = 1000;
+
+/// What was done to a branch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Deed {
+    /// Changes of another were merged into it.
+    Merged,
+    /// It was put back to a snapshot.
+    Restored,
+    /// It was deleted.
+    Deleted,
+    /// What was done last was undone.
+    Undone,
+}
+
+/// Something that was done, and can be undone while its snapshot is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Event {
+    /// What.
+    pub deed: Deed,
+    /// When.
+    pub when: Timestamp,
+    /// The branch it was done to.
+    pub branch: BranchId,
+    /// Its name then.
+    pub name: Option<Arc<str>>,
+    /// What was merged, or restored: the id of a branch or snapshot.
+    pub source: u128,
+    /// Its name then.
+    pub source_name: Option<Arc<str>>,
+    /// The snapshot of the state before.
+    pub kept: Option<SnapshotId>,
+    /// Was it undone?
+    pub is_undone: bool,
+}
+
+/// Takes over what another state knows.
+pub fn learn(knows: &mut Knows, other: &Knows) {
+    for (branch, epoch) in other {
+        let known = knows.entry(*branch).or_insert(*epoch);
+        *known = (*known).max(*epoch);
+    }
+}
+
+/// A snapshot: of which moment, and what that knows, itself included.
+struct Past {
+    moment: Moment,
+    knows: Arc<Knows>,
+}
+
+/// The ancestry of all branches and snapshots of a volume.
+#[derive(Default)]
+pub struct Ancestry {
+    branches: HashMap<BranchId, Arc<Knows>>,
+    snapshots: HashMap<SnapshotId, Past>,
+    moments: HashMap<Moment, SnapshotId>,
+    events: Vec<Event>,
+}
+
+impl Ancestry {
+    /// What a branch knows of others.
+    pub fn of_branch(&self, id: BranchId) -> Knows {
+        self.branches.get(&id).map(|knows| (**knows).clone()).unwrap_or_default()
+    }
+
+    /// What a snapshot knows, its own branch included.
+    pub fn of_snapshot(&self, id: SnapshotId) -> Knows {
+        self.snapshots.get(&id).map(|past| (*past.knows).clone()).unwrap_or_default()
+    }
+
+    /// A branch knows this.
+    pub fn set_branch(&mut self, id: BranchId, knows: Knows) {
+        self.branches.insert(id, Arc::new(knows));
+    }
+
+    /// A snapshot of a branch knows this.
+    pub fn set_snapshot(&mut self, id: SnapshotId, branch: BranchId, knows: Knows) {
+        let Some(epoch) = knows.get(&branch).copied() else { return };
+        self.moments.insert((branch, epoch), id);
+        self.snapshots.insert(id, Past { moment: (branch, epoch), knows: Arc::new(knows) });
+    }
+
+    /// A snapshot was taken of a branch that goes on in `epoch`.
+    pub fn note_snapshot(&mut self, id: SnapshotId, branch: BranchId, epoch: Epoch) {
+        let mut knows = self.of_branch(branch);
+        knows.insert(branch, epoch);
+        self.set_snapshot(id, branch, knows);
+    }
+
+    /// A branch grew from a snapshot.
+    pub fn note_branch(&mut self, id: BranchId, from: SnapshotId) {
+        if let Some(past) = self.snapshots.get(&from) {
+            self.branches.insert(id, past.knows.clone());
+        }
+    }
+
+    /// A branch is gone.
+    pub fn forget_branch(&mut self, id: BranchId) {
+        self.branches.remove(&id);
+    }
+
+    /// A snapshot is gone.
+    pub fn forget_snapshot(&mut self, id: SnapshotId) {
+        if let Some(past) = self.snapshots.remove(&id)
+            && self.moments.get(&past.moment) == Some(&id)
+        {
+            self.moments.remove(&past.moment);
+        }
+    }
+
+    /// Something was done.
+    pub fn note(&mut self, event: Event) {
+        if event.deed == Deed::Undone
+            && let Some(last) = self.events.iter_mut().rev().find(|event| event.can_be_undone())
+        {
+            last.is_undone = true;
+        }
+        self.adopt(event);
+    }
+
+    /// As it was noted before.
+    pub fn adopt(&mut self, event: Event) {
+        self.events.push(event);
+        let excess = self.events.len().saturating_sub(EVENTS);
+        self.events.drain(..excess);
+    }
+
+    /// What was done, oldest first.
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
+
+    /// What branches know, and what snapshots know.
+    pub fn all(&self) -> impl Iterator<Item = (Holder, &Knows)> {
+        let branches = self.branches.iter().map(|(id, knows)| (Holder::Branch(*id), &**knows));
+        let snapshots = self.snapshots.iter().map(|(id, past)| (Holder::Snapshot(*id), &*past.knows));
+        branches.chain(snapshots)
+    }
+
+    /// The snapshots of moments that two states have in them and that are in no other such moment: `ours` and `theirs` say what
+    /// the two know, each itself included.
+    pub fn common(&self, ours: &Knows, theirs: &Knows) -> Vec<SnapshotId> {
+        let both = ours.iter().filter_map(|(branch, own)| Some((*branch, *own.min(theirs.get(branch)?))));
+        let found: Vec<(Moment, SnapshotId)> =
+            both.filter_map(|moment| Some((moment, *self.moments.get(&moment)?))).collect();
+        let is_in = |(branch, epoch): Moment, id: SnapshotId| {
+            let known = self.snapshots.get(&id).and_then(|past| past.knows.get(&branch));
+            known.is_some_and(|known| *known >= epoch)
+        };
+        let is_best = |(moment, id): &(Moment, SnapshotId)| {
+            !found.iter().any(|(_, other)| other != id && is_in(*moment, *other))
+        };
+        found.iter().filter(|at| is_best(at)).map(|(_, id)| *id).collect()
+    }
+
+    /// May a merge of two branches begin from a snapshot?
+    pub fn is_needed(&self, id: SnapshotId) -> bool {
+        let Some(past) = self.snapshots.get(&id) else { return false };
+        let (of, epoch) = past.moment;
+        let knows = |known: &&Arc<Knows>| known.get(&of).is_some_and(|known| *known >= epoch);
+        let holders: Vec<&Arc<Knows>> = self.branches.values().filter(knows).collect();
+        let exact: Vec<_> = holders.iter().filter(|known| known.get(&of) == Some(&epoch)).collect();
+        if self.branches.contains_key(&of) {
+            return !exact.is_empty();
+        }
+        // Of a branch that is gone: for two others that have nothing later together.
+        let pairs = exact.iter().flat_map(|a| holders.iter().map(move |b| (**a, *b)));
+        let mut different = pairs.filter(|(a, b)| !Arc::ptr_eq(a, b));
+        different.any(|(a, b)| self.common(a, b).contains(&id))
+    }
+
+    /// Forgets what was known of branches that are gone, where no snapshot of theirs is left: no merge can begin from it.
+    pub fn tidy(&mut self) {
+        let left: BTreeSet<BranchId> =
+            self.moments.keys().map(|(branch, _)| *branch).chain(self.branches.keys().copied()).collect();
+        for knows in self.branches.values_mut() {
+            if knows.keys().any(|branch| !left.contains(branch)) {
+                Arc::make_mut(knows).retain(|branch, _| left.contains(branch));
+            }
+        }
+    }
+}
+
+/// Who knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Holder {
+    /// A branch.
+    Branch(BranchId),
+    /// A snapshot.
+    Snapshot(SnapshotId),
+}
+
+impl Event {
+    /// Is it something that can be undone, and was not?
+    pub fn can_be_undone(&self) -> bool {
+        self.deed != Deed::Undone && !self.is_undone && self.kept.is_some()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A volume of which only the ancestry is there.
+    #[derive(Default)]
+    struct Past {
+        ancestry: Ancestry,
+        epoch: u64,
+    }
+
+    impl Past {
+        fn snapshot(&mut self, of: u128) -> SnapshotId {
+            self.epoch += 1;
+            let id = SnapshotId(1000 + u128::from(self.epoch));
+            self.ancestry.note_snapshot(id, BranchId(of), Epoch(self.epoch));
+            id
+        }
+
+        fn branch(&mut self, new: u128, of: u128) -> SnapshotId {
+            let from = self.snapshot(of);
+            self.ancestry.note_branch(BranchId(new), from);
+            from
+        }
+
+        fn merge(&mut self, of: u128, into: u128) -> SnapshotId {
+            let point = self.snapshot(of);
+            let mut knows = self.ancestry.of_branch(BranchId(into));
+            learn(&mut knows, &self.ancestry.of_snapshot(point));
+            self.ancestry.set_branch(BranchId(into), knows);
+            point
+        }
+
+        fn bases(&mut self, a: u128, b: u128) -> Vec<SnapshotId> {
+            let (a, b) = (self.snapshot(a), self.snapshot(b));
+            let (ours, theirs) = (self.ancestry.of_snapshot(a), self.ancestry.of_snapshot(b));
+            self.ancestry.common(&ours, &theirs)
+        }
+    }
+
+    #[test]
+    fn a_merge_begins_where_the_two_were_last_the_same() {
+        let mut past = Past::default();
+        past.ancestry.set_branch(BranchId(0), Knows::new());
+        let fork = past.branch(1, 0);
+        assert_eq!(past.bases(0, 1), [fork]);
+        let merged = past.merge(1, 0);
+        assert_eq!(past.bases(0, 1), [merged], "merged twice");
+        assert_eq!(past.bases(1, 0), [merged]);
+        let back = past.merge(0, 1);
+        assert_eq!(past.bases(0, 1), [back], "merged back");
+        let (a, b) = (past.branch(2, 0), past.branch(3, 0));
+        assert_eq!(past.bases(2, 3), [a], "siblings");
+        assert_eq!(past.bases(3, 0), [b]);
+    }
+
+    #[test]
+    fn where_merges_crossed_there_are_two_beginnings() {
+        let mut past = Past::default();
+        past.ancestry.set_branch(BranchId(0), Knows::new());
+        past.branch(1, 0);
+        past.branch(2, 0);
+        // Each takes over what the other was before: by branches of these states.
+        let (one, two) = (past.branch(3, 1), past.branch(4, 2));
+        past.merge(3, 2);
+        past.merge(4, 1);
+        let mut bases = past.bases(1, 2);
+        bases.sort();
+        let expected = past
+            .ancestry
+            .common(&past.ancestry.of_branch(BranchId(1)), &past.ancestry.of_branch(BranchId(2)));
+        assert_eq!(bases.len(), 2, "{bases:?} {expected:?} {one:?} {two:?}");
+    }
+
+    #[test]
+    fn what_no_merge_can_begin_from_is_not_needed() {
+        let mut past = Past::default();
+        past.ancestry.set_branch(BranchId(0), Knows::new());
+        let fork = past.branch(1, 0);
+        assert!(past.ancestry.is_needed(fork));
+        let merged = past.merge(1, 0);
+        assert!(past.ancestry.is_needed(merged));
+        past.ancestry.forget_branch(BranchId(1));
+        assert!(!past.ancestry.is_needed(fork) && !past.ancestry.is_needed(merged));
+        past.ancestry.forget_snapshot(fork);
+        past.ancestry.forget_snapshot(merged);
+        past.ancestry.tidy();
+        assert_eq!(past.ancestry.of_branch(BranchId(0)), Knows::new());
+    }
+
+    #[test]
+    fn what_was_undone_is_not_undone_again() {
+        let event = |deed| Event {
+            deed,
+            when: Timestamp::default(),
+            branch: BranchId(0),
+            name: None,
+            source: 0,
+            source_name: None,
+            kept: Some(SnapshotId(1)),
+            is_undone: false,
+        };
+        let mut ancestry = Ancestry::default();
+        ancestry.note(event(Deed::Merged));
+        ancestry.note(event(Deed::Restored));
+        ancestry.note(event(Deed::Undone));
+        let left = |ancestry: &Ancestry| {
+            ancestry.events().iter().rev().find(|event| event.can_be_undone()).map(|event| event.deed)
+        };
+        assert_eq!(left(&ancestry), Some(Deed::Merged));
+        ancestry.note(event(Deed::Undone));
+        assert_eq!(left(&ancestry), None);
+    }
+}

@@ -1,0 +1,367 @@
+//! Names: where what was decided comes to lie in the branch, and what is in its way there.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::decide::{Data, Settled};
+use super::plan::{Attributes, Merging, New, Plan};
+use super::{ConflictKind, Policy, Verb};
+use crate::compare::{Node, Place};
+use crate::error::{FsError, Result};
+use crate::tree::{Body, Directory, Entry, Homes, Inode};
+use crate::types::{FileKind, InodeId, MAX_NAME_LEN, Name, Timestamp};
+
+/// Directories of the other, by their keys: what they are in the branch, if anything.
+type Found = HashMap<InodeId, Option<InodeId>>;
+
+fn entry(node: &Node) -> Entry {
+    Entry::new(node.ino, node.inode.kind())
+}
+
+impl Merging<'_> {
+    /// Plans the names of all that was decided.
+    pub(super) fn name(&self, settled: Vec<Settled>, plan: &mut Plan) -> Result<()> {
+        for settled in &settled {
+            let Some(ours) = &settled.ours else { continue };
+            plan.removed.extend(settled.remove.iter().map(|place| (place.clone(), entry(ours))));
+        }
+        self.empty_directories(&settled, plan)?;
+        let mut found = Found::new();
+        let mut ordered: Vec<(usize, Settled)> = Vec::new();
+        for settled in settled {
+            let path = settled.theirs.as_ref().map(|node| self.theirs.paths(node)).transpose()?;
+            let length = path.and_then(|paths| paths.first().map(|path| path.len())).unwrap_or(0);
+            // What is there already before what is new: it may make room.
+            ordered.push((if settled.is_new { length + (1 << 20) } else { length }, settled));
+        }
+        ordered.sort_by_key(|(length, _)| *length);
+        for (_, settled) in ordered {
+            self.place(&settled, plan, &mut found)?;
+        }
+        for (theirs, place) in self.beside.take() {
+            let place = self.free_beside(plan, &place)?;
+            self.put_new(&super::decide::added(theirs), &[place], plan)?;
+        }
+        self.break_circles(plan)?;
+        self.keep_full(plan)
+    }
+
+    /// Directories that the other deleted go when nothing is left in them.
+    fn empty_directories(&self, settled: &[Settled], plan: &mut Plan) -> Result<()> {
+        let mut going = Vec::new();
+        for node in
+            settled.iter().filter(|settled| settled.goes_empty).filter_map(|settled| settled.ours.as_ref())
+        {
+            going.push((self.our_path(node)?, node));
+        }
+        // What is in a directory before the directory.
+        going.sort_by(|a, b| b.0.len().cmp(&a.0.len()));
+        for (path, node) in going {
+            if self.is_emptied(node.ino, plan)? {
+                plan.removed.extend(node.places.iter().map(|place| (place.clone(), entry(node))));
+                self.step(plan, Verb::Delete, path);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_emptied(&self, dir: InodeId, plan: &Plan) -> Result<bool> {
+        let left = |name: &Name| !plan.removed.contains_key(&(dir, name.clone()));
+        let is_filled = plan.added.keys().any(|place| place.0 == dir);
+        Ok(!is_filled && !self.ours.entries(dir)?.iter().any(|(name, _)| left(name)))
+    }
+
+    /// What a name leads to when the plan is carried out so far.
+    fn occupant(&self, plan: &Plan, place: &Place) -> Result<Option<Entry>> {
+        if let Some(entry) = plan.added.get(place) {
+            return Ok(Some(*entry));
+        }
+        if plan.removed.contains_key(place) {
+            return Ok(None);
+        }
+        self.ours.entry(place.0, None, &place.1)
+    }
+
+    fn place(&self, settled: &Settled, plan: &mut Plan, found: &mut Found) -> Result<()> {
+        let Some(theirs) = &settled.theirs else {
+            let Some(ours) = settled.ours.as_ref().filter(|_| !settled.goes_empty) else { return Ok(()) };
+            let path = self.our_path(ours)?;
+            self.step(plan, Verb::Delete, path);
+            return Ok(());
+        };
+        if settled.is_new && theirs.is_directory() {
+            return self.directory(theirs.ino, plan, found).map(drop);
+        }
+        let mut places = Vec::new();
+        for (dir, name) in &settled.add {
+            if let Some(dir) = self.directory(*dir, plan, found)? {
+                places.extend(self.make_room(settled, theirs, (dir, name.clone()), plan)?);
+            }
+        }
+        match &settled.ours {
+            None => self.put_new(settled, &places, plan),
+            Some(ours) => self.put_changed(settled, ours, places, plan),
+        }
+    }
+
+    /// Puts a file of the other under these names.
+    fn put_new(&self, settled: &Settled, places: &[Place], plan: &mut Plan) -> Result<()> {
+        let (Some(theirs), false) = (&settled.theirs, places.is_empty()) else { return Ok(()) };
+        let Some(new) = self.made(settled)? else { return Ok(()) };
+        let ino = self.fresh(theirs.ino, plan)?;
+        for path in self.theirs.paths(theirs)? {
+            self.step(plan, Verb::Add, path);
+        }
+        let kind = new.inode.kind();
+        plan.new.insert(ino, new);
+        plan.added.extend(places.iter().map(|place| (place.clone(), Entry::new(ino, kind))));
+        Ok(())
+    }
+
+    /// Gives a file of the branch its new names, its new content, or its new attributes.
+    fn put_changed(&self, settled: &Settled, ours: &Node, places: Vec<Place>, plan: &mut Plan) -> Result<()> {
+        if !places.is_empty() || (!settled.remove.is_empty() && settled.add.is_empty()) {
+            let theirs =
+                settled.theirs.iter().map(|node| self.theirs.paths(node)).collect::<Result<Vec<_>>>()?;
+            theirs.into_iter().flatten().for_each(|path| self.step(plan, Verb::Move, path));
+        }
+        if let Some(new) = self.made(settled)? {
+            // Who has it open keeps what it was: a fresh one takes its place.
+            let ino = (self.number)(InodeId(0))?;
+            let kept = ours.places.iter().filter(|place| !plan.removed.contains_key(place));
+            let names: Vec<Place> = kept.cloned().chain(places).collect();
+            let verb = if settled.data == Data::Take { Verb::Take } else { Verb::Merge };
+            let path = self.our_path(ours)?;
+            self.step(plan, verb, path);
+            plan.removed.extend(ours.places.iter().map(|place| (place.clone(), entry(ours))));
+            plan.added.extend(names.into_iter().map(|place| (place, Entry::new(ino, new.inode.kind()))));
+            plan.new.insert(ino, new);
+            return Ok(());
+        }
+        plan.added.extend(places.into_iter().map(|place| (place, entry(ours))));
+        let Settled { mode, owner, xattrs, .. } = settled.clone();
+        if mode.is_some() || owner.is_some() || xattrs.is_some() {
+            let path = self.our_path(ours)?;
+            self.step(plan, Verb::Take, path);
+            plan.attributes.insert(ours.ino, Attributes { mode, owner, xattrs });
+        }
+        Ok(())
+    }
+
+    /// A name for a file of the other; what is in its way goes, or the file gets another name, or none.
+    fn make_room(
+        &self,
+        settled: &Settled,
+        theirs: &Node,
+        place: Place,
+        plan: &mut Plan,
+    ) -> Result<Option<Place>> {
+        let Some(there) = self.occupant(plan, &place)? else { return Ok(Some(place)) };
+        if settled.ours.as_ref().is_some_and(|ours| ours.ino == there.ino()) {
+            return Ok(None);
+        }
+        let known = self.ours.node(there.ino(), None)?.filter(|_| !plan.added.contains_key(&place));
+        let is_directory = there.kind() == FileKind::Directory;
+        let kind = match (&known, is_directory || theirs.is_directory()) {
+            (_, true) => ConflictKind::DirectoryFile,
+            (Some(known), false) if settled.is_new => {
+                if self.is_alike(&known.inode, &theirs.inode)? {
+                    return Ok(None);
+                }
+                ConflictKind::AddAdd
+            }
+            _ => ConflictKind::RenameAdd,
+        };
+        let path = self.theirs.paths(theirs)?.into_iter().next().unwrap_or_default();
+        self.clash(kind, path);
+        match (self.policy, known) {
+            (Policy::Theirs, Some(_)) => {
+                self.clear(&place, there, plan)?;
+                Ok(Some(place))
+            }
+            (Policy::Markers, known) => {
+                if let Some(known) = known.filter(|_| kind == ConflictKind::AddAdd) {
+                    let nothing =
+                        Inode { body: Body::File(crate::store::Content::Hole), ..(*known.inode).clone() };
+                    let nothing = Inode { meta: crate::tree::Meta { size: 0, ..nothing.meta }, ..nothing };
+                    if let Some(merged) = self.merge_text(&nothing, &known.inode, &theirs.inode)? {
+                        let ours = Node { places: vec![place.clone()], ..known };
+                        let marked = Settled {
+                            data: Data::Text(merged.text),
+                            ..Settled::of(Some(ours.clone()), Some(theirs.clone()))
+                        };
+                        self.put_changed(&marked, &ours, Vec::new(), plan)?;
+                        return Ok(None);
+                    }
+                }
+                Ok(Some(self.free_beside(plan, &place)?))
+            }
+            _ => {
+                // It stays where it is.
+                plan.removed.retain(|place, _| !settled.remove.contains(place));
+                Ok(None)
+            }
+        }
+    }
+
+    /// What a name leads to goes, with all that is in it.
+    fn clear(&self, place: &Place, there: Entry, plan: &mut Plan) -> Result<()> {
+        if plan.added.remove(place).is_none() {
+            plan.removed.insert(place.clone(), there);
+        }
+        if there.kind() == FileKind::Directory {
+            for (name, inner) in self.ours.entries(there.ino())? {
+                self.clear(&(there.ino(), name), inner, plan)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The directory of the branch that a directory of the other is, made where there is none. `None` when something else
+    /// is in its way.
+    fn directory(&self, dir: InodeId, plan: &mut Plan, found: &mut Found) -> Result<Option<InodeId>> {
+        let key = self.their_keys.get(&dir).copied().unwrap_or(dir);
+        if let Some(known) = found.get(&key) {
+            return Ok(*known);
+        }
+        let own = match self.our_of.get(&key) {
+            Some(ours) => *ours,
+            None => Some(key).filter(|key| self.ours.version.get(*key).is_some()),
+        };
+        let ours = match own {
+            Some(ours) => Some(ours),
+            None => self.make_directory(dir, plan, found)?,
+        };
+        found.insert(key, ours);
+        Ok(ours)
+    }
+
+    fn make_directory(&self, dir: InodeId, plan: &mut Plan, found: &mut Found) -> Result<Option<InodeId>> {
+        let node = self.theirs.node(dir, Some(&self.theirs.path(dir)?))?.ok_or(FsError::Stale)?;
+        let (parent, name) = node.places.first().cloned().ok_or(FsError::Stale)?;
+        let Some(parent) = self.directory(parent, plan, found)? else { return Ok(None) };
+        let mut place = (parent, name);
+        let path = self.theirs.path(dir)?;
+        if let Some(there) = self.occupant(plan, &place)? {
+            if there.kind() == FileKind::Directory {
+                self.unify(there.ino(), &node, &path, plan)?;
+                return Ok(Some(there.ino()));
+            }
+            self.clash(ConflictKind::DirectoryFile, path.clone());
+            match self.policy {
+                Policy::Theirs => self.clear(&place, there, plan)?,
+                Policy::Markers => place = self.free_beside(plan, &place)?,
+                Policy::Refuse | Policy::Ours => return Ok(None),
+            }
+        }
+        let mut inode = Inode { lower: None, homes: Homes::default(), ..(*node.inode).clone() };
+        inode.body = Body::Directory(Directory::new(place.0));
+        inode.meta.nlink = 2;
+        inode.meta.times.ctime = Timestamp::now();
+        let ino = self.fresh(node.ino, plan)?;
+        plan.new.insert(ino, New { inode, first: None });
+        plan.added.insert(place, Entry::new(ino, FileKind::Directory));
+        self.step(plan, Verb::Add, path);
+        Ok(Some(ino))
+    }
+
+    /// Both made a directory of the same name: it is one.
+    fn unify(&self, ours: InodeId, theirs: &Node, path: &Arc<[u8]>, plan: &mut Plan) -> Result<()> {
+        let Some(known) = self.ours.node(ours, None)? else { return Ok(()) };
+        let (a, b) = (&known.inode, &theirs.inode);
+        if self.is_alike(a, b)? {
+            return Ok(());
+        }
+        let is_mode = a.meta.mode != b.meta.mode;
+        let is_owner = (a.meta.uid, a.meta.gid) != (b.meta.uid, b.meta.gid);
+        for (is, kind) in [
+            (is_mode, ConflictKind::Mode),
+            (is_owner, ConflictKind::Owner),
+            (a.xattrs != b.xattrs, ConflictKind::Xattr),
+        ] {
+            if is {
+                self.clash(kind, path.clone());
+            }
+        }
+        if self.policy == Policy::Theirs {
+            let mut settled = Settled::of(None, None);
+            settled.take_attributes(b);
+            let Settled { mode, owner, xattrs, .. } = settled;
+            plan.attributes.insert(ours, Attributes { mode, owner, xattrs });
+        }
+        Ok(())
+    }
+
+    /// A number for what is made: that which the other has for it, if nothing has it here.
+    fn fresh(&self, theirs: InodeId, plan: &Plan) -> Result<InodeId> {
+        let is_taken = self.ours.version.get(theirs).is_some() || plan.new.contains_key(&theirs);
+        (self.number)(if is_taken || theirs.is_lower() { InodeId(0) } else { theirs })
+    }
+
+    /// A free name like this one, which says whose it is.
+    fn free_beside(&self, plan: &Plan, (dir, name): &Place) -> Result<Place> {
+        let label: String =
+            self.labels.theirs.chars().map(|c| if c == '/' || c.is_control() { '-' } else { c }).collect();
+        for turn in 0_u32.. {
+            let tail = if turn == 0 { format!("~{label}") } else { format!("~{label}~{turn}") };
+            let room = MAX_NAME_LEN.saturating_sub(tail.len());
+            let head = name.as_bytes().get(..name.as_bytes().len().min(room)).unwrap_or_default();
+            let tail = tail.as_bytes().get(..tail.len().min(MAX_NAME_LEN - 1)).unwrap_or_default();
+            let place = (*dir, Name::new(&[head, tail].concat())?);
+            if self.occupant(plan, &place)?.is_none() {
+                return Ok(place);
+            }
+        }
+        Err(FsError::Exists)
+    }
+
+    /// Directories that would come to lie in themselves, as each side moved another, stay where they are.
+    fn break_circles(&self, plan: &mut Plan) -> Result<()> {
+        let moved: Vec<(Place, Entry)> = plan
+            .added
+            .iter()
+            .filter(|(_, entry)| entry.kind() == FileKind::Directory && !plan.new.contains_key(&entry.ino()))
+            .map(|(place, entry)| (place.clone(), *entry))
+            .collect();
+        for (place, entry) in moved {
+            let (mut at, mut steps) = (place.0, 0);
+            while at != InodeId::ROOT && at != entry.ino() && steps < 1 << 16 {
+                let moved_to =
+                    plan.added.iter().find(|(_, entry)| entry.ino() == at).map(|(place, _)| place.0);
+                let lies = || self.ours.version.get(at).and_then(|inode| Some(inode.directory()?.parent));
+                let Some(parent) = moved_to.or_else(lies) else { break };
+                at = parent;
+                steps += 1;
+            }
+            if at != InodeId::ROOT {
+                let node = self.ours.node(entry.ino(), None)?.ok_or(FsError::Stale)?;
+                let path = self.our_path(&node)?;
+                self.clash(ConflictKind::RenameRename, path);
+                plan.added.remove(&place);
+                plan.removed.retain(|place, _| !node.places.contains(place));
+            }
+        }
+        Ok(())
+    }
+
+    /// What came to stay keeps the directories that it is in.
+    fn keep_full(&self, plan: &mut Plan) -> Result<()> {
+        loop {
+            let mut kept = None;
+            for (place, entry) in &plan.removed {
+                let is_gone = entry.kind() == FileKind::Directory
+                    && !plan.added.values().any(|added| added.ino() == entry.ino());
+                if is_gone && !self.is_emptied(entry.ino(), plan)? {
+                    kept = Some(place.clone());
+                    break;
+                }
+            }
+            let Some(place) = kept else { return Ok(()) };
+            plan.removed.remove(&place);
+            if plan.added.contains_key(&place) {
+                plan.is_stuck = true;
+                return Ok(());
+            }
+        }
+    }
+}

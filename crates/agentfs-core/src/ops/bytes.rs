@@ -1,0 +1,147 @@
+//! The bytes of files that nobody has open, as versions have them.
+
+use std::sync::Arc;
+
+use super::content::check_same;
+use crate::error::{FsError, Result};
+use crate::fs_core::FsCore;
+use crate::store::{Content, LowerFile, ObjectFile};
+use crate::tree::{Body, Inode};
+use crate::types::{Epoch, ObjectId};
+
+/// Bytes that are compared at once.
+const CHUNK: usize = 256 << 10;
+
+/// Where bytes come from.
+enum Bytes {
+    Zeros,
+    Small(Vec<u8>),
+    Object(Arc<dyn ObjectFile>),
+    Lower(Arc<LowerFile>, Arc<dyn ObjectFile>),
+}
+
+impl Bytes {
+    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        let found = match self {
+            Bytes::Zeros => 0,
+            Bytes::Small(bytes) => {
+                let from = usize::try_from(offset).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
+                let len = from.len().min(buf.len());
+                if let (Some(room), Some(from)) = (buf.get_mut(..len), from.get(..len)) {
+                    room.copy_from_slice(from);
+                }
+                len
+            }
+            Bytes::Object(file) => file.read_at(buf, offset)?,
+            Bytes::Lower(lower, file) => {
+                let found = file.read_at(buf, offset)?;
+                check_same(lower, &**file)?;
+                found
+            }
+        };
+        buf.get_mut(found..).unwrap_or_default().fill(0);
+        Ok(())
+    }
+}
+
+impl FsCore {
+    fn bytes_of(&self, content: &Content) -> Result<Bytes> {
+        Ok(match content {
+            Content::Hole => Bytes::Zeros,
+            Content::Packed(extent) => Bytes::Small(extent.read()?),
+            Content::Whole(object) => Bytes::Object(self.store.open(object)?),
+            Content::Lower(lower) => Bytes::Lower(lower.clone(), self.open_lower(lower)?),
+        })
+    }
+
+    /// All bytes of a regular file of a version.
+    ///
+    /// # Errors
+    /// What the store answers; `FileTooLarge` past `limit`, in bytes.
+    pub(crate) fn read_all(&self, inode: &Inode, limit: u64) -> Result<Vec<u8>> {
+        let Some(content) = inode.content() else { return Ok(Vec::new()) };
+        if inode.meta.size > limit {
+            return Err(FsError::FileTooLarge);
+        }
+        let mut bytes = vec![0; usize::try_from(inode.meta.size).map_err(|_| FsError::FileTooLarge)?];
+        self.bytes_of(content)?.read_at(&mut bytes, 0)?;
+        Ok(bytes)
+    }
+
+    /// Have two files the same bytes, targets or numbers?
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub(crate) fn is_same_body(&self, a: &Inode, b: &Inode) -> Result<bool> {
+        let (old, new) = match (&a.body, &b.body) {
+            (Body::File(old), Body::File(new)) => (old, new),
+            (Body::Directory(_), Body::Directory(_)) => return Ok(true),
+            (old, new) => return Ok(old == new),
+        };
+        let size = a.meta.size;
+        if size != b.meta.size {
+            return Ok(false);
+        }
+        if size == 0 || old.same(new) {
+            return Ok(true);
+        }
+        let (old, new) = (self.bytes_of(old)?, self.bytes_of(new)?);
+        let (mut left, mut right) = (vec![0; CHUNK], vec![0; CHUNK]);
+        let mut at = 0;
+        while at < size {
+            let len = (size - at).min(CHUNK as u64) as usize;
+            let (Some(left), Some(right)) = (left.get_mut(..len), right.get_mut(..len)) else { break };
+            old.read_at(left, at)?;
+            new.read_at(right, at)?;
+            if left != right {
+                return Ok(false);
+            }
+            at += len as u64;
+        }
+        Ok(true)
+    }
+
+    /// Has a file that is about to be made have its bytes itself, where they are in the lower directory.
+    ///
+    /// # Errors
+    /// `Changed`, what the store answers.
+    pub(crate) fn own_below(&self, inode: &mut Inode, first: &mut Option<ObjectId>) -> Result<()> {
+        if let Some(Content::Lower(file)) = inode.content() {
+            let content = self.copy_lower(file)?;
+            if let Content::Whole(object) = &content {
+                *first = Some(object.id);
+            }
+            inode.body = Body::File(content);
+        }
+        Ok(())
+    }
+
+    /// Puts bytes into the store, as content of nobody's own; and the object that is to be durable before a record names it.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub(crate) fn store_bytes(&self, bytes: &[u8]) -> Result<(Content, Option<ObjectId>)> {
+        if bytes.is_empty() {
+            return Ok((Content::Hole, None));
+        }
+        if bytes.len() <= self.config.small_file as usize {
+            return Ok((Content::Packed(self.with_room(|| self.store.packs.append(bytes))?), None));
+        }
+        let (id, object) = self.with_room(|| self.store.create())?;
+        let written = self.with_room(|| object.write_at(bytes, 0));
+        match written {
+            // No branch is ever in this epoch.
+            Ok(count) if count == bytes.len() => {
+                Ok((Content::Whole(self.store.adopt(id, Epoch(0))), Some(id)))
+            }
+            Ok(_) => {
+                self.store.discard(id);
+                Err(FsError::no_space())
+            }
+            Err(error) => {
+                self.store.discard(id);
+                Err(error)
+            }
+        }
+    }
+}

@@ -1,0 +1,546 @@
+//! `merge` and `restore`: a branch takes over changes of another, or goes back to a snapshot; all at once, or not at all.
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::diff::tree_called;
+use super::direct::Moment;
+use crate::branch::{
+    Branch, BranchInfo, Cover, Deed, Event, Knows, Origin, Snapshot, SnapshotInfo, Tree, learn,
+};
+use crate::compare::{Pair, Sight, compare};
+use crate::error::{FsError, Result};
+use crate::fs_core::FsCore;
+use crate::log::{Merge, NewSnapshot, Record};
+use crate::merge::{self, Changed, Conflict, Labels, Plan, Policy, Request, Step, Wanted};
+use crate::progress::Progress;
+use crate::store::join;
+use crate::types::{Epoch, FileKind, InodeId, Name, SnapshotId, Timestamp, ViewId};
+
+/// How often a merge is planned anew because the branch was changed meanwhile.
+const ATTEMPTS: usize = 5;
+
+/// What to merge, and how.
+pub struct MergeWish<'a> {
+    /// The branch, or the snapshot.
+    pub source: &'a str,
+    /// The branch that is merged into; else the one that the source grew from.
+    pub into: Option<&'a str>,
+    /// What becomes of conflicts.
+    pub policy: Policy,
+    /// Is it only to be told what would be done?
+    pub is_dry: bool,
+    /// Are `.git` directories taken, each whole from the source?
+    pub with_git: bool,
+    /// Which paths of the source are not meant for others.
+    pub left_out: &'a (dyn Fn(&[u8], bool) -> bool + Sync),
+}
+
+/// What was merged or restored, or would be.
+#[derive(Default)]
+pub struct Merged {
+    /// The branch.
+    pub into: Option<BranchInfo>,
+    /// What was merged: its name, or its id.
+    pub source: String,
+    /// What was done, in the order of paths.
+    pub steps: Vec<Step>,
+    /// What conflicts.
+    pub conflicts: Vec<Conflict>,
+    /// The snapshot of the state before; `None` when nothing was changed.
+    pub kept: Option<SnapshotInfo>,
+    /// `.git` directories that were changed there and were left out.
+    pub left_git: Vec<Arc<[u8]>>,
+    /// Names that lead elsewhere now.
+    pub names: Vec<(InodeId, Name)>,
+    /// Inodes that have other attributes now.
+    pub inodes: Vec<InodeId>,
+}
+
+/// A state to merge from, and what it is called.
+struct Source {
+    snapshot: Arc<Snapshot>,
+    info: SnapshotInfo,
+    id: u128,
+    name: Option<Arc<str>>,
+    knows: Knows,
+}
+
+impl FsCore {
+    /// Takes over what `wish.source` changed since it and the branch were last the same. Nothing is changed while it conflicts
+    /// and the policy is to refuse; else the state before is kept as a snapshot, and the change is durable.
+    ///
+    /// # Errors
+    /// `UnknownVersion`; `Refused` when the two have nothing in common or nothing to merge into is named; `Busy` when the
+    /// branch is changed all the while in the same places; `Cancelled`, `Changed`, what the store answers.
+    pub fn merge(&self, wish: &MergeWish<'_>, progress: &Progress) -> Result<Merged> {
+        self.insist(|| self.merge_once(wish, progress))
+    }
+
+    pub(super) fn insist(&self, attempt: impl Fn() -> Result<Merged>) -> Result<Merged> {
+        for _ in 0..ATTEMPTS {
+            match attempt() {
+                Err(FsError::Contended) => {}
+                done => return done,
+            }
+        }
+        Err(FsError::Busy(
+            "the branch is written to all the while in the files that would change; nothing was changed: try \
+             again when it is quiet"
+                .into(),
+        ))
+    }
+
+    fn merge_once(&self, wish: &MergeWish<'_>, progress: &Progress) -> Result<Merged> {
+        let (info, branch) = self.merge_target(wish)?;
+        let (source, point) = self.merge_source(wish, &info)?;
+        let labels =
+            Labels { ours: shown(&info.name, &info.id), theirs: shown(&source.name, &source.info.id) };
+        let done = self.merge_from(wish, (&info, &branch), &source, &labels, progress);
+        if point {
+            let points = {
+                let _control = self.control.lock();
+                self.forget_points()
+            };
+            self.reclaim(points);
+        }
+        done.map(|merged| Merged { source: labels.theirs, ..merged })
+    }
+
+    fn merge_from(
+        &self,
+        wish: &MergeWish<'_>,
+        (info, branch): (&BranchInfo, &Arc<Branch>),
+        source: &Source,
+        labels: &Labels,
+        progress: &Progress,
+    ) -> Result<Merged> {
+        let theirs = Sight::of(&Tree::Snapshot(source.snapshot.clone()), self.lower.as_ref());
+        let base = self.merge_base(info, &source.knows, progress)?;
+        let changes = compare(&base, &theirs, &|| progress.step())?;
+        if !wish.is_dry {
+            self.pin(&Tree::Branch(branch.clone()), &changes)?;
+        }
+        let kept = if wish.is_dry { None } else { Some(self.keep_before(info, Deed::Merged)?) };
+        let ours = match &kept {
+            Some(kept) => self.sight_of(kept.id)?,
+            None => Sight::of(&Tree::Branch(branch.clone()), self.lower.as_ref()),
+        };
+        let git = RefCell::new(BTreeSet::new());
+        let wanted = |changed: &Changed<'_>| Ok(wanted(wish, changed, &git));
+        let roots = if wish.with_git { git_roots(&base, &theirs, &changes)? } else { BTreeSet::new() };
+        let is_git = |path: &[u8]| git_root(path).is_some_and(|root| roots.contains(&root));
+        let plan = merge::plan(
+            self,
+            &Request {
+                base: &base,
+                ours: &ours,
+                theirs: &theirs,
+                policy: wish.policy,
+                labels,
+                wanted: &wanted,
+                whole: wish.with_git.then_some(&is_git),
+                keeps_times: false,
+                number: &|ino| self.number_in(branch.view, ino),
+                progress,
+            },
+        );
+        let mut knows = source.knows.clone();
+        let deed = (Deed::Merged, source.id, source.name.clone());
+        let known = |mine: Knows| {
+            learn(&mut knows, &mine);
+            knows
+        };
+        let done = plan.and_then(|plan| {
+            self.carry_out((info, branch), plan, wish.policy == Policy::Refuse, kept.as_ref(), deed, known)
+        });
+        let mut merged = done.inspect_err(|_| self.forget_kept(kept.as_ref()))?;
+        merged.left_git = git.into_inner().into_iter().collect();
+        Ok(merged)
+    }
+
+    /// Puts a branch back to a snapshot: all of it, or what lies at these paths. The state before is kept as a snapshot.
+    ///
+    /// # Errors
+    /// `UnknownVersion`, `NotFound` when neither has anything at a path; else as [`FsCore::merge`].
+    pub fn restore(
+        &self,
+        branch: &str,
+        from: &str,
+        paths: &[Vec<u8>],
+        is_dry: bool,
+        progress: &Progress,
+    ) -> Result<Merged> {
+        self.insist(|| self.restore_once(branch, from, paths, (is_dry, Deed::Restored), progress))
+    }
+
+    pub(super) fn restore_once(
+        &self,
+        branch: &str,
+        from: &str,
+        paths: &[Vec<u8>],
+        (is_dry, deed): (bool, Deed),
+        progress: &Progress,
+    ) -> Result<Merged> {
+        let (info, branch, source, snapshot, knows) = {
+            let catalog = self.catalog.read();
+            let (info, branch) = catalog.branch(branch)?;
+            let (source, snapshot) = catalog.snapshot(from)?;
+            let knows = catalog.ancestry.of_snapshot(source.id);
+            (info.clone(), branch.clone(), source.clone(), snapshot.clone(), knows)
+        };
+        let theirs = Sight::of(&Tree::Snapshot(snapshot), self.lower.as_ref());
+        let tree = Tree::Branch(branch.clone());
+        if !is_dry {
+            let changes = compare(&theirs, &Sight::of(&tree, self.lower.as_ref()), &|| progress.step())?;
+            self.pin(&tree, &changes)?;
+        }
+        let kept = if is_dry { None } else { Some(self.keep_before(&info, deed)?) };
+        let ours = match &kept {
+            Some(kept) => self.sight_of(kept.id)?,
+            None => Sight::of(&tree, self.lower.as_ref()),
+        };
+        let labels = Labels { ours: shown(&info.name, &info.id), theirs: shown(&source.name, &source.id) };
+        let request = Request {
+            base: &ours,
+            ours: &ours,
+            theirs: &theirs,
+            policy: Policy::Theirs,
+            labels: &labels,
+            wanted: &|_| Ok(Wanted::All),
+            whole: None,
+            keeps_times: true,
+            number: &|ino| self.number_in(branch.view, ino),
+            progress,
+        };
+        let plan = match paths {
+            [] => merge::plan(self, &request),
+            paths => merge::plan_paths(self, &request, paths),
+        };
+        let is_whole = paths.is_empty();
+        let known = |mine: Knows| if is_whole { knows } else { mine };
+        let what = (deed, source.id.0, source.name.clone());
+        let done =
+            plan.and_then(|plan| self.carry_out((&info, &branch), plan, false, kept.as_ref(), what, known));
+        let merged = done.inspect_err(|_| self.forget_kept(kept.as_ref()))?;
+        Ok(Merged { source: labels.theirs, ..merged })
+    }
+
+    /// Does what was planned, if it may be done; `kept` is `None` when it is only to be told.
+    fn carry_out(
+        &self,
+        (info, branch): (&BranchInfo, &Arc<Branch>),
+        plan: Plan,
+        refuses: bool,
+        kept: Option<&SnapshotInfo>,
+        (deed, source, source_name): (Deed, u128, Option<Arc<str>>),
+        known: impl FnOnce(Knows) -> Knows,
+    ) -> Result<Merged> {
+        if plan.is_stuck && kept.is_some() && (!refuses || plan.conflicts.is_empty()) {
+            return Err(FsError::Refused(
+                "what conflicts cannot be settled for the whole tree; nothing was changed: merge without an \
+                 option to see what conflicts, and change one side"
+                    .into(),
+            ));
+        }
+        let mut merged = Merged { into: Some(info.clone()), ..Merged::default() };
+        let Some(kept) = kept else {
+            (merged.steps, merged.conflicts) = (plan.steps, plan.conflicts);
+            return Ok(merged);
+        };
+        if refuses && !plan.conflicts.is_empty() {
+            self.forget_kept(Some(kept));
+            (merged.steps, merged.conflicts) = (plan.steps, plan.conflicts);
+            return Ok(merged);
+        }
+        let control = self.control.lock();
+        let mine = self.catalog.read().ancestry.of_branch(info.id);
+        let mut knows = known(mine.clone());
+        knows.remove(&info.id);
+        let is_new = !plan.is_empty();
+        if !is_new && knows == mine {
+            drop(control);
+            self.forget_kept(Some(kept));
+            return Ok(merged);
+        }
+        let event = Event {
+            deed,
+            when: Timestamp::now(),
+            branch: info.id,
+            name: info.name.clone(),
+            source,
+            source_name,
+            kept: is_new.then_some(kept.id),
+            is_undone: false,
+        };
+        self.commit(branch, &plan, knows.clone(), event.clone())?;
+        let mut catalog = self.catalog.write();
+        catalog.ancestry.set_branch(info.id, knows);
+        catalog.ancestry.note(event);
+        drop(catalog);
+        let points = self.forget_points();
+        drop(control);
+        self.reclaim(points);
+        self.journal.sync()?;
+        if is_new {
+            merged.kept = Some(kept.clone());
+        } else {
+            self.forget_kept(Some(kept));
+        }
+        merged.names = plan.removed.keys().chain(plan.added.keys()).cloned().collect();
+        merged.inodes = plan.attributes.keys().copied().collect();
+        (merged.steps, merged.conflicts) = (plan.steps, plan.conflicts);
+        Ok(merged)
+    }
+
+    fn commit(&self, branch: &Arc<Branch>, plan: &Plan, knows: Knows, event: Event) -> Result<()> {
+        let covers = self.covers(&Tree::Branch(branch.clone()), plan)?;
+        let edit = |draft: &mut crate::branch::Draft<'_>| {
+            draft.cover(covers, None);
+            merge::emit(plan, draft)
+        };
+        let record = |first, edits| {
+            Some(Record::Merged(Box::new(Merge { branch: branch.id, knows, event, first, edits })))
+        };
+        let changed = branch.change_as(&*self.journal, edit, record)?;
+        changed.orphaned.into_iter().for_each(|ino| self.drop_if_unused(branch, ino));
+        Ok(())
+    }
+
+    /// What is in the lower directory under names that go.
+    fn covers(&self, tree: &Tree, plan: &Plan) -> Result<Vec<Cover>> {
+        let Some((lower, _)) = tree.lower() else { return Ok(Vec::new()) };
+        let mut covers = Vec::new();
+        for (dir, name) in plan.removed.keys() {
+            let Some((inode, false)) = tree.own_inode(*dir) else { continue };
+            let Some(path) = inode.lower.as_ref().map(|origin| join(&origin.path, name)) else { continue };
+            if let Some((_, stat)) = lower.find(&path)? {
+                let is_directory = stat.kind == FileKind::Directory;
+                covers.push(Cover { dir: *dir, name: name.clone(), path, stamp: stat.stamp(), is_directory });
+            }
+        }
+        Ok(covers)
+    }
+
+    /// Has a tree that lies over the lower directory have itself what changes are about.
+    fn pin(&self, tree: &Tree, changes: &[Pair]) -> Result<()> {
+        let Some(layer) = tree.lower() else { return Ok(()) };
+        let origin = |node: &Option<crate::compare::Node>| {
+            node.as_ref().and_then(|node| node.inode.lower.as_ref().map(|origin| origin.path.clone()))
+        };
+        let paths: BTreeSet<Arc<[u8]>> =
+            changes.iter().flat_map(|pair| [origin(&pair.a), origin(&pair.b)]).flatten().collect();
+        for path in paths {
+            match self.copy_up_name_at(tree, layer, &path) {
+                // It shows something else there.
+                Ok(()) | Err(FsError::Stale | FsError::NotFound | FsError::NotDirectory) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn merge_target(&self, wish: &MergeWish<'_>) -> Result<(BranchInfo, Arc<Branch>)> {
+        let catalog = self.catalog.read();
+        let into = match wish.into {
+            Some(into) => into.to_owned(),
+            None => {
+                let (info, _) = catalog.branch(wish.source)?;
+                let parent = match info.origin {
+                    Origin::Branch(id) => Some(id),
+                    Origin::Snapshot(id) => catalog.state(id).map(|(info, _)| info.branch),
+                    Origin::Empty => None,
+                };
+                let known = parent.filter(|id| catalog.branch(&id.to_string()).is_ok());
+                let none = || {
+                    FsError::Refused(format!(
+                        "the branch that {:?} grew from is gone, or there was none: name one with --into",
+                        wish.source
+                    ))
+                };
+                known.ok_or_else(none)?.to_string()
+            }
+        };
+        let (info, branch) = catalog.branch(&into)?;
+        Ok((info.clone(), branch.clone()))
+    }
+
+    /// The state that is merged; and was a hidden snapshot taken for it?
+    fn merge_source(&self, wish: &MergeWish<'_>, into: &BranchInfo) -> Result<(Source, bool)> {
+        let tree = tree_called(&self.catalog.read(), wish.source)?;
+        if let Tree::Snapshot(snapshot) = tree {
+            let catalog = self.catalog.read();
+            let info = catalog.snapshot(&snapshot.id.to_string())?.0.clone();
+            let knows = catalog.ancestry.of_snapshot(info.id);
+            let (id, name) = (info.id.0, info.name.clone());
+            return Ok((Source { snapshot, info, id, name, knows }, false));
+        }
+        let info = self.find_branch(wish.source)?;
+        if info.id == into.id {
+            return Err(FsError::Refused("a branch cannot be merged into itself".into()));
+        }
+        let point = self.take_point(&info)?;
+        let catalog = self.catalog.read();
+        let (_, snapshot) = catalog.state(point.id).ok_or(FsError::Stale)?;
+        let (snapshot, knows) = (snapshot.clone(), catalog.ancestry.of_snapshot(point.id));
+        Ok((Source { snapshot, info: point, id: info.id.0, name: info.name, knows }, true))
+    }
+
+    /// Takes a hidden snapshot of a branch.
+    fn take_point(&self, of: &BranchInfo) -> Result<SnapshotInfo> {
+        let _control = self.control.lock();
+        let branch = self.catalog.read().branch(&of.id.to_string())?.1.clone();
+        let epoch = self.fresh_epoch();
+        let info =
+            SnapshotInfo { id: SnapshotId::generate(), name: None, branch: of.id, created: Timestamp::now() };
+        let record = NewSnapshot { id: info.id, name: None, branch: of.id, epoch, created: info.created };
+        let version = self.freeze(&branch, epoch, &Record::PointCreated(record), Moment::One)?;
+        self.await_lower(&version);
+        let snapshot = Arc::new(Snapshot::new(info.id, version, self.lower.clone()));
+        let mut catalog = self.catalog.write();
+        catalog.ancestry.note_snapshot(info.id, of.id, epoch);
+        catalog.insert_point(info.clone(), snapshot);
+        Ok(info)
+    }
+
+    /// The state before something is done to a branch, as a snapshot.
+    pub(super) fn keep_before(&self, info: &BranchInfo, deed: Deed) -> Result<SnapshotInfo> {
+        let what = match deed {
+            Deed::Merged => "merge",
+            Deed::Restored => "restore",
+            Deed::Deleted => "delete",
+            Deed::Undone => "undo",
+        };
+        let name = {
+            let catalog = self.catalog.read();
+            let free = |name: &String| catalog.free_snapshot_name(name).is_ok();
+            (1_u64..).map(|n| format!("before-{what}-{n}")).find(free).unwrap_or_default()
+        };
+        self.snapshot_lazily(&info.id.to_string(), Some(&name), Moment::One)
+    }
+
+    pub(super) fn forget_kept(&self, kept: Option<&SnapshotInfo>) {
+        if let Some(Err(error)) = kept.map(|kept| self.delete_snapshot(&kept.id.to_string())) {
+            tracing::warn!(%error, "a snapshot that is not needed stays");
+        }
+    }
+
+    fn sight_of(&self, id: SnapshotId) -> Result<Sight> {
+        let snapshot = self.catalog.read().state(id).ok_or(FsError::Stale)?.1.clone();
+        Ok(Sight::of(&Tree::Snapshot(snapshot), self.lower.as_ref()))
+    }
+
+    /// The state that a branch and a state that knows this have in common, or one made of all they have.
+    fn merge_base(&self, info: &BranchInfo, theirs: &Knows, progress: &Progress) -> Result<Sight> {
+        let found = {
+            let catalog = self.catalog.read();
+            let mut ours = catalog.ancestry.of_branch(info.id);
+            ours.insert(info.id, Epoch(u64::MAX));
+            catalog.ancestry.common(&ours, theirs)
+        };
+        self.base_of(found, progress)
+    }
+
+    /// One state made of several: they are merged first. Where they conflict, so will what is merged from there.
+    fn base_of(&self, mut states: Vec<SnapshotId>, progress: &Progress) -> Result<Sight> {
+        states.sort();
+        let mut states = states.into_iter();
+        let none = || {
+            FsError::Refused(
+                "the two have no state in common that is kept: there is nothing to merge from".into(),
+            )
+        };
+        let first = states.next().ok_or_else(none)?;
+        let mut base = self.sight_of(first)?;
+        let mut known = self.catalog.read().ancestry.of_snapshot(first);
+        for next in states {
+            let knows = self.catalog.read().ancestry.of_snapshot(next);
+            let common = self.catalog.read().ancestry.common(&known, &knows);
+            let (below, theirs) = (self.base_of(common, progress)?, self.sight_of(next)?);
+            let labels = Labels { ours: "one".into(), theirs: "other".into() };
+            let plan = merge::plan(
+                self,
+                &Request {
+                    base: &below,
+                    ours: &base,
+                    theirs: &theirs,
+                    policy: Policy::Markers,
+                    labels: &labels,
+                    wanted: &|_| Ok(Wanted::All),
+                    whole: None,
+                    keeps_times: true,
+                    number: &|ino| if ino.0 == 0 { self.fresh_inode() } else { Ok(ino) },
+                    progress,
+                },
+            )?;
+            let version = crate::branch::draft_on(&base.version, |draft| merge::emit(&plan, draft))?;
+            base = Sight::new(version, self.lower.as_ref());
+            learn(&mut known, &knows);
+        }
+        Ok(base)
+    }
+
+    /// A number for a file in a branch: this one, if nothing has it there or had it and is remembered.
+    fn number_in(&self, view: ViewId, wanted: InodeId) -> Result<InodeId> {
+        let tree = self.views.get(view)?;
+        let is_free = wanted.0 != 0
+            && tree.own_inode(wanted).is_none()
+            && !self.lookups.remembers(view, wanted)
+            && !self.open_files.contains(view, wanted);
+        if is_free { Ok(wanted) } else { self.fresh_inode() }
+    }
+}
+
+fn shown(name: &Option<Arc<str>>, id: &dyn std::fmt::Display) -> String {
+    name.as_deref().map_or_else(|| id.to_string(), str::to_owned)
+}
+
+/// What lies in a `.git` directory, and where that is.
+fn git_root(path: &[u8]) -> Option<Arc<[u8]>> {
+    let mut at = 0;
+    for part in path.split(|byte| *byte == b'/') {
+        at += part.len();
+        if part == b".git" {
+            return path.get(..at).map(Arc::from);
+        }
+        at += 1;
+    }
+    None
+}
+
+/// The `.git` directories that were changed.
+fn git_roots(base: &Sight, theirs: &Sight, changes: &[Pair]) -> Result<BTreeSet<Arc<[u8]>>> {
+    let mut roots = BTreeSet::new();
+    for pair in changes {
+        for (sight, node) in [(base, &pair.a), (theirs, &pair.b)] {
+            let paths = node.as_ref().map(|node| sight.paths(node)).transpose()?.unwrap_or_default();
+            roots.extend(paths.iter().filter_map(|path| git_root(path)));
+        }
+    }
+    Ok(roots)
+}
+
+/// What is taken of a change: neither what is in `.git`, nor what is left out.
+fn wanted(wish: &MergeWish<'_>, changed: &Changed<'_>, git: &RefCell<BTreeSet<Arc<[u8]>>>) -> Wanted {
+    let is_directory =
+        |node: &Option<crate::compare::Node>| node.as_ref().is_some_and(|node| node.is_directory());
+    let left = |paths: &[Arc<[u8]>], is_directory: bool| {
+        paths.iter().any(|path| {
+            let root = git_root(path);
+            if !wish.with_git {
+                git.borrow_mut().extend(root.clone());
+            }
+            root.is_some() || (wish.left_out)(path, is_directory)
+        })
+    };
+    let was_left = left(&changed.before, is_directory(&changed.pair.a));
+    let is_left = left(&changed.after, is_directory(&changed.pair.b));
+    match (changed.before.is_empty(), changed.after.is_empty()) {
+        (true, _) if is_left => Wanted::Nothing,
+        (_, true) if was_left => Wanted::Nothing,
+        (false, false) if is_left => Wanted::Nothing,
+        (false, false) if was_left => Wanted::After,
+        _ => Wanted::All,
+    }
+}
