@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand, value_parser};
 
+use crate::command::Colour;
 use crate::output::Format;
 
 /// Control a mounted AgentFS volume: its snapshots, its branches, and which process sees which branch.
@@ -76,10 +77,13 @@ pub(crate) enum Command {
     },
     /// List all branches, oldest first.
     BranchList,
-    /// Delete a branch.
+    /// Delete a branch. Its last state stays as a snapshot, so that undo brings it back, until the next is deleted.
     BranchDelete {
         #[command(flatten)]
         branch: BranchArg,
+        /// Keep nothing of it: all that only it holds is free at once.
+        #[arg(long)]
+        now: bool,
         /// Delete it although snapshots of it or branches grown from it exist; they keep all they hold.
         #[arg(long)]
         force: bool,
@@ -132,9 +136,107 @@ pub(crate) enum Command {
         /// Say what would be done, and do nothing.
         #[arg(long)]
         dry_run: bool,
+        /// Also what is in directories called .git: where others commit meanwhile, that breaks a repository.
+        #[arg(long)]
+        with_git: bool,
         /// Also what .agentfsignore leaves out.
         #[arg(long)]
         all: bool,
+    },
+    /// Compare two trees, each a snapshot, a branch or `lower`, the directory that the volume lies over.
+    ///
+    /// Exits as diff does: with 0 when nothing differs, 1 when something does, 2 when they cannot be compared.
+    Diff {
+        /// The first.
+        a: String,
+        /// The second.
+        b: String,
+        /// Count the lines that differ, file by file.
+        #[arg(long, conflicts_with = "patch")]
+        stat: bool,
+        /// Show them, as git apply takes them.
+        #[arg(long, conflicts_with = "json")]
+        patch: bool,
+        /// Whether to use colours.
+        #[arg(long, value_name = "WHEN", default_value = "auto")]
+        color: Colour,
+        /// Also what is in directories called .git.
+        #[arg(long)]
+        with_git: bool,
+        /// Also what the second's .agentfsignore leaves out.
+        #[arg(long)]
+        all: bool,
+        /// Only these, and what is below them; from the root of the trees on.
+        #[arg(value_name = "PATH")]
+        paths: Vec<OsString>,
+    },
+    /// Take what a branch or a snapshot changed over into another branch.
+    ///
+    /// What one side alone changed is taken, text that both changed is merged by lines; the rest conflicts, and then nothing is
+    /// changed at all unless an option says how. The state before is kept as a snapshot. Exits with 1 on conflicts.
+    Merge {
+        /// What is merged.
+        #[arg(value_name = "BRANCH|SNAPSHOT")]
+        branch: String,
+        /// The branch it is merged into; else the one that it grew from.
+        #[arg(long, value_name = "BRANCH")]
+        into: Option<String>,
+        /// Say what would be done, and what conflicts, and do nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Where it conflicts keep what the branch has that is merged into.
+        #[arg(long, group = "conflicts")]
+        ours: bool,
+        /// Where it conflicts take what is merged.
+        #[arg(long, group = "conflicts")]
+        theirs: bool,
+        /// Where it conflicts leave both, text between markers.
+        #[arg(long, group = "conflicts")]
+        leave_markers: bool,
+        /// Also directories called .git, each whole from what is merged.
+        #[arg(long)]
+        with_git: bool,
+        /// Also what .agentfsignore leaves out.
+        #[arg(long)]
+        all: bool,
+    },
+    /// Put a branch back to a snapshot, all of it or some paths. The state before is kept as a snapshot.
+    Restore {
+        /// The branch.
+        branch: String,
+        /// The snapshot.
+        #[arg(long, value_name = "SNAPSHOT")]
+        from: String,
+        /// Say what would be done, and do nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Only these, and what is below them; from the root of the branch on.
+        #[arg(value_name = "PATH")]
+        paths: Vec<OsString>,
+    },
+    /// Undo the last merge or restore, or the deletion of a branch, while its snapshot is there.
+    Undo,
+    /// Show which branches and snapshots came from which, who is in them, and what was merged and restored.
+    Log {
+        /// Print the graph for Graphviz.
+        #[arg(long, conflicts_with = "json")]
+        dot: bool,
+    },
+    /// Delete old snapshots that nobody named: without --delete it only says which.
+    #[command(group = clap::ArgGroup::new("which").required(true).multiple(true))]
+    Prune {
+        /// Of each branch keep so many of the newest.
+        #[arg(long, value_name = "N", group = "which")]
+        keep_last: Option<usize>,
+        /// Keep those that are younger, as 12h or 30days.
+        #[arg(long, value_name = "AGE", group = "which")]
+        older_than: Option<humantime::Duration>,
+        /// Also those with a name that somebody gave them.
+        #[arg(long)]
+        named: bool,
+        /// Delete them.
+        #[arg(long)]
+        delete: bool,
     },
     /// Write a snapshot or a branch out, all of it.
     #[command(group = clap::ArgGroup::new("form").required(true))]
@@ -267,13 +369,14 @@ mod tests {
     fn what_is_deleted_is_bare_or_an_option_but_not_both() {
         let of = |line| match parse(line).unwrap() {
             Command::SnapshotDelete { snapshot } => snapshot.given().to_owned(),
-            Command::BranchDelete { branch, force } => format!("{} {force}", branch.given()),
+            Command::BranchDelete { branch, force, now } => format!("{} {force} {now}", branch.given()),
             other => panic!("{other:?}"),
         };
         assert_eq!(of("snapshot-delete one"), "one");
         assert_eq!(of("snapshot-delete --snapshot one"), "one");
-        assert_eq!(of("branch-delete one --force"), "one true");
-        assert_eq!(of("branch-delete --branch one"), "one false");
+        assert_eq!(of("branch-delete one --force"), "one true false");
+        assert_eq!(of("branch-delete --branch one"), "one false false");
+        assert_eq!(of("branch-delete one --now"), "one false true");
         for line in ["snapshot-delete", "snapshot-delete a --snapshot b", "branch-delete --force"] {
             assert!(parse(line).is_err(), "{line}");
         }

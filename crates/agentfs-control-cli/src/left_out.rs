@@ -1,6 +1,9 @@
 //! `.agentfsignore`, in the root of a tree: which of its paths are not meant for others. Its lines are those of `.gitignore`.
+//! And `.git`, where asked for.
 
-use std::path::Path;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
@@ -10,12 +13,26 @@ use crate::failure::Failure;
 const FILE: &str = ".agentfsignore";
 
 /// Which paths of a tree are left out.
-pub(crate) struct Ignored(Gitignore);
+pub(crate) struct Ignored {
+    patterns: Gitignore,
+    /// The `.git` directories that were asked for, where they are left out.
+    git: Option<RefCell<BTreeSet<PathBuf>>>,
+}
 
 impl Ignored {
     /// Nothing.
     pub(crate) fn nothing() -> Ignored {
-        Ignored(Gitignore::empty())
+        Ignored { patterns: Gitignore::empty(), git: None }
+    }
+
+    /// Also directories called `.git`, and all in them.
+    pub(crate) fn and_git(self) -> Ignored {
+        Ignored { git: Some(RefCell::default()), ..self }
+    }
+
+    /// The `.git` directories that were asked for and left out.
+    pub(crate) fn left_git(&self) -> Vec<PathBuf> {
+        self.git.iter().flat_map(|git| git.borrow().clone()).collect()
     }
 
     /// What the file in a tree's root says, if there is one.
@@ -31,18 +48,38 @@ impl Ignored {
         let mut builder = GitignoreBuilder::new("/");
         let wrong = |error: ignore::Error| Failure::new(format!("{} is wrong: {error}", file.display()));
         builder.add(&file).map_or(Ok(()), |error| Err(wrong(error)))?;
-        builder.build().map(Ignored).map_err(wrong)
+        builder.build().map(|patterns| Ignored { patterns, git: None }).map_err(wrong)
     }
 
     /// Is a path, from the root on, left out, or one above it?
     pub(crate) fn has(&self, path: &Path, is_directory: bool) -> bool {
-        self.0.matched_path_or_any_parents(path, is_directory).is_ignore()
+        if let Some(git) = &self.git
+            && let Some(root) = path.ancestors().filter(|above| above.ends_with(".git")).last()
+        {
+            git.borrow_mut().insert(root.to_owned());
+            return true;
+        }
+        self.patterns.matched_path_or_any_parents(path, is_directory).is_ignore()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn git_is_left_out_where_asked_for() {
+        let ignored = Ignored::nothing();
+        assert!(!ignored.has(Path::new(".git/index"), false));
+        let ignored = ignored.and_git();
+        for path in [".git", ".git/index", "a/.git/modules/b/.git/x", "a/.git/y"] {
+            assert!(ignored.has(Path::new(path), false), "{path}");
+        }
+        for path in [".gitignore", "a.git/x", "git"] {
+            assert!(!ignored.has(Path::new(path), false), "{path}");
+        }
+        assert_eq!(ignored.left_git(), [Path::new(".git"), Path::new("a/.git")]);
+    }
 
     #[test]
     fn lines_mean_what_they_mean_to_git() {

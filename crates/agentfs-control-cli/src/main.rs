@@ -14,6 +14,7 @@ mod ioctl;
 mod left_out;
 mod mount;
 mod output;
+mod patch;
 
 use std::io;
 use std::process::ExitCode;

@@ -38,7 +38,7 @@ pub use merge::{Conflict, ConflictKind, Policy, Step, Verb};
 pub use ops::{
     Change, ChangeKind, CreateMode, DiffStatus, Difference, DirEntry, Face, Finding, LOWER, MergeWish,
     Merged, OpenMode, Pages, Recovered, RenameMode, Repaired, Report, Shown, Status, Strip, Undone, Usage,
-    Writing, XattrMode, check_store, is_acl, repair_store,
+    Writing, XattrMode, check_store, git_root, is_acl, repair_store,
 };
 pub use progress::Progress;
 pub use store::{

@@ -296,7 +296,7 @@ fn what_is_kept_for_several_is_nobodys_own() {
     let (one, two) = (v.branch("main", "one"), v.branch("main", "two"));
     v.core.create_snapshot("main", Some("before")).unwrap();
     let paths = [b"large".to_vec(), b"small".to_vec(), b"new".to_vec()];
-    assert_eq!(v.core.keep_lower(&paths, true).unwrap(), 6);
+    assert_eq!(v.core.keep_lower(&paths, true).unwrap(), 10);
     replace(&v.below("large"), b"theirs");
     replace(&v.below("small"), b"theirs");
     fs::write(v.below("new"), "new").unwrap();

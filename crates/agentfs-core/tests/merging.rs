@@ -36,7 +36,7 @@ impl Forked {
         let core = FsCore::new_volume(Arc::new(Memory::default()), Arc::new(Unrecorded), config()).unwrap();
         let mut driver = CoreDriver::new(Arc::new(core));
         let third = ops.len() / 3;
-        let mut run = |driver: &mut CoreDriver, ops: &[Op], branch: u8| {
+        let run = |driver: &mut CoreDriver, ops: &[Op], branch: u8| {
             for op in ops {
                 let Op::File(_, op) = op else { continue };
                 if wanted(op) {
@@ -148,7 +148,9 @@ fn told_difference(
             for old in below(a, from).into_iter().chain([from.to_vec()]) {
                 paths.insert(old, ());
             }
-            below(b, &path).into_iter().for_each(|new| drop(paths.insert(new, ())));
+            below(b, &path).into_iter().for_each(|new| {
+                paths.insert(new, ());
+            });
         }
         paths.insert(path, ());
     }

@@ -14,6 +14,7 @@ pub mod page;
 pub mod record;
 pub mod request;
 pub mod response;
+pub mod result;
 mod stamp;
 
 pub use error::{DecodeError, ErrorReply};

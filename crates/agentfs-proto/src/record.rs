@@ -96,6 +96,35 @@ pub struct ChangeEntry {
     pub not_after_ns: u64,
 }
 
+/// Something that was merged, restored, deleted or undone.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct EventEntry {
+    /// Its number, with leading zeros.
+    pub key: Vec<u8>,
+    /// `merge`, `restore`, `delete` or `undo`.
+    pub deed: Vec<u8>,
+    /// When, in Unix milliseconds.
+    pub when_ms: u64,
+    /// The id of the branch that it was done to.
+    pub branch: Vec<u8>,
+    /// What that was called then.
+    pub name: Option<Vec<u8>>,
+    /// The id of what was merged or gone back to.
+    pub source: Vec<u8>,
+    /// What that was called then.
+    pub source_name: Option<Vec<u8>>,
+    /// The id of the snapshot of the state before.
+    pub kept: Option<Vec<u8>>,
+    /// Was it undone?
+    pub is_undone: bool,
+}
+
+impl PageEntry for EventEntry {
+    fn key(&self) -> &[u8] {
+        &self.key
+    }
+}
+
 impl PageEntry for ChangeEntry {
     fn key(&self) -> &[u8] {
         &self.path

@@ -4,7 +4,7 @@
 //! or the version alone where there is nothing more to say. Snapshots and branches are named by id or by
 //! name. Strings are bytes on the wire; whether they are UTF-8 is for the daemon to check.
 
-use ssz::{BYTES_PER_LENGTH_OFFSET, Decode, Encode, SszDecoderBuilder, SszEncoder};
+use ssz::{Decode, Encode, SszDecoderBuilder, SszEncoder};
 use ssz_derive::{Decode, Encode};
 
 use crate::error::DecodeError;
@@ -102,6 +102,22 @@ requests! {
         112 KeepLower,
         /// Tells that what a branch has at some paths was written to the directory that the volume lies over.
         113 Applied,
+        /// Begins to compare two trees.
+        114 DiffStart,
+        /// Begins to merge a branch or a snapshot into a branch.
+        115 MergeStart,
+        /// Begins to put a branch back to a snapshot.
+        116 RestoreStart,
+        /// Asks how far a job is.
+        118 JobPoll,
+        /// Reads a part of what a job that has ended found.
+        119 JobRead,
+        /// Cancels a job, or forgets one that has ended.
+        120 JobEnd,
+        /// One page of what was merged, restored, deleted and undone.
+        121 Events,
+        /// Deletes a branch and keeps its last state as a snapshot.
+        122 BranchDiscard,
     }
     version alone {
         /// All snapshots in one response, which fails when they do not fit; [`SnapshotPage`] has no such limit.
@@ -110,6 +126,8 @@ requests! {
         100 Status,
         /// The directory that the volume lies over.
         111 Lower,
+        /// Begins to undo what was merged, restored or deleted last.
+        117 UndoStart,
     }
 }
 
@@ -270,6 +288,88 @@ pub struct Applied {
     pub paths: Vec<Vec<u8>>,
 }
 
+/// Payload of [`Request::DiffStart`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct DiffStart {
+    /// A snapshot or a branch by id or name, or `lower`.
+    pub a: Vec<u8>,
+    /// Another.
+    pub b: Vec<u8>,
+    /// Also what is in directories called `.git`.
+    pub with_git: bool,
+    /// Also what the second's `.agentfsignore` leaves out.
+    pub all: bool,
+}
+
+/// Payload of [`Request::MergeStart`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct MergeStart {
+    /// The branch or the snapshot, by id or name.
+    pub source: Vec<u8>,
+    /// The branch that is merged into; None is the one that the source grew from.
+    pub into: Option<Vec<u8>>,
+    /// What becomes of conflicts: `refuse`, `ours`, `theirs` or `markers`.
+    pub conflicts: Vec<u8>,
+    /// Say what would be done, and do nothing.
+    pub dry_run: bool,
+    /// Take `.git` directories whole from the source.
+    pub with_git: bool,
+    /// Also what the source's `.agentfsignore` leaves out.
+    pub all: bool,
+}
+
+/// Payload of [`Request::RestoreStart`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct RestoreStart {
+    /// The branch, by id or name.
+    pub branch: Vec<u8>,
+    /// The snapshot, by id or name.
+    pub from: Vec<u8>,
+    /// What is put back, and all below it; none is the whole branch.
+    pub paths: Vec<Vec<u8>>,
+    /// Say what would be done, and do nothing.
+    pub dry_run: bool,
+}
+
+/// Payload of [`Request::JobPoll`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct JobPoll {
+    /// The job.
+    pub job: u64,
+}
+
+/// Payload of [`Request::JobRead`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct JobRead {
+    /// The job.
+    pub job: u64,
+    /// From which byte on.
+    pub offset: u64,
+}
+
+/// Payload of [`Request::JobEnd`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct JobEnd {
+    /// The job.
+    pub job: u64,
+}
+
+/// Payload of [`Request::Events`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Events {
+    /// The `next` of the page before; None for the first page.
+    pub after: Option<Vec<u8>>,
+}
+
+/// Payload of [`Request::BranchDiscard`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct BranchDiscard {
+    /// Its id or name.
+    pub branch: Vec<u8>,
+    /// Delete it although snapshots of it or branches grown from it exist.
+    pub force: bool,
+}
+
 /// Payload of [`Request::Whoami`].
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct Whoami {
@@ -306,9 +406,11 @@ pub struct Stop {
 }
 
 /// Writes the selector and the container `(version, payload)`.
-fn versioned(selector: u8, payload: &impl Encode) -> Vec<u8> {
+fn versioned<T: Encode>(selector: u8, payload: &T) -> Vec<u8> {
     let mut body = vec![selector];
-    let mut container = SszEncoder::container(&mut body, 2 * BYTES_PER_LENGTH_OFFSET);
+    // What is of one length is not behind an offset.
+    let fixed = <Vec<u8> as Encode>::ssz_fixed_len() + T::ssz_fixed_len();
+    let mut container = SszEncoder::container(&mut body, fixed);
     container.append(&VERSION.to_vec());
     container.append(payload);
     container.finalize();

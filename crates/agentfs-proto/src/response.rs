@@ -10,7 +10,7 @@ use crate::error::{DecodeError, ErrorReply};
 use crate::frame::{self, Frame, FrameError};
 use crate::page::Page;
 use crate::record::{
-    BranchEntry, BranchRecord, ChangeEntry, ProcessEntry, RequestCount, Setting, SnapshotEntry,
+    BranchEntry, BranchRecord, ChangeEntry, EventEntry, ProcessEntry, RequestCount, Setting, SnapshotEntry,
     SnapshotRecord,
 };
 
@@ -100,6 +100,24 @@ responses! {
     112 KeepLower(KeptReply),
     /// What is there is what the branch relies on.
     113 Applied(AppliedReply),
+    /// The job that compares.
+    114 DiffStart(JobReply),
+    /// The job that merges.
+    115 MergeStart(JobReply),
+    /// The job that restores.
+    116 RestoreStart(JobReply),
+    /// The job that undoes.
+    117 UndoStart(JobReply),
+    /// How far the job is. One that failed is answered with its error.
+    118 JobPoll(PollReply),
+    /// A part of what the job found.
+    119 JobRead(ReadReply),
+    /// The job is no more, or will be soon.
+    120 JobEnd(JobReply),
+    /// One page of events, oldest first.
+    121 Events(Page<EventEntry>),
+    /// The branch that was deleted, and what is kept of it.
+    122 BranchDiscard(DiscardReply),
 }
 
 /// The errno of an answer that does not fit, on every Linux but Alpha, MIPS, PA-RISC and SPARC.
@@ -267,6 +285,43 @@ pub struct AppliedReply {
 pub struct KeptReply {
     /// How many files branches have themselves that they had not.
     pub files: u64,
+}
+
+/// Payload of the responses about a job.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct JobReply {
+    /// Its number.
+    pub job: u64,
+}
+
+/// Payload of [`Response::JobPoll`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct PollReply {
+    /// Has it ended?
+    pub is_done: bool,
+    /// Files that it has looked at.
+    pub seen: u64,
+    /// How long what it found is, in bytes: the SSZ of a [`crate::result::DiffResult`] or a
+    /// [`crate::result::MergeResult`].
+    pub length: u64,
+}
+
+/// Payload of [`Response::JobRead`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ReadReply {
+    /// From the offset that was asked on; none at the end.
+    pub bytes: Vec<u8>,
+}
+
+/// Payload of [`Response::BranchDiscard`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct DiscardReply {
+    /// Its id.
+    pub branch: Vec<u8>,
+    /// Its last state.
+    pub snapshot: SnapshotRecord,
+    /// How much the store gave back, in bytes.
+    pub bytes_reclaimed: u64,
 }
 
 /// Payload of [`Response::BranchEnter`].

@@ -4,10 +4,12 @@
 mod strategies;
 
 use agentfs_proto::request::{
-    Applied, BranchEnter, BranchList, BranchRename, BranchSnapshot, BranchUsage, Changes, FuzzySnapshot,
-    KeepLower, ProcessList, RequestCounts, SnapshotCreate, SnapshotDelete, SnapshotPage, SnapshotRename,
-    Stop, SyncedSnapshot, Whoami,
+    Applied, BranchDiscard, BranchEnter, BranchList, BranchRename, BranchSnapshot, BranchUsage, Changes,
+    DiffStart, Events, FuzzySnapshot, JobEnd, JobPoll, JobRead, KeepLower, MergeStart, ProcessList,
+    RequestCounts, RestoreStart, SnapshotCreate, SnapshotDelete, SnapshotPage, SnapshotRename, Stop,
+    SyncedSnapshot, Whoami,
 };
+use agentfs_proto::result::{DiffResult, MergeResult};
 use agentfs_proto::{DecodeError, Request, Response};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -44,6 +46,12 @@ proptest! {
     #[test]
     fn responses_come_back(response in strategies::response()) {
         prop_assert_eq!(Response::decode(&response.encode()), Ok(response));
+    }
+
+    #[test]
+    fn results_come_back(diff in strategies::diff_result(), merge in strategies::merge_result()) {
+        prop_assert_eq!(DiffResult::decode(&diff.encode()), Ok(diff));
+        prop_assert_eq!(MergeResult::decode(&merge.encode()), Ok(merge));
     }
 
     #[test]
@@ -87,7 +95,7 @@ fn another_version_is_told_apart_from_nonsense() {
 
 #[test]
 fn selectors_of_others_are_unknown() {
-    for selector in (8..=94).chain(114..=255) {
+    for selector in (8..=94).chain(123..=255) {
         assert_eq!(Request::decode(&[selector, b'1']), Err(DecodeError::UnknownSelector(selector)));
     }
     assert_eq!(Request::decode(&[]), Err(DecodeError::Malformed));
@@ -97,7 +105,7 @@ fn selectors_of_others_are_unknown() {
 #[test]
 fn the_new_requests_have_their_selectors() {
     let id = || b"id".to_vec();
-    let requests: [Request; 19] = [
+    let requests: [Request; 28] = [
         BranchList { after: None }.into(),
         SnapshotPage { after: None }.into(),
         SnapshotDelete { snapshot: id() }.into(),
@@ -117,7 +125,17 @@ fn the_new_requests_have_their_selectors() {
         Request::Lower,
         KeepLower { paths: vec![id()], deep: true }.into(),
         Applied { branch: id(), frozen: id(), paths: vec![id()] }.into(),
+        DiffStart { a: id(), b: id(), with_git: false, all: false }.into(),
+        MergeStart { source: id(), into: None, conflicts: id(), dry_run: false, with_git: false, all: false }
+            .into(),
+        RestoreStart { branch: id(), from: id(), paths: vec![id()], dry_run: false }.into(),
+        Request::UndoStart,
+        JobPoll { job: 1 }.into(),
+        JobRead { job: 1, offset: 0 }.into(),
+        JobEnd { job: 1 }.into(),
+        Events { after: None }.into(),
+        BranchDiscard { branch: id(), force: false }.into(),
     ];
     let selectors: Vec<u8> = requests.iter().map(|request| request.encode()[0]).collect();
-    assert_eq!(selectors, (95..=113).collect::<Vec<u8>>());
+    assert_eq!(selectors, (95..=122).collect::<Vec<u8>>());
 }

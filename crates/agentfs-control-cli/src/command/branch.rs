@@ -2,7 +2,7 @@
 
 use agentfs_proto::Response;
 use agentfs_proto::record::BranchEntry;
-use agentfs_proto::request::{BranchCreate, BranchDelete, BranchList, BranchRename};
+use agentfs_proto::request::{BranchCreate, BranchDelete, BranchDiscard, BranchList, BranchRename};
 
 use crate::client::{Client, all_pages, unexpected};
 use crate::failure::Failure;
@@ -29,6 +29,14 @@ pub(super) fn all(client: &Client) -> Result<Vec<BranchEntry>, Failure> {
 pub(super) fn delete(client: &Client, branch: &str, force: bool) -> Result<Output, Failure> {
     match client.call(BranchDelete { branch: branch.into(), force })? {
         Response::BranchDelete(reply) => Ok(output::branch_deleted(&reply)),
+        _ => Err(unexpected()),
+    }
+}
+
+/// Deletes it and keeps its last state for `undo`.
+pub(super) fn discard(client: &Client, branch: &str, force: bool) -> Result<Output, Failure> {
+    match client.call(BranchDiscard { branch: branch.into(), force })? {
+        Response::BranchDiscard(reply) => Ok(output::discarded(&reply)),
         _ => Err(unexpected()),
     }
 }

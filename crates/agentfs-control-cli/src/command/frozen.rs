@@ -119,7 +119,45 @@ pub(super) fn find_branch(client: &Client, branch: &str) -> Result<BranchEntry, 
     })
 }
 
-fn snapshots(client: &Client) -> Result<Vec<SnapshotEntry>, Failure> {
+/// The id of a snapshot or branch that is given by its id or its name.
+pub(super) fn find_tree(client: &Client, of: &str) -> Result<Option<Vec<u8>>, Failure> {
+    let is_it =
+        |id: &[u8], name: &Option<Vec<u8>>| id == of.as_bytes() || name.as_deref() == Some(of.as_bytes());
+    let snapshot =
+        snapshots(client)?.into_iter().find(|entry| is_it(&entry.id, &entry.name)).map(|entry| entry.id);
+    let branch = || {
+        Ok(super::branch::all(client)?
+            .into_iter()
+            .find(|entry| is_it(&entry.id, &entry.name))
+            .map(|entry| entry.id))
+    };
+    snapshot.map_or_else(branch, |id| Ok(Some(id)))
+}
+
+/// After how long something frozen may be one that was left, in milliseconds: who froze it may be seen in another pid namespace.
+const SURELY_LEFT_MS: u64 = 3600 * 1000;
+
+/// Deletes what commands froze and could not delete as they were killed: `<word><pid>-<id>`.
+pub(super) fn sweep(client: &Client, word: &str) -> Result<(), Failure> {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    for entry in snapshots(client)? {
+        let name = entry.name.unwrap_or_default();
+        let pid = name.strip_prefix(word.as_bytes()).and_then(|rest| {
+            let end = rest.iter().position(|byte| *byte == b'-')?;
+            let (digits, id) = (rest.get(..end)?, rest.get(end + 1..)?);
+            let is_ours = id == entry.branch.as_slice() && digits.iter().all(u8::is_ascii_digit);
+            is_ours.then(|| shown(digits))
+        });
+        let is_left = pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists());
+        if is_left && (now.as_millis() as u64).saturating_sub(entry.created_ms) > SURELY_LEFT_MS {
+            // Somebody else may do the same.
+            let _ = delete(client, &entry.id, What::Snapshot);
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn snapshots(client: &Client) -> Result<Vec<SnapshotEntry>, Failure> {
     all_pages(|after| match client.call(SnapshotPage { after })? {
         Response::SnapshotPage(page) => Ok(page),
         _ => Err(unexpected()),

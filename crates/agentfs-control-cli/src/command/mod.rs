@@ -2,12 +2,19 @@
 
 mod apply;
 mod branch;
+mod diff;
 mod exec;
 mod frozen;
+mod job;
+mod log;
+mod merge;
 mod process;
+mod prune;
 mod snapshot;
 mod status;
 mod transfer;
+
+pub(crate) use self::diff::Colour;
 
 use crate::args::Command;
 use crate::client::Client;
@@ -30,14 +37,49 @@ pub(crate) fn run(client: &Client, command: &Command) -> Result<Output, Failure>
         Command::SnapshotRename { snapshot, name } => snapshot::rename(client, snapshot, name),
         Command::BranchCreate { from, name } => branch::create(client, from, name.as_deref()),
         Command::BranchList => branch::list(client),
-        Command::BranchDelete { branch, force } => branch::delete(client, branch.given(), *force),
+        Command::BranchDelete { branch, force, now: true } => branch::delete(client, branch.given(), *force),
+        Command::BranchDelete { branch, force, now: false } => {
+            branch::discard(client, branch.given(), *force)
+        }
         Command::BranchRename { branch, name } => branch::rename(client, branch, name),
         Command::BranchBind { branch, pid } => process::bind(client, branch, *pid),
         Command::BranchUnbind { pid } => process::unbind(client, *pid),
         Command::Whoami { pid } => process::whoami(client, *pid),
         Command::BranchExec(args) => exec::run(client, args),
-        Command::Apply { branch, to, dry_run, all } => {
-            let wish = apply::Wish { branch, to: to.as_deref(), is_dry: *dry_run, all: *all };
+        Command::Diff { a, b, stat, patch, color, with_git, all, paths } => {
+            let form = match (stat, patch) {
+                (true, _) => diff::Form::Stat,
+                (_, true) => diff::Form::Patch,
+                _ => diff::Form::Names,
+            };
+            let (colour, with_git, all) = (*color, *with_git, *all);
+            diff::run(client, &diff::Wish { a, b, form, colour, with_git, all, paths })
+        }
+        Command::Merge { branch, into, dry_run, ours, theirs, leave_markers, with_git, all } => {
+            let conflicts = match (ours, theirs, leave_markers) {
+                (true, ..) => "ours",
+                (_, true, _) => "theirs",
+                (.., true) => "markers",
+                _ => "refuse",
+            };
+            let (is_dry, with_git, all) = (*dry_run, *with_git, *all);
+            merge::run(
+                client,
+                &merge::Wish { source: branch, into: into.as_deref(), conflicts, is_dry, with_git, all },
+            )
+        }
+        Command::Restore { branch, from, dry_run, paths } => {
+            merge::restore(client, branch, from, paths, *dry_run)
+        }
+        Command::Undo => merge::undo(client),
+        Command::Log { dot } => log::run(client, *dot),
+        Command::Prune { keep_last, older_than, named, delete } => {
+            let (keep_last, older_than) = (*keep_last, older_than.map(Into::into));
+            prune::run(client, &prune::Wish { keep_last, older_than, named: *named, delete: *delete })
+        }
+        Command::Apply { branch, to, dry_run, with_git, all } => {
+            let wish =
+                apply::Wish { branch, to: to.as_deref(), is_dry: *dry_run, with_git: *with_git, all: *all };
             apply::run(client, &wish)
         }
         Command::Export { of, tar, dir, all } => {

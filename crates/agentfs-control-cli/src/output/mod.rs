@@ -1,5 +1,8 @@
 //! How answers look, as text that scripts split at tabs and as JSON: the one place that knows.
 
+mod log;
+mod merging;
+
 use std::io::{self, Write};
 
 use agentfs_proto::record::{
@@ -10,6 +13,9 @@ use agentfs_proto::response::{
     WhoamiReply,
 };
 use serde_json::{Map, Value, json};
+
+pub(crate) use self::log::{Past, log};
+pub(crate) use self::merging::{counted, differences, discarded, merged, pruned, revived};
 
 /// Which of the two looks is asked for.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +48,11 @@ impl Output {
     /// Nothing to say, and what to exit with.
     pub(crate) fn exit(code: u8) -> Self {
         Self { lines: Vec::new(), json: None, code }
+    }
+
+    /// The same, with another exit code.
+    pub(crate) fn ending(self, code: u8) -> Self {
+        Self { code, ..self }
     }
 
     /// What to exit with.

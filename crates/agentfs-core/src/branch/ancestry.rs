@@ -241,6 +241,7 @@ mod tests {
             let point = self.snapshot(of);
             let mut knows = self.ancestry.of_branch(BranchId(into));
             learn(&mut knows, &self.ancestry.of_snapshot(point));
+            knows.remove(&BranchId(into));
             self.ancestry.set_branch(BranchId(into), knows);
             point
         }

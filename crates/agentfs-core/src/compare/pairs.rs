@@ -54,8 +54,11 @@ pub fn compare(a: &Sight, b: &Sight, step: &dyn Fn() -> Result<()>) -> Result<Ve
     join_replaced(a, pairs)
 }
 
+/// An inode, and where it is below for one that the version does not have itself.
+type Found = (InodeId, Option<Arc<[u8]>>);
+
 /// What a directory shows of the one below, which only one of the two does.
-fn below(sight: &Sight, dir: &Node) -> Result<Vec<(InodeId, Option<Arc<[u8]>>)>> {
+fn below(sight: &Sight, dir: &Node) -> Result<Vec<Found>> {
     let Some(origin) = dir.inode.lower.as_ref().filter(|_| dir.is_directory()) else { return Ok(Vec::new()) };
     let entries = sight.entries(dir.ino)?.into_iter();
     Ok(entries.map(|(name, entry)| (entry.ino(), Some(join(&origin.path, &name)))).collect())

@@ -65,6 +65,11 @@ impl Settled {
         }
     }
 
+    /// Is it about this inode of the branch?
+    pub(super) fn is_of(&self, ino: InodeId) -> bool {
+        self.ours.as_ref().is_some_and(|ours| ours.ino == ino)
+    }
+
     /// Is anything to be done?
     pub(super) fn is_nothing(&self) -> bool {
         self.data == Data::Keep
@@ -126,9 +131,7 @@ impl Merging<'_> {
             settled.goes_empty = true;
             return Ok(Some(settled));
         }
-        let is_base = base.ino == ours.ino && base.places == ours.places;
-        let is_moved =
-            !is_base && keyed(&self.our_keys, &ours.places) != keyed(&self.base_keys, &base.places);
+        let is_moved = self.is_moved(base, &ours, &self.our_keys);
         let is_edited = !self.is_alike(&base.inode, &ours.inode)?;
         if is_edited || is_moved {
             let kind = if is_edited { ConflictKind::EditDelete } else { ConflictKind::RenameDelete };
@@ -141,12 +144,20 @@ impl Merging<'_> {
         Ok(Some(settled))
     }
 
+    fn is_moved(&self, base: &Node, side: &Node, keys: &Keys) -> bool {
+        let is_base = base.ino == side.ino && base.places == side.places;
+        !is_base && keyed(keys, &side.places) != keyed(&self.base_keys, &base.places)
+    }
+
     /// It was deleted, and the other changed it.
     fn brought_back(&self, base: &Node, theirs: Node) -> Result<Option<Settled>> {
         if theirs.is_directory() {
             return Ok(None); // it comes back with what is in it
         }
         let is_edited = !self.is_alike(&base.inode, &theirs.inode)?;
+        if !is_edited && !self.is_moved(base, &theirs, &self.their_keys) {
+            return Ok(None);
+        }
         let kind = if is_edited { ConflictKind::EditDelete } else { ConflictKind::RenameDelete };
         let path = self.theirs.paths(&theirs)?.into_iter().next().unwrap_or_default();
         self.conflict(kind, path, None);

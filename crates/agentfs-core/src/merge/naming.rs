@@ -1,6 +1,6 @@
 //! Names: where what was decided comes to lie in the branch, and what is in its way there.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::decide::{Data, Settled};
@@ -14,20 +14,53 @@ use crate::types::{FileKind, InodeId, MAX_NAME_LEN, Name, Timestamp};
 /// Directories of the other, by their keys: what they are in the branch, if anything.
 type Found = HashMap<InodeId, Option<InodeId>>;
 
+/// What there is for a file where it is to lie.
+enum Room {
+    /// A name.
+    At(Place),
+    /// The file, or one like it.
+    There,
+    /// Something else, which stays.
+    None,
+}
+
 fn entry(node: &Node) -> Entry {
     Entry::new(node.ino, node.inode.kind())
 }
 
 impl Merging<'_> {
-    /// Plans the names of all that was decided.
-    pub(super) fn name(&self, settled: Vec<Settled>, plan: &mut Plan) -> Result<()> {
-        for settled in &settled {
+    /// Plans the names of all that was decided. What cannot come to lie where it is to stays where it is, and may be in the way
+    /// of others then: all is planned anew with that.
+    pub(super) fn name(&self, mut settled: Vec<Settled>, plan: &mut Plan) -> Result<()> {
+        loop {
+            let mut attempt = Plan::default();
+            let Some(stays) = self.name_once(&settled, &mut attempt)? else {
+                *plan = attempt;
+                return Ok(());
+            };
+            let mut is_new = false;
+            for settled in settled.iter_mut().filter(|settled| settled.is_of(stays)) {
+                is_new |= settled.goes_empty || !settled.remove.is_empty() || !settled.add.is_empty();
+                settled.goes_empty = false;
+                settled.remove.clear();
+                settled.add.clear();
+            }
+            if !is_new {
+                *plan = Plan { is_stuck: true, ..attempt };
+                return Ok(());
+            }
+        }
+    }
+
+    /// `Some` when an inode of the branch has to stay where it is.
+    fn name_once(&self, settled: &[Settled], plan: &mut Plan) -> Result<Option<InodeId>> {
+        for settled in settled {
             let Some(ours) = &settled.ours else { continue };
             plan.removed.extend(settled.remove.iter().map(|place| (place.clone(), entry(ours))));
         }
-        self.empty_directories(&settled, plan)?;
+        self.empty_directories(settled, plan)?;
         let mut found = Found::new();
-        let mut ordered: Vec<(usize, Settled)> = Vec::new();
+        let mut ordered: Vec<(usize, &Settled)> = Vec::new();
         for settled in settled {
             let path = settled.theirs.as_ref().map(|node| self.theirs.paths(node)).transpose()?;
             let length = path.and_then(|paths| paths.first().map(|path| path.len())).unwrap_or(0);
@@ -36,14 +69,19 @@ impl Merging<'_> {
         }
         ordered.sort_by_key(|(length, _)| *length);
         for (_, settled) in ordered {
-            self.place(&settled, plan, &mut found)?;
+            if !self.place(settled, plan, &mut found)? {
+                return Ok(settled.ours.as_ref().map(|ours| ours.ino));
+            }
         }
-        for (theirs, place) in self.beside.take() {
+        let beside = self.beside.borrow().clone();
+        for (theirs, place) in beside {
             let place = self.free_beside(plan, &place)?;
             self.put_new(&super::decide::added(theirs), &[place], plan)?;
         }
-        self.break_circles(plan)?;
-        self.keep_full(plan)
+        match self.circle(plan)? {
+            Some(stays) => Ok(Some(stays)),
+            None => self.full_directory(plan),
+        }
     }
 
     /// Directories that the other deleted go when nothing is left in them.
@@ -55,7 +93,7 @@ impl Merging<'_> {
             going.push((self.our_path(node)?, node));
         }
         // What is in a directory before the directory.
-        going.sort_by(|a, b| b.0.len().cmp(&a.0.len()));
+        going.sort_by_key(|(path, _)| std::cmp::Reverse(path.len()));
         for (path, node) in going {
             if self.is_emptied(node.ino, plan)? {
                 plan.removed.extend(node.places.iter().map(|place| (place.clone(), entry(node))));
@@ -82,26 +120,38 @@ impl Merging<'_> {
         self.ours.entry(place.0, None, &place.1)
     }
 
-    fn place(&self, settled: &Settled, plan: &mut Plan, found: &mut Found) -> Result<()> {
+    /// False when what the branch has cannot come to lie where it is to.
+    fn place(&self, settled: &Settled, plan: &mut Plan, found: &mut Found) -> Result<bool> {
         let Some(theirs) = &settled.theirs else {
-            let Some(ours) = settled.ours.as_ref().filter(|_| !settled.goes_empty) else { return Ok(()) };
+            let Some(ours) = settled.ours.as_ref().filter(|_| !settled.remove.is_empty()) else {
+                return Ok(true);
+            };
             let path = self.our_path(ours)?;
             self.step(plan, Verb::Delete, path);
-            return Ok(());
+            return Ok(true);
         };
         if settled.is_new && theirs.is_directory() {
-            return self.directory(theirs.ino, plan, found).map(drop);
+            self.directory(theirs.ino, plan, found)?;
+            return Ok(true);
         }
         let mut places = Vec::new();
         for (dir, name) in &settled.add {
-            if let Some(dir) = self.directory(*dir, plan, found)? {
-                places.extend(self.make_room(settled, theirs, (dir, name.clone()), plan)?);
+            let room = match self.directory(*dir, plan, found)? {
+                Some(dir) => self.make_room(settled, theirs, (dir, name.clone()), plan)?,
+                None => Room::None,
+            };
+            match room {
+                Room::At(place) => places.push(place),
+                Room::There => {}
+                Room::None if settled.ours.is_some() => return Ok(false),
+                Room::None => {}
             }
         }
         match &settled.ours {
-            None => self.put_new(settled, &places, plan),
-            Some(ours) => self.put_changed(settled, ours, places, plan),
+            None => self.put_new(settled, &places, plan)?,
+            Some(ours) => self.put_changed(settled, ours, places, plan)?,
         }
+        Ok(true)
     }
 
     /// Puts a file of the other under these names.
@@ -149,16 +199,10 @@ impl Merging<'_> {
     }
 
     /// A name for a file of the other; what is in its way goes, or the file gets another name, or none.
-    fn make_room(
-        &self,
-        settled: &Settled,
-        theirs: &Node,
-        place: Place,
-        plan: &mut Plan,
-    ) -> Result<Option<Place>> {
-        let Some(there) = self.occupant(plan, &place)? else { return Ok(Some(place)) };
+    fn make_room(&self, settled: &Settled, theirs: &Node, place: Place, plan: &mut Plan) -> Result<Room> {
+        let Some(there) = self.occupant(plan, &place)? else { return Ok(Room::At(place)) };
         if settled.ours.as_ref().is_some_and(|ours| ours.ino == there.ino()) {
-            return Ok(None);
+            return Ok(Room::There);
         }
         let known = self.ours.node(there.ino(), None)?.filter(|_| !plan.added.contains_key(&place));
         let is_directory = there.kind() == FileKind::Directory;
@@ -166,7 +210,7 @@ impl Merging<'_> {
             (_, true) => ConflictKind::DirectoryFile,
             (Some(known), false) if settled.is_new => {
                 if self.is_alike(&known.inode, &theirs.inode)? {
-                    return Ok(None);
+                    return Ok(Room::There);
                 }
                 ConflictKind::AddAdd
             }
@@ -177,7 +221,7 @@ impl Merging<'_> {
         match (self.policy, known) {
             (Policy::Theirs, Some(_)) => {
                 self.clear(&place, there, plan)?;
-                Ok(Some(place))
+                Ok(Room::At(place))
             }
             (Policy::Markers, known) => {
                 if let Some(known) = known.filter(|_| kind == ConflictKind::AddAdd) {
@@ -191,16 +235,12 @@ impl Merging<'_> {
                             ..Settled::of(Some(ours.clone()), Some(theirs.clone()))
                         };
                         self.put_changed(&marked, &ours, Vec::new(), plan)?;
-                        return Ok(None);
+                        return Ok(Room::There);
                     }
                 }
-                Ok(Some(self.free_beside(plan, &place)?))
+                Ok(Room::At(self.free_beside(plan, &place)?))
             }
-            _ => {
-                // It stays where it is.
-                plan.removed.retain(|place, _| !settled.remove.contains(place));
-                Ok(None)
-            }
+            _ => Ok(Room::None),
         }
     }
 
@@ -315,53 +355,40 @@ impl Merging<'_> {
         Err(FsError::Exists)
     }
 
-    /// Directories that would come to lie in themselves, as each side moved another, stay where they are.
-    fn break_circles(&self, plan: &mut Plan) -> Result<()> {
-        let moved: Vec<(Place, Entry)> = plan
+    /// A directory that would come to lie in itself, as each side moved another.
+    fn circle(&self, plan: &Plan) -> Result<Option<InodeId>> {
+        let moved: HashMap<InodeId, InodeId> = plan
             .added
             .iter()
             .filter(|(_, entry)| entry.kind() == FileKind::Directory && !plan.new.contains_key(&entry.ino()))
-            .map(|(place, entry)| (place.clone(), *entry))
+            .map(|(place, entry)| (entry.ino(), place.0))
             .collect();
-        for (place, entry) in moved {
-            let (mut at, mut steps) = (place.0, 0);
-            while at != InodeId::ROOT && at != entry.ino() && steps < 1 << 16 {
-                let moved_to =
-                    plan.added.iter().find(|(_, entry)| entry.ino() == at).map(|(place, _)| place.0);
-                let lies = || self.ours.version.get(at).and_then(|inode| Some(inode.directory()?.parent));
-                let Some(parent) = moved_to.or_else(lies) else { break };
+        let lies = |at: InodeId| self.ours.version.get(at).and_then(|inode| Some(inode.directory()?.parent));
+        for (ino, into) in &moved {
+            let (mut at, mut steps) = (*into, 0);
+            while at != InodeId::ROOT && at != *ino && steps < 1 << 16 {
+                let Some(parent) = moved.get(&at).copied().or_else(|| lies(at)) else { break };
                 at = parent;
                 steps += 1;
             }
-            if at != InodeId::ROOT {
-                let node = self.ours.node(entry.ino(), None)?.ok_or(FsError::Stale)?;
-                let path = self.our_path(&node)?;
-                self.clash(ConflictKind::RenameRename, path);
-                plan.added.remove(&place);
-                plan.removed.retain(|place, _| !node.places.contains(place));
+            if at == *ino || steps == 1 << 16 {
+                let node = self.ours.node(*ino, None)?.ok_or(FsError::Stale)?;
+                self.clash(ConflictKind::RenameRename, self.our_path(&node)?);
+                return Ok(Some(*ino));
             }
         }
-        Ok(())
+        Ok(None)
     }
 
-    /// What came to stay keeps the directories that it is in.
-    fn keep_full(&self, plan: &mut Plan) -> Result<()> {
-        loop {
-            let mut kept = None;
-            for (place, entry) in &plan.removed {
-                let is_gone = entry.kind() == FileKind::Directory
-                    && !plan.added.values().any(|added| added.ino() == entry.ino());
-                if is_gone && !self.is_emptied(entry.ino(), plan)? {
-                    kept = Some(place.clone());
-                    break;
-                }
-            }
-            let Some(place) = kept else { return Ok(()) };
-            plan.removed.remove(&place);
-            if plan.added.contains_key(&place) {
-                plan.is_stuck = true;
-                return Ok(());
+    /// A directory that goes, and in which something stays or comes.
+    fn full_directory(&self, plan: &Plan) -> Result<Option<InodeId>> {
+        let stay: HashSet<InodeId> = plan.added.values().map(|added| added.ino()).collect();
+        for entry in plan.removed.values() {
+            let is_gone = entry.kind() == FileKind::Directory && !stay.contains(&entry.ino());
+            if is_gone && !self.is_emptied(entry.ino(), plan)? {
+                return Ok(Some(entry.ino()));
             }
         }
+        Ok(None)
     }
 }

@@ -13,6 +13,9 @@ use crate::progress::Progress;
 use crate::tree::{Entry, Inode, Meta, Xattrs};
 use crate::types::{InodeId, ObjectId};
 
+/// Is a path one of those?
+pub type Chosen<'a> = &'a dyn Fn(&[u8]) -> bool;
+
 /// What is to be merged.
 pub struct Request<'a> {
     /// The state that both came from; that of `ours`, to make it all as `theirs`.
@@ -28,7 +31,7 @@ pub struct Request<'a> {
     /// Which of the other's changes are taken: told the paths a file has there, and had before, each if it has one.
     pub wanted: &'a dyn Fn(&Changed<'_>) -> Result<Wanted>,
     /// Which paths are taken as the other has them, whatever the branch has, where the two differ.
-    pub whole: Option<&'a dyn Fn(&[u8]) -> bool>,
+    pub whole: Option<Chosen<'a>>,
     /// Do taken files keep their times? Else they were changed just now.
     pub keeps_times: bool,
     /// A number for a file of the other: its own, if it is free.

@@ -8,8 +8,7 @@ use super::Policy;
 pub const MAX_TEXT: u64 = 4 << 20;
 /// A file with a zero byte among so many is no text (as git has it).
 const SAMPLE: usize = 8000;
-/// Markers so long that no text has them, until they get the usual length.
-const MARKER: usize = 71;
+/// How long markers are.
 const USUAL: usize = 7;
 
 /// What the two sides are called in markers.
@@ -37,10 +36,11 @@ pub(super) fn is_text(bytes: &[u8]) -> bool {
 /// Merges what became of `base`. Where both changed the same lines, `policy` says what comes out.
 pub(super) fn merge(base: &[u8], ours: &[u8], theirs: &[u8], policy: Policy, labels: &Labels) -> Merged {
     let mut options = MergeOptions::new();
-    options.set_conflict_style(ConflictStyle::Merge).set_conflict_marker_length(MARKER);
+    let length = marker_length([base, ours, theirs]);
+    options.set_conflict_style(ConflictStyle::Merge).set_conflict_marker_length(length);
     match options.merge_bytes(base, ours, theirs) {
         Ok(text) => Merged { text, is_conflict: false },
-        Err(marked) => Merged { text: settled(&marked, policy, labels), is_conflict: true },
+        Err(marked) => Merged { text: settled(&marked, length, policy, labels), is_conflict: true },
     }
 }
 
@@ -52,34 +52,31 @@ enum Part {
     Theirs,
 }
 
-/// Lines between markers as the policy wants them.
-fn settled(marked: &[u8], policy: Policy, labels: &Labels) -> Vec<u8> {
+/// Lines between markers, which are of this length, as the policy wants them.
+fn settled(marked: &[u8], length: usize, policy: Policy, labels: &Labels) -> Vec<u8> {
     let mut part = Part::Both;
     let mut text = Vec::with_capacity(marked.len());
     for line in marked.split_inclusive(|byte| *byte == b'\n') {
-        let mark = line.first().copied().filter(|first| {
-            line.len() >= MARKER
-                && line.get(..MARKER).is_some_and(|start| start.iter().all(|byte| byte == first))
-        });
-        let (next, sign, label) = match mark {
-            Some(b'<') => (Part::Ours, b'<', labels.ours.as_str()),
-            Some(b'=') => (Part::Theirs, b'=', ""),
-            Some(b'>') => (Part::Both, b'>', labels.theirs.as_str()),
-            _ => {
-                let is_wanted = match (part, policy) {
-                    (Part::Ours, Policy::Theirs) | (Part::Theirs, Policy::Ours) => false,
-                    (Part::Both | Part::Ours | Part::Theirs, _) => true,
-                };
-                if is_wanted {
-                    text.extend_from_slice(line);
-                }
-                continue;
-            }
+        let mark = marker(line, length);
+        let is_wanted = match (part, policy) {
+            (Part::Ours, Policy::Theirs) | (Part::Theirs, Policy::Ours) => false,
+            (Part::Both | Part::Ours | Part::Theirs, _) => true,
+        };
+        // The last line of a side may have no end, and a marker follows it at once.
+        let content = mark.map_or(line, |(at, _)| line.get(..at).unwrap_or_default());
+        if is_wanted {
+            text.extend_from_slice(content);
+        }
+        let (next, label) = match mark.map(|(_, sign)| sign) {
+            None => continue,
+            Some(b'<') => (Part::Ours, labels.ours.as_str()),
+            Some(b'=') => (Part::Theirs, ""),
+            Some(_) => (Part::Both, labels.theirs.as_str()),
         };
         part = next;
-        if matches!(policy, Policy::Markers | Policy::Refuse) {
+        if let (Policy::Markers | Policy::Refuse, Some((_, sign))) = (policy, mark) {
             if text.last().is_some_and(|last| *last != b'\n') {
-                text.push(b'\n'); // the last line of a side had no end
+                text.push(b'\n');
             }
             text.extend(std::iter::repeat_n(sign, USUAL));
             if !label.is_empty() {
@@ -90,6 +87,26 @@ fn settled(marked: &[u8], policy: Policy, labels: &Labels) -> Vec<u8> {
         }
     }
     text
+}
+
+/// Where in a line a marker begins, and of which sign it is.
+fn marker(line: &[u8], length: usize) -> Option<(usize, u8)> {
+    let mut at = 0;
+    for run in line.chunk_by(|a, b| a == b) {
+        at += run.len();
+        if let Some(sign) = run.first().filter(|sign| b"<=>".contains(sign) && run.len() >= length) {
+            return Some((at - length, *sign));
+        }
+    }
+    None
+}
+
+/// Markers that are longer than any such sign is repeated in a text.
+fn marker_length(texts: [&[u8]; 3]) -> usize {
+    let runs = texts.into_iter().flat_map(|text| text.chunk_by(|a, b| a == b));
+    let signs = runs.filter(|run| run.first().is_some_and(|sign| b"<=>".contains(sign)));
+    // Where a text ends in some and the other begins with some, they are no longer together.
+    2 * signs.map(<[u8]>::len).max().unwrap_or(0).max(USUAL) + 1
 }
 
 #[cfg(test)]
@@ -120,6 +137,19 @@ mod tests {
         let (ours, theirs) = ("<<<<<<< a\n=======\n>>>>>>> b\ny\n", "<<<<<<< a\n=======\n>>>>>>> b\nz\n");
         assert_eq!(merged(base, ours, theirs, Policy::Ours).0, ours);
         assert_eq!(merged(base, ours, theirs, Policy::Theirs).0, theirs);
+    }
+
+    #[test]
+    fn lines_of_signs_are_no_markers() {
+        let line = "=".repeat(200);
+        let (base, ours, theirs) =
+            (format!("{line}\nx\n{line}"), format!("{line}\ny\n{line}"), format!("{line}\nz\n{line}"));
+        let marked = format!("{line}\n<<<<<<< main\ny\n=======\nz\n>>>>>>> feature\n{line}");
+        assert_eq!(merged(&base, &ours, &theirs, Policy::Markers), (marked, true));
+        assert_eq!(merged(&base, &ours, &theirs, Policy::Theirs).0, theirs);
+        let (ours, theirs) = (format!("a{line}"), format!("b{line}"));
+        assert_eq!(merged("c", &ours, &theirs, Policy::Ours).0.trim_end(), ours);
+        assert_eq!(merged("c", &ours, &theirs, Policy::Theirs).0.trim_end(), theirs);
     }
 
     #[test]

@@ -95,6 +95,16 @@ impl FsCore {
         Ok(join_types(differences))
     }
 
+    /// The bytes of the regular file at a path of a tree, as [`FsCore::diff`] names one. `None` when there is no such file.
+    ///
+    /// # Errors
+    /// As [`FsCore::diff`]; `FileTooLarge` past `limit`, in bytes.
+    pub fn read_path(&self, of: &str, path: &[u8], limit: u64) -> Result<Option<Vec<u8>>> {
+        let node = self.sight(of)?.at(&Arc::from(path))?;
+        let file = node.filter(|node| node.inode.content().is_some());
+        file.map(|node| self.read_all(&node.inode, limit)).transpose()
+    }
+
     /// A tree to be looked at, by what it is called.
     pub(super) fn sight(&self, of: &str) -> Result<Sight> {
         let catalog = self.catalog.read();

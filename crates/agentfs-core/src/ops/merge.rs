@@ -16,7 +16,7 @@ use crate::log::{Merge, NewSnapshot, Record};
 use crate::merge::{self, Changed, Conflict, Labels, Plan, Policy, Request, Step, Wanted};
 use crate::progress::Progress;
 use crate::store::join;
-use crate::types::{Epoch, FileKind, InodeId, Name, SnapshotId, Timestamp, ViewId};
+use crate::types::{BranchId, Epoch, FileKind, InodeId, Name, SnapshotId, Timestamp, ViewId};
 
 /// How often a merge is planned anew because the branch was changed meanwhile.
 const ATTEMPTS: usize = 5;
@@ -93,7 +93,12 @@ impl FsCore {
     }
 
     fn merge_once(&self, wish: &MergeWish<'_>, progress: &Progress) -> Result<Merged> {
-        let (info, branch) = self.merge_target(wish)?;
+        let (info, branch) = {
+            let into = self.merge_target_of(wish.source, wish.into)?.to_string();
+            let catalog = self.catalog.read();
+            let (info, branch) = catalog.branch(&into)?;
+            (info.clone(), branch.clone())
+        };
         let (source, point) = self.merge_source(wish, &info)?;
         let labels =
             Labels { ours: shown(&info.name, &info.id), theirs: shown(&source.name, &source.info.id) };
@@ -289,7 +294,8 @@ impl FsCore {
             self.forget_kept(Some(kept));
         }
         merged.names = plan.removed.keys().chain(plan.added.keys()).cloned().collect();
-        merged.inodes = plan.attributes.keys().copied().collect();
+        let named = plan.removed.values().chain(plan.added.values()).map(|entry| entry.ino());
+        merged.inodes = plan.attributes.keys().copied().chain(named).collect();
         (merged.steps, merged.conflicts) = (plan.steps, plan.conflicts);
         Ok(merged)
     }
@@ -341,12 +347,16 @@ impl FsCore {
         Ok(())
     }
 
-    fn merge_target(&self, wish: &MergeWish<'_>) -> Result<(BranchInfo, Arc<Branch>)> {
+    /// The branch that `source` is merged into: `into`, or the one that it grew from.
+    ///
+    /// # Errors
+    /// `UnknownVersion`; `Refused` when it grew from none, or that one is gone.
+    pub fn merge_target_of(&self, source: &str, into: Option<&str>) -> Result<BranchId> {
         let catalog = self.catalog.read();
-        let into = match wish.into {
+        let into = match into {
             Some(into) => into.to_owned(),
             None => {
-                let (info, _) = catalog.branch(wish.source)?;
+                let (info, _) = catalog.branch(source)?;
                 let parent = match info.origin {
                     Origin::Branch(id) => Some(id),
                     Origin::Snapshot(id) => catalog.state(id).map(|(info, _)| info.branch),
@@ -355,15 +365,13 @@ impl FsCore {
                 let known = parent.filter(|id| catalog.branch(&id.to_string()).is_ok());
                 let none = || {
                     FsError::Refused(format!(
-                        "the branch that {:?} grew from is gone, or there was none: name one with --into",
-                        wish.source
+                        "the branch that {source:?} grew from is gone, or there was none: name one with --into"
                     ))
                 };
                 known.ok_or_else(none)?.to_string()
             }
         };
-        let (info, branch) = catalog.branch(&into)?;
-        Ok((info.clone(), branch.clone()))
+        Ok(catalog.branch(&into)?.0.id)
     }
 
     /// The state that is merged; and was a hidden snapshot taken for it?
@@ -496,8 +504,8 @@ fn shown(name: &Option<Arc<str>>, id: &dyn std::fmt::Display) -> String {
     name.as_deref().map_or_else(|| id.to_string(), str::to_owned)
 }
 
-/// What lies in a `.git` directory, and where that is.
-fn git_root(path: &[u8]) -> Option<Arc<[u8]>> {
+/// The `.git` directory that a path is, or lies in.
+pub fn git_root(path: &[u8]) -> Option<Arc<[u8]>> {
     let mut at = 0;
     for part in path.split(|byte| *byte == b'/') {
         at += part.len();

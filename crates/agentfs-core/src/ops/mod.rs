@@ -48,7 +48,7 @@ pub use check::{Finding, Report, check_store};
 pub use create::CreateMode;
 pub use diff::{DiffStatus, Difference, Face, LOWER};
 pub use lower::Pages;
-pub use merge::{MergeWish, Merged};
+pub use merge::{MergeWish, Merged, git_root};
 pub use open::OpenMode;
 pub use privileges::Strip;
 pub use readdir::DirEntry;

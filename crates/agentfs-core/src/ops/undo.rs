@@ -11,7 +11,7 @@ use crate::types::{BranchId, Timestamp};
 /// What was undone.
 pub enum Undone {
     /// A merge or a restore of a branch: it is what it was before.
-    Restored(Deed, Merged),
+    Restored(Deed, Box<Merged>),
     /// The deletion of a branch: this is it.
     Revived(BranchInfo),
 }
@@ -80,7 +80,7 @@ impl FsCore {
             let now = Timestamp::now();
             self.note(Event { deed: Deed::Undone, when: now, kept: None, ..event.clone() })?;
         }
-        Ok(Undone::Restored(event.deed, merged))
+        Ok(Undone::Restored(event.deed, Box::new(merged)))
     }
 
     /// What was done, oldest first.

@@ -77,9 +77,9 @@ fn change(ino: InodeId, old: &Inode, new: &Inode, visit: &mut dyn FnMut(Edit)) {
     {
         visit(Edit::Content(ino, new.clone()));
     }
-    if let (Some(old), Some(new)) = (old.directory(), new.directory()) {
-        if old.parent != new.parent {
-            visit(Edit::Parent(ino, new.parent));
-        }
+    if let (Some(old), Some(new)) = (old.directory(), new.directory())
+        && old.parent != new.parent
+    {
+        visit(Edit::Parent(ino, new.parent));
     }
 }

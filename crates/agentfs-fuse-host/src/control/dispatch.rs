@@ -9,6 +9,7 @@ use agentfs_proto::page::Page;
 use agentfs_proto::record::{
     BranchEntry, BranchRecord, RequestCount, Setting, SnapshotEntry, SnapshotRecord,
 };
+use agentfs_proto::request::BranchDelete;
 use agentfs_proto::response::{
     BranchDeleteReply, BranchReply, SnapshotDeleteReply, SnapshotListReply, SnapshotReply, StatusReply,
     UsageReply,
@@ -17,6 +18,7 @@ use agentfs_proto::{Request, Response};
 use rustix::io::Errno;
 
 use super::authorize::authorize;
+use super::jobs::Jobs;
 use super::{Asker, Identity, text};
 use crate::adapter::errno;
 use crate::flusher::{Flusher, Unwritten};
@@ -29,7 +31,7 @@ const PAGE: usize = 128;
 
 /// Of which moment a frozen version has what is written meanwhile.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Exactness {
+pub(super) enum Exactness {
     OneMoment,
     Any,
 }
@@ -42,17 +44,18 @@ pub(super) struct Dispatcher {
     pub(super) pid_view: Arc<PidView>,
     pub(super) flusher: Arc<Flusher>,
     pub(super) identity: Identity,
+    pub(super) jobs: Jobs,
 }
 
 impl Dispatcher {
     /// Carries a request out.
-    pub(super) fn respond(&self, asker: Asker, request: Request) -> Response {
+    pub(super) fn respond(self: &Arc<Self>, asker: Asker, request: Request) -> Response {
         let allowed = authorize(asker.caller, self.identity.owner);
         let result = allowed.and_then(|()| self.dispatch(asker, request));
         result.unwrap_or_else(|error| Response::error(&error.to_string(), errno(&error).code() as u32))
     }
 
-    fn dispatch(&self, asker: Asker, request: Request) -> Result<Response> {
+    fn dispatch(self: &Arc<Self>, asker: Asker, request: Request) -> Result<Response> {
         let core = &self.core;
         Ok(match request {
             Request::SnapshotCreate(r) => {
@@ -94,18 +97,7 @@ impl Dispatcher {
                 Response::BranchCreate(branch_reply(&core.create_branch(from, name(&r.name)?)?))
             }
             Request::BranchList(r) => Response::BranchList(self.branch_page(r.after.as_deref())?),
-            Request::BranchDelete(r) => {
-                let (id, bytes_reclaimed) = {
-                    let _changing = self.bindings.change();
-                    let view = self.check_left(asker, text(&r.branch)?)?.view;
-                    let (id, bytes_reclaimed) = core.delete_branch(text(&r.branch)?, r.force)?;
-                    self.bindings.branch_gone(id);
-                    self.pid_view.forget_branch(view);
-                    (id, bytes_reclaimed)
-                };
-                self.prune(&id.to_string());
-                Response::BranchDelete(BranchDeleteReply { branch: id.to_string().into(), bytes_reclaimed })
-            }
+            Request::BranchDelete(r) => Response::BranchDelete(self.delete_branch(asker, &r)?),
             Request::BranchRename(r) => {
                 let info = core.rename_branch(text(&r.branch)?, text(&r.name)?)?;
                 Response::BranchRename(branch_reply(&info))
@@ -123,12 +115,35 @@ impl Dispatcher {
             Request::KeepLower(r) => Response::KeepLower(self.keep_lower(&r)?),
             Request::Applied(r) => Response::Applied(self.applied(r)?),
             Request::Lower => Response::Lower(self.lower()?),
+            Request::DiffStart(r) => Response::DiffStart(self.diff(r)?),
+            Request::MergeStart(r) => Response::MergeStart(self.merge(r)?),
+            Request::RestoreStart(r) => Response::RestoreStart(self.restore(r)?),
+            Request::UndoStart => Response::UndoStart(self.undo()?),
+            Request::JobPoll(r) => Response::JobPoll(self.jobs.poll(r.job)?),
+            Request::JobRead(r) => Response::JobRead(self.jobs.read(r.job, r.offset)?),
+            Request::JobEnd(r) => Response::JobEnd(self.jobs.end(r.job)?),
+            Request::Events(r) => Response::Events(self.events(r.after.as_deref())),
+            Request::BranchDiscard(r) => Response::BranchDiscard(self.discard(asker, &r)?),
             Request::SnapshotExport(_) | Request::SnapshotExportRelease(_) => {
                 return Err(FsError::Unsupported(
                     "exporting is not supported; read the snapshot under .agentfs/snapshots/<name> instead",
                 ));
             }
         })
+    }
+
+    fn delete_branch(&self, asker: Asker, asked: &BranchDelete) -> Result<BranchDeleteReply> {
+        let branch = text(&asked.branch)?;
+        let (id, bytes_reclaimed) = {
+            let _changing = self.bindings.change();
+            let view = self.check_left(asker, branch)?.view;
+            let (id, bytes_reclaimed) = self.core.delete_branch(branch, asked.force)?;
+            self.bindings.branch_gone(id);
+            self.pid_view.forget_branch(view);
+            (id, bytes_reclaimed)
+        };
+        self.prune(&id.to_string());
+        Ok(BranchDeleteReply { branch: id.to_string().into(), bytes_reclaimed })
     }
 
     /// Takes a snapshot of the branch that was named, or of the one whose control file was asked.
@@ -152,7 +167,7 @@ impl Dispatcher {
     /// # Errors
     /// `Unwritten` when that failed, `Busy` when it cannot be asked for; what is told the kernel instead then, where that
     /// may be, can leave it with pages of before a write that is under way.
-    fn write_mapped(&self, branch: &str, exactness: Exactness) -> Result<()> {
+    pub(super) fn write_mapped(&self, branch: &str, exactness: Exactness) -> Result<()> {
         let view = self.core.find_branch(branch)?.view;
         let written = self.core.written_files(view).into_iter();
         // What is written past the daemon the kernel does not keep.
@@ -181,7 +196,7 @@ impl Dispatcher {
     }
 
     /// Has the kernel forget the nodes of what was deleted: they cost memory here, too.
-    fn prune(&self, id: &str) {
+    pub(super) fn prune(&self, id: &str) {
         let by_id = NodeId::special(ViewId::MAIN, Special::ById);
         if let Some(Err(error)) = self.caching.notices().map(|notices| notices.prune(by_id, id.as_bytes())) {
             tracing::debug!(%error, "a notice was not taken");
@@ -297,7 +312,7 @@ fn bytes(name: Option<&str>) -> Option<Vec<u8>> {
     name.map(|name| name.as_bytes().to_vec())
 }
 
-fn unix_ms(time: Timestamp) -> u64 {
+pub(super) fn unix_ms(time: Timestamp) -> u64 {
     u64::try_from(time.secs).unwrap_or(0) * 1000 + u64::from(time.nanos / 1_000_000)
 }
 
@@ -313,7 +328,7 @@ fn branch_reply(info: &BranchInfo) -> BranchReply {
     BranchReply { branch: BranchRecord::new(info.id.0, info.name.as_deref(), parent(info)) }
 }
 
-fn snapshot_record(info: &SnapshotInfo) -> SnapshotRecord {
+pub(super) fn snapshot_record(info: &SnapshotInfo) -> SnapshotRecord {
     SnapshotRecord::new(info.id.0, info.name.as_deref())
 }
 

@@ -3,7 +3,9 @@
 
 mod authorize;
 mod dispatch;
+mod jobs;
 mod lower;
+mod merging;
 mod processes;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,6 +18,7 @@ use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use fuser::{Errno, ReplyIoctl};
 
 use self::dispatch::Dispatcher;
+use self::jobs::Jobs;
 use crate::flusher::Flusher;
 use crate::metrics::Metrics;
 use crate::processes::Bindings;
@@ -75,8 +78,16 @@ impl Control {
     pub(crate) fn start(parts: Parts, identity: Identity) -> io::Result<Control> {
         let (jobs, queue) = bounded(QUEUE);
         let Parts { core, metrics, bindings, caching, pid_view, flusher } = parts;
-        let dispatcher =
-            Arc::new(Dispatcher { core, metrics, bindings, caching, pid_view, flusher, identity });
+        let dispatcher = Arc::new(Dispatcher {
+            core,
+            metrics,
+            bindings,
+            caching,
+            pid_view,
+            flusher,
+            identity,
+            jobs: Jobs::default(),
+        });
         for number in 0..THREADS {
             let (queue, dispatcher) = (queue.clone(), dispatcher.clone());
             thread::Builder::new()
@@ -106,7 +117,7 @@ impl Control {
     }
 }
 
-fn serve(queue: &Receiver<Job>, dispatcher: &Dispatcher) {
+fn serve(queue: &Receiver<Job>, dispatcher: &Arc<Dispatcher>) {
     for job in queue {
         let answered = catch_unwind(AssertUnwindSafe(|| answer(job, dispatcher)));
         if answered.is_err() {
@@ -115,7 +126,7 @@ fn serve(queue: &Receiver<Job>, dispatcher: &Dispatcher) {
     }
 }
 
-fn answer(job: Job, dispatcher: &Dispatcher) {
+fn answer(job: Job, dispatcher: &Arc<Dispatcher>) {
     let Job { asker, frame, reply } = job;
     let request = match frame::decode(&frame).map(Request::decode) {
         Ok(Ok(request)) => request,

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 use std::{io, thread};
 
-use agentfs_core::{Attr, FileKind, FsCore, Name, ViewId};
+use agentfs_core::{Attr, FileKind, FsCore, InodeId, Name, ViewId};
 
 use super::{ListingNumber, Node, NodeId, PidView};
 use crate::notices::Notices;
@@ -310,7 +310,36 @@ impl Caching {
         value
     }
 
-    fn expire_known(&self, view: ViewId, nodes: impl Fn(agentfs_core::InodeId) -> Vec<NodeId>) {
+    /// Returns when the kernel asks anew for names and attributes in the view of a branch that was changed past it. Not to be
+    /// called by a thread that serves requests.
+    pub(crate) fn changed(self: &Arc<Self>, view: ViewId, names: &[(InodeId, Name)], inodes: &[InodeId]) {
+        // Answers that are being made of what was before are sent first.
+        drop(self.gate.write().unwrap_or_else(PoisonError::into_inner));
+        self.epoch.fetch_add(1, Ordering::SeqCst);
+        let Some(notices) = self.notices.get() else { return };
+        let told = |result: io::Result<()>| {
+            if let Err(error) = result {
+                tracing::debug!(%error, "a notice was not taken");
+            }
+        };
+        let nodes = |ino| match view {
+            ViewId::MAIN => self.pid_view.nodes_of_main(ino),
+            view => vec![NodeId::of(view, ino)],
+        };
+        for (dir, name) in names {
+            nodes(*dir).into_iter().for_each(|node| told(notices.expire(node, name.as_bytes())));
+        }
+        let directories: HashSet<InodeId> = names.iter().map(|(dir, _)| *dir).collect();
+        for dir in directories {
+            nodes(dir).into_iter().for_each(|node| told(notices.drop_cached(node)));
+        }
+        for ino in inodes {
+            nodes(*ino).into_iter().for_each(|node| told(notices.drop_attributes(node)));
+        }
+        self.expire_recent_again();
+    }
+
+    fn expire_known(&self, view: ViewId, nodes: impl Fn(InodeId) -> Vec<NodeId>) {
         let Some(notices) = self.notices.get() else { return };
         let told = |result: std::io::Result<()>| {
             if let Err(error) = result {

@@ -4,10 +4,11 @@
 use std::fmt::Debug;
 
 use agentfs_proto::record::{
-    BranchEntry, BranchRecord, ProcessEntry, RequestCount, Setting, SnapshotEntry, SnapshotRecord,
+    BranchEntry, BranchRecord, EventEntry, ProcessEntry, RequestCount, Setting, SnapshotEntry, SnapshotRecord,
 };
 use agentfs_proto::request::*;
 use agentfs_proto::response::*;
+use agentfs_proto::result::{ConflictRecord, DiffEntry, DiffResult, Face, MergeResult, StepRecord};
 use agentfs_proto::{ErrorReply, Page, PageEntry};
 use proptest::collection::vec;
 use proptest::option;
@@ -56,6 +57,33 @@ fn new_request() -> impl Strategy<Value = Request> {
         maybe().prop_map(|after| ProcessList { after }.into()),
         text().prop_map(|branch| BranchUsage { branch }.into()),
         text().prop_map(|how| Stop { how }.into()),
+        job_request(),
+    ]
+}
+
+fn job_request() -> impl Strategy<Value = Request> {
+    let merge = (text(), maybe(), text(), any::<[bool; 3]>()).prop_map(
+        |(source, into, conflicts, [dry_run, with_git, all])| {
+            MergeStart { source, into, conflicts, dry_run, with_git, all }.into()
+        },
+    );
+    prop_oneof![
+        (text(), text(), any::<[bool; 2]>()).prop_map(|(a, b, [with_git, all])| DiffStart {
+            a,
+            b,
+            with_git,
+            all
+        }
+        .into()),
+        merge,
+        (text(), text(), vec(text(), 0..4), any::<bool>())
+            .prop_map(|(branch, from, paths, dry_run)| RestoreStart { branch, from, paths, dry_run }.into()),
+        Just(Request::UndoStart),
+        any::<u64>().prop_map(|job| JobPoll { job }.into()),
+        any::<[u64; 2]>().prop_map(|[job, offset]| JobRead { job, offset }.into()),
+        any::<u64>().prop_map(|job| JobEnd { job }.into()),
+        maybe().prop_map(|after| Events { after }.into()),
+        (text(), any::<bool>()).prop_map(|(branch, force)| BranchDiscard { branch, force }.into()),
     ]
 }
 
@@ -110,7 +138,84 @@ fn new_response() -> impl Strategy<Value = Response> {
             }
         ),
         any::<u32>().prop_map(|pid| Response::Stop(StopReply { pid })),
+        job_response(),
     ]
+}
+
+fn job_response() -> impl Strategy<Value = Response> {
+    let event = (any::<[u64; 2]>(), [text(), text(), text()], [maybe(), maybe(), maybe()], any::<bool>())
+        .prop_map(|([key, when_ms], [deed, branch, source], [name, source_name, kept], is_undone)| {
+            EventEntry {
+                key: key.to_string().into(),
+                deed,
+                when_ms,
+                branch,
+                name,
+                source,
+                source_name,
+                kept,
+                is_undone,
+            }
+        });
+    prop_oneof![
+        any::<u64>().prop_map(|job| Response::MergeStart(JobReply { job })),
+        (any::<bool>(), any::<[u64; 2]>())
+            .prop_map(|(is_done, [seen, length])| Response::JobPoll(PollReply { is_done, seen, length })),
+        text().prop_map(|bytes| Response::JobRead(ReadReply { bytes })),
+        page(event).prop_map(Response::Events),
+        (text(), snapshot_record(), any::<u64>()).prop_map(|(branch, snapshot, bytes_reclaimed)| {
+            Response::BranchDiscard(DiscardReply { branch, snapshot, bytes_reclaimed })
+        }),
+    ]
+}
+
+fn face() -> impl Strategy<Value = Option<Face>> {
+    let face = (any::<[u32; 4]>(), any::<u64>()).prop_map(|([mode, uid, gid, links], size)| Face {
+        mode,
+        uid,
+        gid,
+        size,
+        links,
+    });
+    option::of(face)
+}
+
+pub(crate) fn diff_result() -> impl Strategy<Value = DiffResult> {
+    let entry = (text(), maybe(), any::<u8>(), face(), face(), any::<[bool; 2]>()).prop_map(
+        |(path, from, status, old, new, [content, xattrs])| DiffEntry {
+            path,
+            from,
+            status,
+            old,
+            new,
+            content,
+            xattrs,
+        },
+    );
+    (vec(entry, 0..5), vec(text(), 0..3), any::<u64>()).prop_map(|(entries, left_git, left_out)| DiffResult {
+        entries,
+        left_git,
+        left_out,
+    })
+}
+
+pub(crate) fn merge_result() -> impl Strategy<Value = MergeResult> {
+    let step = (text(), text()).prop_map(|(verb, path)| StepRecord { verb, path });
+    let conflict =
+        (text(), text(), maybe()).prop_map(|(kind, path, other)| ConflictRecord { kind, path, other });
+    let names = ([text(), text(), text()], maybe(), option::of(snapshot_record()));
+    (names, vec(step, 0..4), vec(conflict, 0..4), vec(text(), 0..3)).prop_map(
+        |(([deed, branch, source], name, kept), steps, conflicts, left_git)| MergeResult {
+            deed,
+            branch,
+            name,
+            source,
+            kept,
+            steps,
+            conflicts,
+            left_git,
+        },
+    )
 }
 
 fn process_entry() -> impl Strategy<Value = ProcessEntry> {

@@ -34,6 +34,7 @@ pub(super) struct Wish<'a> {
     pub(super) branch: &'a str,
     pub(super) to: Option<&'a Path>,
     pub(super) is_dry: bool,
+    pub(super) with_git: bool,
     pub(super) all: bool,
 }
 
@@ -45,6 +46,7 @@ pub(super) fn run(client: &Client, wish: &Wish<'_>) -> Result<Output, Failure> {
     let branch = output::shown(&found.id);
     let frozen = Frozen::grown(client, &branch, "apply")?;
     let ignored = if wish.all { Ignored::nothing() } else { Ignored::of(&frozen.view)? };
+    let ignored = if wish.with_git { ignored } else { ignored.and_git() };
     let changes: Vec<ChangeEntry> = all_pages(|after| {
         let asked = Changes { of: frozen.id.clone(), after };
         match client.call(asked)? {
@@ -77,8 +79,23 @@ pub(super) fn run(client: &Client, wish: &Wish<'_>) -> Result<Output, Failure> {
         }
         planner.begun.remove(&target.root).map_err(|error| cannot(error.into()))?;
     }
+    tell_git(client, wish.branch, &ignored);
     let steps = planner.steps.iter().map(|step| (step.word(), step.path.as_os_str().as_bytes()));
     Ok(output::applied(wish.is_dry, &steps.collect::<Vec<_>>()))
+}
+
+/// What was left out, and how to take it.
+fn tell_git(client: &Client, branch: &str, ignored: &Ignored) {
+    let volume = client.volume().join(".agentfs/branches").join(branch);
+    for git in ignored.left_git() {
+        let source = volume.join(git.parent().unwrap_or(Path::new("")));
+        let _ = writeln!(
+            io::stderr(),
+            "left out: {}; to take its commits: git fetch {} where they are to go, or --with-git to write it as it is",
+            output::shown(git.as_os_str().as_bytes()),
+            output::shown(source.as_os_str().as_bytes())
+        );
+    }
 }
 
 fn refused(branch: &str, conflicts: &[(PathBuf, &str)]) -> Failure {

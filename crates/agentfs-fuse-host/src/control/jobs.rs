@@ -1,0 +1,212 @@
+//! Long operations, each in a thread of its own: begun by one request, watched, read and ended by others.
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use agentfs_core::{FsError, Progress, Result};
+use agentfs_proto::response::{JobReply, PollReply, ReadReply};
+use agentfs_proto::result::MAX_PART;
+use parking_lot::Mutex;
+
+/// Jobs that may be under way.
+const MAX_RUNNING: usize = 32;
+/// How long the result of a job is kept for whoever began it.
+const KEPT: Duration = Duration::from_secs(600);
+
+/// What a job found, in bytes, and when.
+type Ended = (Result<Vec<u8>>, Instant);
+
+#[derive(Default)]
+struct Job {
+    progress: Progress,
+    ended: Mutex<Option<Ended>>,
+}
+
+/// All jobs of a volume.
+#[derive(Default)]
+pub(super) struct Jobs {
+    table: Mutex<Table>,
+}
+
+#[derive(Default)]
+struct Table {
+    last: u64,
+    jobs: BTreeMap<u64, Arc<Job>>,
+}
+
+impl Jobs {
+    /// Begins a job. `work` is to end soon with an error when its progress says that it is cancelled.
+    ///
+    /// # Errors
+    /// `Busy` when too many are under way or there can be no more threads.
+    pub(super) fn start(
+        &self,
+        name: &str,
+        work: impl FnOnce(&Progress) -> Result<Vec<u8>> + Send + 'static,
+    ) -> Result<JobReply> {
+        let mut table = self.table.lock();
+        let is_kept = |job: &Job| job.ended.lock().as_ref().is_none_or(|(_, when)| when.elapsed() < KEPT);
+        table.jobs.retain(|_, job| is_kept(job));
+        let running = table.jobs.values().filter(|job| job.ended.lock().is_none()).count();
+        if running >= MAX_RUNNING {
+            return Err(FsError::Busy(format!("{running} long operations are under way: try again later")));
+        }
+        let job = Arc::new(Job::default());
+        let its = job.clone();
+        let run = move || {
+            let found = catch_unwind(AssertUnwindSafe(|| work(&its.progress)));
+            let found = found.unwrap_or_else(|_| {
+                tracing::error!("a job panicked; please report this");
+                Err(FsError::Io(std::io::Error::other(
+                    "the operation failed inside the daemon; its log says why",
+                )))
+            });
+            *its.ended.lock() = Some((found, Instant::now()));
+        };
+        thread::Builder::new()
+            .name(name.into())
+            .spawn(run)
+            .map_err(|error| FsError::Busy(format!("no thread can be started: {error}")))?;
+        table.last += 1;
+        let number = table.last;
+        table.jobs.insert(number, job);
+        Ok(JobReply { job: number })
+    }
+
+    /// How far a job is; its error, when it failed.
+    ///
+    /// # Errors
+    /// `UnknownVersion` when there is no such job, and the job's own.
+    pub(super) fn poll(&self, number: u64) -> Result<PollReply> {
+        let job = self.job(number)?;
+        let seen = job.progress.done();
+        let mut ended = job.ended.lock();
+        match ended.take() {
+            None => Ok(PollReply { is_done: false, seen, length: 0 }),
+            Some((Ok(found), when)) => {
+                let length = found.len() as u64;
+                *ended = Some((Ok(found), when));
+                Ok(PollReply { is_done: true, seen, length })
+            }
+            Some((Err(error), _)) => {
+                // The table is locked before a job is.
+                drop(ended);
+                self.table.lock().jobs.remove(&number);
+                Err(error)
+            }
+        }
+    }
+
+    /// A part of what a job found.
+    ///
+    /// # Errors
+    /// `UnknownVersion` when there is no such job; `Busy` when it has not ended.
+    pub(super) fn read(&self, number: u64, offset: u64) -> Result<ReadReply> {
+        let job = self.job(number)?;
+        let ended = job.ended.lock();
+        let Some((Ok(found), _)) = &*ended else { return Err(FsError::Busy("the job has not ended".into())) };
+        let from = usize::try_from(offset).unwrap_or(usize::MAX);
+        let rest = found.get(from..).unwrap_or_default();
+        Ok(ReadReply { bytes: rest.get(..MAX_PART).unwrap_or(rest).to_vec() })
+    }
+
+    /// Cancels a job that is under way: it ends soon, as cancelled if it was not too late. Forgets one that has ended.
+    ///
+    /// # Errors
+    /// `UnknownVersion` when there is no such job.
+    pub(super) fn end(&self, number: u64) -> Result<JobReply> {
+        let job = self.job(number)?;
+        job.progress.cancel();
+        if job.ended.lock().is_some() {
+            self.table.lock().jobs.remove(&number);
+        }
+        Ok(JobReply { job: number })
+    }
+
+    fn job(&self, number: u64) -> Result<Arc<Job>> {
+        let job = self.table.lock().jobs.get(&number).cloned();
+        job.ok_or_else(|| FsError::UnknownVersion(format!("there is no job {number}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wait(jobs: &Jobs, job: u64) -> Result<PollReply> {
+        loop {
+            match jobs.poll(job) {
+                Ok(reply) if !reply.is_done => thread::sleep(Duration::from_millis(1)),
+                ended => return ended,
+            }
+        }
+    }
+
+    #[test]
+    fn a_job_is_read_in_parts_and_then_forgotten() {
+        let jobs = Jobs::default();
+        let bytes: Vec<u8> = (0..10_000_u32).map(|n| n as u8).collect();
+        let found = bytes.clone();
+        let JobReply { job } = jobs.start("test", move |_| Ok(found)).unwrap();
+        assert_eq!(wait(&jobs, job).unwrap().length, 10_000);
+        let mut read = Vec::new();
+        loop {
+            let part = jobs.read(job, read.len() as u64).unwrap().bytes;
+            if part.is_empty() {
+                break;
+            }
+            read.extend(part);
+        }
+        assert_eq!(read, bytes);
+        jobs.end(job).unwrap();
+        assert!(jobs.poll(job).is_err() && jobs.read(job, 0).is_err() && jobs.end(job).is_err());
+    }
+
+    #[test]
+    fn a_job_that_is_ended_is_told_so() {
+        let jobs = Jobs::default();
+        let work = |progress: &Progress| {
+            loop {
+                progress.step()?;
+                thread::sleep(Duration::from_millis(1));
+            }
+        };
+        let JobReply { job } = jobs.start("test", work).unwrap();
+        assert!(!jobs.poll(job).unwrap().is_done);
+        jobs.end(job).unwrap();
+        assert!(matches!(wait(&jobs, job), Err(FsError::Cancelled)));
+        assert!(matches!(jobs.poll(job), Err(FsError::UnknownVersion(_))));
+    }
+
+    #[test]
+    fn failures_and_panics_are_told_once() {
+        let jobs = Jobs::default();
+        let JobReply { job } = jobs.start("test", |_| Err(FsError::NotFound)).unwrap();
+        assert!(matches!(wait(&jobs, job), Err(FsError::NotFound)));
+        assert!(matches!(jobs.poll(job), Err(FsError::UnknownVersion(_))));
+        let JobReply { job } = jobs.start("test", |_| panic!("this test panics")).unwrap();
+        assert!(wait(&jobs, job).is_err());
+    }
+
+    #[test]
+    fn there_are_only_so_many() {
+        let jobs = Jobs::default();
+        let wait_for_end = |progress: &Progress| {
+            while progress.step().is_ok() {
+                thread::sleep(Duration::from_millis(1));
+            }
+            Ok(Vec::new())
+        };
+        let running: Vec<u64> =
+            (0..MAX_RUNNING).map(|_| jobs.start("test", wait_for_end).unwrap().job).collect();
+        assert!(matches!(jobs.start("test", wait_for_end), Err(FsError::Busy(_))));
+        for job in running {
+            jobs.end(job).unwrap();
+            assert!(matches!(wait(&jobs, job), Err(FsError::Cancelled)) || jobs.end(job).is_ok());
+        }
+        jobs.start("test", |_| Ok(Vec::new())).unwrap();
+    }
+}
