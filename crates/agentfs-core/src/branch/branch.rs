@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::quiet::{Hush, Quiet};
 use super::{Draft, Lower};
 use crate::error::{FsError, Result};
 use crate::log::{Journal, Record};
@@ -24,6 +25,7 @@ pub struct Branch {
     gate: RwLock<()>,
     /// Rank 3. Held for the length of an edit in memory, never over I/O on content.
     state: RwLock<State>,
+    quiet: Quiet,
 }
 
 /// What a branch is now.
@@ -84,7 +86,8 @@ impl Branch {
         lower: Option<Arc<Lower>>,
     ) -> Branch {
         let state = State { version, aside: Aside::default(), epoch, deleted: false };
-        Branch { id, view, lower, gate: RwLock::new(()), state: RwLock::new(state) }
+        let (gate, state, quiet) = (RwLock::new(()), RwLock::new(state), Quiet::default());
+        Branch { id, view, lower, gate, state, quiet }
     }
 
     /// Reads the present version.
@@ -124,6 +127,7 @@ impl Branch {
         journal: &dyn Journal,
         plan: impl FnOnce(&mut Draft<'_>) -> Result<T>,
     ) -> Result<Changed<T>> {
+        self.quiet.keep();
         self.change_as(journal, plan, |first, edits| {
             if edits.is_empty() {
                 return None;
@@ -133,6 +137,11 @@ impl Branch {
                 first => Record::EditsAfter(self.id, first, edits),
             })
         })
+    }
+
+    /// Holds back changes, all but those by [`Branch::change_as`], while the guard lives; not for long, and not all for sure.
+    pub fn hush(&self) -> Hush<'_> {
+        self.quiet.ask()
     }
 
     /// As [`Branch::change`], recorded as `record` says: told which objects are to be durable before, and the edits.

@@ -6,6 +6,7 @@ mod branch;
 mod catalog;
 mod draft;
 mod lower;
+mod quiet;
 mod snapshot;
 mod tree_of;
 mod views;

@@ -1,4 +1,4 @@
-//! `merge` and `restore`: a branch takes over changes of another, or goes back to a snapshot; all at once, or not at all.
+//! `merge`: a branch takes over changes of another, all at once or not at all.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -6,20 +6,14 @@ use std::sync::Arc;
 
 use super::diff::tree_called;
 use super::direct::Moment;
-use crate::branch::{
-    Branch, BranchInfo, Cover, Deed, Event, Knows, Origin, Snapshot, SnapshotInfo, Tree, learn,
-};
+use crate::branch::{Branch, BranchInfo, Deed, Knows, Origin, Snapshot, SnapshotInfo, Tree, learn};
 use crate::compare::{Pair, Sight, compare};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
-use crate::log::{Merge, NewSnapshot, Record};
-use crate::merge::{self, Changed, Conflict, Labels, Plan, Policy, Request, Step, Wanted};
+use crate::log::{NewSnapshot, Record};
+use crate::merge::{self, Changed, Conflict, Labels, Policy, Request, Step, Wanted};
 use crate::progress::Progress;
-use crate::store::join;
-use crate::types::{BranchId, Epoch, FileKind, InodeId, Name, SnapshotId, Timestamp, ViewId};
-
-/// How often a merge is planned anew because the branch was changed meanwhile.
-const ATTEMPTS: usize = 5;
+use crate::types::{BranchId, Epoch, InodeId, Name, SnapshotId, Timestamp};
 
 /// What to merge, and how.
 pub struct MergeWish<'a> {
@@ -75,24 +69,10 @@ impl FsCore {
     /// `UnknownVersion`; `Refused` when the two have nothing in common or nothing to merge into is named; `Busy` when the
     /// branch is changed all the while in the same places; `Cancelled`, `Changed`, what the store answers.
     pub fn merge(&self, wish: &MergeWish<'_>, progress: &Progress) -> Result<Merged> {
-        self.insist(|| self.merge_once(wish, progress))
+        self.insist(|is_urgent| self.merge_once(wish, is_urgent, progress))
     }
 
-    pub(super) fn insist(&self, attempt: impl Fn() -> Result<Merged>) -> Result<Merged> {
-        for _ in 0..ATTEMPTS {
-            match attempt() {
-                Err(FsError::Contended) => {}
-                done => return done,
-            }
-        }
-        Err(FsError::Busy(
-            "the branch is written to all the while in the files that would change; nothing was changed: try \
-             again when it is quiet"
-                .into(),
-        ))
-    }
-
-    fn merge_once(&self, wish: &MergeWish<'_>, progress: &Progress) -> Result<Merged> {
+    fn merge_once(&self, wish: &MergeWish<'_>, is_urgent: bool, progress: &Progress) -> Result<Merged> {
         let (info, branch) = {
             let into = self.merge_target_of(wish.source, wish.into)?.to_string();
             let catalog = self.catalog.read();
@@ -102,7 +82,7 @@ impl FsCore {
         let (source, point) = self.merge_source(wish, &info)?;
         let labels =
             Labels { ours: shown(&info.name, &info.id), theirs: shown(&source.name, &source.info.id) };
-        let done = self.merge_from(wish, (&info, &branch), &source, &labels, progress);
+        let done = self.merge_from(wish, (&info, &branch, is_urgent), &source, &labels, progress);
         if point {
             let points = {
                 let _control = self.control.lock();
@@ -116,7 +96,7 @@ impl FsCore {
     fn merge_from(
         &self,
         wish: &MergeWish<'_>,
-        (info, branch): (&BranchInfo, &Arc<Branch>),
+        (info, branch, is_urgent): (&BranchInfo, &Arc<Branch>, bool),
         source: &Source,
         labels: &Labels,
         progress: &Progress,
@@ -127,6 +107,7 @@ impl FsCore {
         if !wish.is_dry {
             self.pin(&Tree::Branch(branch.clone()), &changes)?;
         }
+        let _hush = (is_urgent && !wish.is_dry).then(|| branch.hush());
         let kept = if wish.is_dry { None } else { Some(self.keep_before(info, Deed::Merged)?) };
         let ours = match &kept {
             Some(kept) => self.sight_of(kept.id)?,
@@ -163,188 +144,6 @@ impl FsCore {
         let mut merged = done.inspect_err(|_| self.forget_kept(kept.as_ref()))?;
         merged.left_git = git.into_inner().into_iter().collect();
         Ok(merged)
-    }
-
-    /// Puts a branch back to a snapshot: all of it, or what lies at these paths. The state before is kept as a snapshot.
-    ///
-    /// # Errors
-    /// `UnknownVersion`, `NotFound` when neither has anything at a path; else as [`FsCore::merge`].
-    pub fn restore(
-        &self,
-        branch: &str,
-        from: &str,
-        paths: &[Vec<u8>],
-        is_dry: bool,
-        progress: &Progress,
-    ) -> Result<Merged> {
-        self.insist(|| self.restore_once(branch, from, paths, (is_dry, Deed::Restored), progress))
-    }
-
-    pub(super) fn restore_once(
-        &self,
-        branch: &str,
-        from: &str,
-        paths: &[Vec<u8>],
-        (is_dry, deed): (bool, Deed),
-        progress: &Progress,
-    ) -> Result<Merged> {
-        let (info, branch, source, snapshot, knows) = {
-            let catalog = self.catalog.read();
-            let (info, branch) = catalog.branch(branch)?;
-            let (source, snapshot) = catalog.snapshot(from)?;
-            let knows = catalog.ancestry.of_snapshot(source.id);
-            (info.clone(), branch.clone(), source.clone(), snapshot.clone(), knows)
-        };
-        let theirs = Sight::of(&Tree::Snapshot(snapshot), self.lower.as_ref());
-        let tree = Tree::Branch(branch.clone());
-        if !is_dry {
-            let changes = compare(&theirs, &Sight::of(&tree, self.lower.as_ref()), &|| progress.step())?;
-            self.pin(&tree, &changes)?;
-        }
-        let kept = if is_dry { None } else { Some(self.keep_before(&info, deed)?) };
-        let ours = match &kept {
-            Some(kept) => self.sight_of(kept.id)?,
-            None => Sight::of(&tree, self.lower.as_ref()),
-        };
-        let labels = Labels { ours: shown(&info.name, &info.id), theirs: shown(&source.name, &source.id) };
-        let request = Request {
-            base: &ours,
-            ours: &ours,
-            theirs: &theirs,
-            policy: Policy::Theirs,
-            labels: &labels,
-            wanted: &|_| Ok(Wanted::All),
-            whole: None,
-            keeps_times: true,
-            number: &|ino| self.number_in(branch.view, ino),
-            progress,
-        };
-        let plan = match paths {
-            [] => merge::plan(self, &request),
-            paths => merge::plan_paths(self, &request, paths),
-        };
-        let is_whole = paths.is_empty();
-        let known = |mine: Knows| if is_whole { knows } else { mine };
-        let what = (deed, source.id.0, source.name.clone());
-        let done =
-            plan.and_then(|plan| self.carry_out((&info, &branch), plan, false, kept.as_ref(), what, known));
-        let merged = done.inspect_err(|_| self.forget_kept(kept.as_ref()))?;
-        Ok(Merged { source: labels.theirs, ..merged })
-    }
-
-    /// Does what was planned, if it may be done; `kept` is `None` when it is only to be told.
-    fn carry_out(
-        &self,
-        (info, branch): (&BranchInfo, &Arc<Branch>),
-        plan: Plan,
-        refuses: bool,
-        kept: Option<&SnapshotInfo>,
-        (deed, source, source_name): (Deed, u128, Option<Arc<str>>),
-        known: impl FnOnce(Knows) -> Knows,
-    ) -> Result<Merged> {
-        if plan.is_stuck && kept.is_some() && (!refuses || plan.conflicts.is_empty()) {
-            return Err(FsError::Refused(
-                "what conflicts cannot be settled for the whole tree; nothing was changed: merge without an \
-                 option to see what conflicts, and change one side"
-                    .into(),
-            ));
-        }
-        let mut merged = Merged { into: Some(info.clone()), ..Merged::default() };
-        let Some(kept) = kept else {
-            (merged.steps, merged.conflicts) = (plan.steps, plan.conflicts);
-            return Ok(merged);
-        };
-        if refuses && !plan.conflicts.is_empty() {
-            self.forget_kept(Some(kept));
-            (merged.steps, merged.conflicts) = (plan.steps, plan.conflicts);
-            return Ok(merged);
-        }
-        let control = self.control.lock();
-        let mine = self.catalog.read().ancestry.of_branch(info.id);
-        let mut knows = known(mine.clone());
-        knows.remove(&info.id);
-        let is_new = !plan.is_empty();
-        if !is_new && knows == mine {
-            drop(control);
-            self.forget_kept(Some(kept));
-            return Ok(merged);
-        }
-        let event = Event {
-            deed,
-            when: Timestamp::now(),
-            branch: info.id,
-            name: info.name.clone(),
-            source,
-            source_name,
-            kept: is_new.then_some(kept.id),
-            is_undone: false,
-        };
-        self.commit(branch, &plan, knows.clone(), event.clone())?;
-        let mut catalog = self.catalog.write();
-        catalog.ancestry.set_branch(info.id, knows);
-        catalog.ancestry.note(event);
-        drop(catalog);
-        let points = self.forget_points();
-        drop(control);
-        self.reclaim(points);
-        self.journal.sync()?;
-        if is_new {
-            merged.kept = Some(kept.clone());
-        } else {
-            self.forget_kept(Some(kept));
-        }
-        merged.names = plan.removed.keys().chain(plan.added.keys()).cloned().collect();
-        let named = plan.removed.values().chain(plan.added.values()).map(|entry| entry.ino());
-        merged.inodes = plan.attributes.keys().copied().chain(named).collect();
-        (merged.steps, merged.conflicts) = (plan.steps, plan.conflicts);
-        Ok(merged)
-    }
-
-    fn commit(&self, branch: &Arc<Branch>, plan: &Plan, knows: Knows, event: Event) -> Result<()> {
-        let covers = self.covers(&Tree::Branch(branch.clone()), plan)?;
-        let edit = |draft: &mut crate::branch::Draft<'_>| {
-            draft.cover(covers, None);
-            merge::emit(plan, draft)
-        };
-        let record = |first, edits| {
-            Some(Record::Merged(Box::new(Merge { branch: branch.id, knows, event, first, edits })))
-        };
-        let changed = branch.change_as(&*self.journal, edit, record)?;
-        changed.orphaned.into_iter().for_each(|ino| self.drop_if_unused(branch, ino));
-        Ok(())
-    }
-
-    /// What is in the lower directory under names that go.
-    fn covers(&self, tree: &Tree, plan: &Plan) -> Result<Vec<Cover>> {
-        let Some((lower, _)) = tree.lower() else { return Ok(Vec::new()) };
-        let mut covers = Vec::new();
-        for (dir, name) in plan.removed.keys() {
-            let Some((inode, false)) = tree.own_inode(*dir) else { continue };
-            let Some(path) = inode.lower.as_ref().map(|origin| join(&origin.path, name)) else { continue };
-            if let Some((_, stat)) = lower.find(&path)? {
-                let is_directory = stat.kind == FileKind::Directory;
-                covers.push(Cover { dir: *dir, name: name.clone(), path, stamp: stat.stamp(), is_directory });
-            }
-        }
-        Ok(covers)
-    }
-
-    /// Has a tree that lies over the lower directory have itself what changes are about.
-    fn pin(&self, tree: &Tree, changes: &[Pair]) -> Result<()> {
-        let Some(layer) = tree.lower() else { return Ok(()) };
-        let origin = |node: &Option<crate::compare::Node>| {
-            node.as_ref().and_then(|node| node.inode.lower.as_ref().map(|origin| origin.path.clone()))
-        };
-        let paths: BTreeSet<Arc<[u8]>> =
-            changes.iter().flat_map(|pair| [origin(&pair.a), origin(&pair.b)]).flatten().collect();
-        for path in paths {
-            match self.copy_up_name_at(tree, layer, &path) {
-                // It shows something else there.
-                Ok(()) | Err(FsError::Stale | FsError::NotFound | FsError::NotDirectory) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
     }
 
     /// The branch that `source` is merged into: `into`, or the one that it grew from.
@@ -412,33 +211,6 @@ impl FsCore {
         Ok(info)
     }
 
-    /// The state before something is done to a branch, as a snapshot.
-    pub(super) fn keep_before(&self, info: &BranchInfo, deed: Deed) -> Result<SnapshotInfo> {
-        let what = match deed {
-            Deed::Merged => "merge",
-            Deed::Restored => "restore",
-            Deed::Deleted => "delete",
-            Deed::Undone => "undo",
-        };
-        let name = {
-            let catalog = self.catalog.read();
-            let free = |name: &String| catalog.free_snapshot_name(name).is_ok();
-            (1_u64..).map(|n| format!("before-{what}-{n}")).find(free).unwrap_or_default()
-        };
-        self.snapshot_lazily(&info.id.to_string(), Some(&name), Moment::One)
-    }
-
-    pub(super) fn forget_kept(&self, kept: Option<&SnapshotInfo>) {
-        if let Some(Err(error)) = kept.map(|kept| self.delete_snapshot(&kept.id.to_string())) {
-            tracing::warn!(%error, "a snapshot that is not needed stays");
-        }
-    }
-
-    fn sight_of(&self, id: SnapshotId) -> Result<Sight> {
-        let snapshot = self.catalog.read().state(id).ok_or(FsError::Stale)?.1.clone();
-        Ok(Sight::of(&Tree::Snapshot(snapshot), self.lower.as_ref()))
-    }
-
     /// The state that a branch and a state that knows this have in common, or one made of all they have.
     fn merge_base(&self, info: &BranchInfo, theirs: &Knows, progress: &Progress) -> Result<Sight> {
         let found = {
@@ -488,19 +260,9 @@ impl FsCore {
         }
         Ok(base)
     }
-
-    /// A number for a file in a branch: this one, if nothing has it there or had it and is remembered.
-    fn number_in(&self, view: ViewId, wanted: InodeId) -> Result<InodeId> {
-        let tree = self.views.get(view)?;
-        let is_free = wanted.0 != 0
-            && tree.own_inode(wanted).is_none()
-            && !self.lookups.remembers(view, wanted)
-            && !self.open_files.contains(view, wanted);
-        if is_free { Ok(wanted) } else { self.fresh_inode() }
-    }
 }
 
-fn shown(name: &Option<Arc<str>>, id: &dyn std::fmt::Display) -> String {
+pub(super) fn shown(name: &Option<Arc<str>>, id: &dyn std::fmt::Display) -> String {
     name.as_deref().map_or_else(|| id.to_string(), str::to_owned)
 }
 

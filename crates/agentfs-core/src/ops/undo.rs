@@ -73,8 +73,9 @@ impl FsCore {
             return Ok(Undone::Revived(revived));
         }
         let branch = event.branch.to_string();
-        let merged =
-            self.insist(|| self.restore_once(&branch, &kept, &[], (false, Deed::Undone), progress))?;
+        let merged = self.insist(|is_urgent| {
+            self.restore_once(&branch, &kept, &[], (false, is_urgent, Deed::Undone), progress)
+        })?;
         if merged.kept.is_none() {
             // It is as it was before already: that is noted all the same.
             let now = Timestamp::now();

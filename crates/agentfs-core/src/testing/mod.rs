@@ -24,6 +24,7 @@ mod errno;
 mod log_edit;
 mod model;
 mod op;
+mod plant;
 mod strategy;
 mod threads;
 
@@ -41,6 +42,7 @@ pub use op::{
     FileOp, KeptOp, MAX_BRANCHES, MAX_SNAPSHOTS, NAMES, Op, Path, Place, ROOT_MODE, SLOTS, TARGETS, VolumeOp,
     XATTRS, pattern, pick,
 };
+pub use plant::plant;
 pub use proptest;
 pub use rustix::io::Errno;
 pub use strategy::{file_ops, op, ops};

@@ -1,0 +1,188 @@
+//! Doing what was planned to a branch: the state before is kept, all is done in one record, and planned anew when something
+//! came between.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::direct::Moment;
+use super::merge::Merged;
+use crate::branch::{Branch, BranchInfo, Cover, Deed, Event, Knows, SnapshotInfo, Tree};
+use crate::compare::{Pair, Sight};
+use crate::error::{FsError, Result};
+use crate::fs_core::FsCore;
+use crate::log::{Merge, Record};
+use crate::merge::{self, Plan};
+use crate::store::join;
+use crate::types::{FileKind, InodeId, SnapshotId, Timestamp, ViewId};
+
+/// How often a merge is planned anew because the branch was changed meanwhile.
+const ATTEMPTS: usize = 5;
+
+impl FsCore {
+    /// Attempts something until nothing comes between; from the second time on other changes are held back.
+    pub(super) fn insist(&self, attempt: impl Fn(bool) -> Result<Merged>) -> Result<Merged> {
+        for turn in 0..ATTEMPTS {
+            match attempt(turn > 0) {
+                Err(FsError::Contended) => {}
+                done => return done,
+            }
+        }
+        Err(FsError::Busy(
+            "the branch is written to all the while in the files that would change; nothing was changed: try \
+             again when it is quiet"
+                .into(),
+        ))
+    }
+
+    /// Does what was planned, if it may be done; `kept` is `None` when it is only to be told.
+    pub(super) fn carry_out(
+        &self,
+        (info, branch): (&BranchInfo, &Arc<Branch>),
+        plan: Plan,
+        refuses: bool,
+        kept: Option<&SnapshotInfo>,
+        (deed, source, source_name): (Deed, u128, Option<Arc<str>>),
+        known: impl FnOnce(Knows) -> Knows,
+    ) -> Result<Merged> {
+        if plan.is_stuck && kept.is_some() && (!refuses || plan.conflicts.is_empty()) {
+            return Err(FsError::Refused(
+                "what conflicts cannot be settled for the whole tree; nothing was changed: merge without an \
+                 option to see what conflicts, and change one side"
+                    .into(),
+            ));
+        }
+        let mut merged = Merged { into: Some(info.clone()), ..Merged::default() };
+        let Some(kept) = kept else {
+            (merged.steps, merged.conflicts) = (plan.steps, plan.conflicts);
+            return Ok(merged);
+        };
+        if refuses && !plan.conflicts.is_empty() {
+            self.forget_kept(Some(kept));
+            (merged.steps, merged.conflicts) = (plan.steps, plan.conflicts);
+            return Ok(merged);
+        }
+        let control = self.control.lock();
+        let mine = self.catalog.read().ancestry.of_branch(info.id);
+        let mut knows = known(mine.clone());
+        knows.remove(&info.id);
+        let is_new = !plan.is_empty();
+        if !is_new && knows == mine {
+            drop(control);
+            self.forget_kept(Some(kept));
+            return Ok(merged);
+        }
+        let event = Event {
+            deed,
+            when: Timestamp::now(),
+            branch: info.id,
+            name: info.name.clone(),
+            source,
+            source_name,
+            kept: is_new.then_some(kept.id),
+            is_undone: false,
+        };
+        self.commit(branch, &plan, knows.clone(), event.clone())?;
+        let mut catalog = self.catalog.write();
+        catalog.ancestry.set_branch(info.id, knows);
+        catalog.ancestry.note(event);
+        drop(catalog);
+        let points = self.forget_points();
+        drop(control);
+        self.reclaim(points);
+        self.journal.sync()?;
+        if is_new {
+            merged.kept = Some(kept.clone());
+        } else {
+            self.forget_kept(Some(kept));
+        }
+        merged.names = plan.removed.keys().chain(plan.added.keys()).cloned().collect();
+        let named = plan.removed.values().chain(plan.added.values()).map(|entry| entry.ino());
+        merged.inodes = plan.attributes.keys().copied().chain(named).collect();
+        (merged.steps, merged.conflicts) = (plan.steps, plan.conflicts);
+        Ok(merged)
+    }
+
+    fn commit(&self, branch: &Arc<Branch>, plan: &Plan, knows: Knows, event: Event) -> Result<()> {
+        let covers = self.covers(&Tree::Branch(branch.clone()), plan)?;
+        let edit = |draft: &mut crate::branch::Draft<'_>| {
+            draft.cover(covers, None);
+            merge::emit(plan, draft)
+        };
+        let record = |first, edits| {
+            Some(Record::Merged(Box::new(Merge { branch: branch.id, knows, event, first, edits })))
+        };
+        let changed = branch.change_as(&*self.journal, edit, record)?;
+        changed.orphaned.into_iter().for_each(|ino| self.drop_if_unused(branch, ino));
+        Ok(())
+    }
+
+    /// What is in the lower directory under names that go.
+    fn covers(&self, tree: &Tree, plan: &Plan) -> Result<Vec<Cover>> {
+        let Some((lower, _)) = tree.lower() else { return Ok(Vec::new()) };
+        let mut covers = Vec::new();
+        for (dir, name) in plan.removed.keys() {
+            let Some((inode, false)) = tree.own_inode(*dir) else { continue };
+            let Some(path) = inode.lower.as_ref().map(|origin| join(&origin.path, name)) else { continue };
+            if let Some((_, stat)) = lower.find(&path)? {
+                let is_directory = stat.kind == FileKind::Directory;
+                covers.push(Cover { dir: *dir, name: name.clone(), path, stamp: stat.stamp(), is_directory });
+            }
+        }
+        Ok(covers)
+    }
+
+    /// Has a tree that lies over the lower directory have itself what changes are about.
+    pub(super) fn pin(&self, tree: &Tree, changes: &[Pair]) -> Result<()> {
+        let Some(layer) = tree.lower() else { return Ok(()) };
+        let origin = |node: &Option<crate::compare::Node>| {
+            node.as_ref().and_then(|node| node.inode.lower.as_ref().map(|origin| origin.path.clone()))
+        };
+        let paths: BTreeSet<Arc<[u8]>> =
+            changes.iter().flat_map(|pair| [origin(&pair.a), origin(&pair.b)]).flatten().collect();
+        for path in paths {
+            match self.copy_up_name_at(tree, layer, &path) {
+                // It shows something else there.
+                Ok(()) | Err(FsError::Stale | FsError::NotFound | FsError::NotDirectory) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// The state before something is done to a branch, as a snapshot.
+    pub(super) fn keep_before(&self, info: &BranchInfo, deed: Deed) -> Result<SnapshotInfo> {
+        let what = match deed {
+            Deed::Merged => "merge",
+            Deed::Restored => "restore",
+            Deed::Deleted => "delete",
+            Deed::Undone => "undo",
+        };
+        let name = {
+            let catalog = self.catalog.read();
+            let free = |name: &String| catalog.free_snapshot_name(name).is_ok();
+            (1_u64..).map(|n| format!("before-{what}-{n}")).find(free).unwrap_or_default()
+        };
+        self.snapshot_lazily(&info.id.to_string(), Some(&name), Moment::One)
+    }
+
+    pub(super) fn forget_kept(&self, kept: Option<&SnapshotInfo>) {
+        if let Some(Err(error)) = kept.map(|kept| self.delete_snapshot(&kept.id.to_string())) {
+            tracing::warn!(%error, "a snapshot that is not needed stays");
+        }
+    }
+
+    pub(super) fn sight_of(&self, id: SnapshotId) -> Result<Sight> {
+        let snapshot = self.catalog.read().state(id).ok_or(FsError::Stale)?.1.clone();
+        Ok(Sight::of(&Tree::Snapshot(snapshot), self.lower.as_ref()))
+    }
+
+    /// A number for a file in a branch: this one, if nothing has it there or had it and is remembered.
+    pub(super) fn number_in(&self, view: ViewId, wanted: InodeId) -> Result<InodeId> {
+        let tree = self.views.get(view)?;
+        let is_free = wanted.0 != 0
+            && tree.own_inode(wanted).is_none()
+            && !self.lookups.remembers(view, wanted)
+            && !self.open_files.contains(view, wanted);
+        if is_free { Ok(wanted) } else { self.fresh_inode() }
+    }
+}

@@ -1,0 +1,81 @@
+//! `restore`: a branch goes back to a snapshot, all of it or some paths.
+
+use super::merge::{Merged, shown};
+use crate::branch::{Deed, Knows, Tree};
+use crate::compare::{Sight, compare};
+use crate::error::Result;
+use crate::fs_core::FsCore;
+use crate::merge::{self, Labels, Policy, Request, Wanted};
+use crate::progress::Progress;
+
+impl FsCore {
+    /// Puts a branch back to a snapshot: all of it, or what lies at these paths. The state before is kept as a snapshot.
+    ///
+    /// # Errors
+    /// `UnknownVersion`, `NotFound` when neither has anything at a path; else as [`FsCore::merge`].
+    pub fn restore(
+        &self,
+        branch: &str,
+        from: &str,
+        paths: &[Vec<u8>],
+        is_dry: bool,
+        progress: &Progress,
+    ) -> Result<Merged> {
+        self.insist(|is_urgent| {
+            self.restore_once(branch, from, paths, (is_dry, is_urgent, Deed::Restored), progress)
+        })
+    }
+
+    pub(super) fn restore_once(
+        &self,
+        branch: &str,
+        from: &str,
+        paths: &[Vec<u8>],
+        (is_dry, is_urgent, deed): (bool, bool, Deed),
+        progress: &Progress,
+    ) -> Result<Merged> {
+        let (info, branch, source, snapshot, knows) = {
+            let catalog = self.catalog.read();
+            let (info, branch) = catalog.branch(branch)?;
+            let (source, snapshot) = catalog.snapshot(from)?;
+            let knows = catalog.ancestry.of_snapshot(source.id);
+            (info.clone(), branch.clone(), source.clone(), snapshot.clone(), knows)
+        };
+        let theirs = Sight::of(&Tree::Snapshot(snapshot), self.lower.as_ref());
+        let tree = Tree::Branch(branch.clone());
+        if !is_dry {
+            let changes = compare(&theirs, &Sight::of(&tree, self.lower.as_ref()), &|| progress.step())?;
+            self.pin(&tree, &changes)?;
+        }
+        let _hush = (is_urgent && !is_dry).then(|| branch.hush());
+        let kept = if is_dry { None } else { Some(self.keep_before(&info, deed)?) };
+        let ours = match &kept {
+            Some(kept) => self.sight_of(kept.id)?,
+            None => Sight::of(&tree, self.lower.as_ref()),
+        };
+        let labels = Labels { ours: shown(&info.name, &info.id), theirs: shown(&source.name, &source.id) };
+        let request = Request {
+            base: &ours,
+            ours: &ours,
+            theirs: &theirs,
+            policy: Policy::Theirs,
+            labels: &labels,
+            wanted: &|_| Ok(Wanted::All),
+            whole: None,
+            keeps_times: true,
+            number: &|ino| self.number_in(branch.view, ino),
+            progress,
+        };
+        let plan = match paths {
+            [] => merge::plan(self, &request),
+            paths => merge::plan_paths(self, &request, paths),
+        };
+        let is_whole = paths.is_empty();
+        let known = |mine: Knows| if is_whole { knows } else { mine };
+        let what = (deed, source.id.0, source.name.clone());
+        let done =
+            plan.and_then(|plan| self.carry_out((&info, &branch), plan, false, kept.as_ref(), what, known));
+        let merged = done.inspect_err(|_| self.forget_kept(kept.as_ref()))?;
+        Ok(Merged { source: labels.theirs, ..merged })
+    }
+}
