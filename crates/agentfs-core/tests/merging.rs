@@ -26,27 +26,27 @@ const REGRESSIONS: &str = "tests/merging.proptest-regressions";
 
 #[test]
 fn what_differs_is_told_and_a_snapshot_is_what_a_branch_goes_back_to() {
-    differences_and_restores(Ground::Volume, 700);
+    differences_and_restores(Ground::Volume, 1500);
 }
 
 #[test]
 fn what_differs_is_told_and_a_snapshot_is_what_a_branch_goes_back_to_over_a_directory() {
-    differences_and_restores(Ground::Lower, 150);
+    differences_and_restores(Ground::Lower, 250);
 }
 
 #[test]
 fn each_path_goes_back_by_itself() {
-    paths_that_go_back(Ground::Volume, 300);
+    paths_that_go_back(Ground::Volume, 500);
 }
 
 #[test]
 fn each_path_goes_back_by_itself_over_a_directory() {
-    paths_that_go_back(Ground::Lower, 80);
+    paths_that_go_back(Ground::Lower, 100);
 }
 
 #[test]
 fn a_merge_does_what_a_plain_comparison_of_all_paths_says() {
-    plain_merges(Ground::Volume, 2000);
+    plain_merges(Ground::Volume, 4000);
 }
 
 #[test]
@@ -56,12 +56,12 @@ fn a_merge_does_what_a_plain_comparison_of_all_paths_says_over_a_directory() {
 
 #[test]
 fn whatever_both_did_a_merge_is_clean_or_refused_and_options_settle_it() {
-    any_merges(Ground::Volume, 1500);
+    any_merges(Ground::Volume, 3000);
 }
 
 #[test]
 fn whatever_both_did_a_merge_is_clean_or_refused_and_options_settle_it_over_a_directory() {
-    any_merges(Ground::Lower, 300);
+    any_merges(Ground::Lower, 350);
 }
 
 fn differences_and_restores(ground: Ground, cases: u32) {

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use super::{Node, Place, Sight};
 use crate::error::Result;
 use crate::store::{Content, join};
-use crate::tree::{Directory, Inode, differing};
-use crate::types::InodeId;
+use crate::tree::{Inode, differing};
+use crate::types::{InodeId, Name};
 
 /// A file as one version has it and as another has it: the same inode, or what took its place.
 #[derive(Clone, Debug)]
@@ -71,21 +71,29 @@ fn candidates(a: &Sight, b: &Sight) -> Result<BTreeMap<InodeId, Option<Arc<[u8]>
     for ino in differing(&a.version, &b.version) {
         let (old, new) = (a.version.get(ino), b.version.get(ino));
         let from = origin(old).or_else(|| origin(new));
-        // A name that one of them hides: what it leads to in the other, that one may not have itself.
-        let hidden = |inode: Option<&Arc<Inode>>| {
-            let entries = inode.and_then(|inode| inode.directory()).into_iter().flat_map(Directory::iter_any);
-            entries.filter(|(_, entry)| entry.is_whiteout()).map(|(name, _)| name.clone()).collect::<Vec<_>>()
-        };
-        for (names, other) in [(hidden(old), b), (hidden(new), a)] {
-            for name in names {
-                if let (Some(entry), Some(from)) = (other.entry(ino, from.as_ref(), &name)?, &from) {
-                    found.entry(entry.ino()).or_insert_with(|| Some(join(from, &name)));
+        // A name that one of them has itself, or hides: what it leads to in the other, that one may not have itself.
+        if let Some(from) = &from {
+            for name in own_names(old, new) {
+                for sight in [a, b] {
+                    if let Some(entry) = sight.entry(ino, Some(from), &name)? {
+                        found.entry(entry.ino()).or_insert_with(|| Some(join(from, &name)));
+                    }
                 }
             }
         }
         found.insert(ino, from);
     }
     Ok(found)
+}
+
+/// The names of a directory of which its two versions have not the same themselves.
+fn own_names(old: Option<&Arc<Inode>>, new: Option<&Arc<Inode>>) -> Vec<Name> {
+    let directory = |inode: Option<&Arc<Inode>>| inode.and_then(|inode| inode.directory()).cloned();
+    match (directory(old), directory(new)) {
+        (Some(old), Some(new)) => old.changes_to(&new).map(|(name, _)| name.clone()).collect(),
+        (Some(one), None) | (None, Some(one)) => one.iter_any().map(|(name, _)| name.clone()).collect(),
+        (None, None) => Vec::new(),
+    }
 }
 
 /// Is a file the same, and in the same places?

@@ -9,7 +9,7 @@ mod plan;
 mod text;
 
 pub use emit::emit;
-pub use paths::plan_paths;
+pub use paths::{plan_paths, touched};
 pub use plan::{Changed, Plan, Request, Wanted, plan};
 pub use text::Labels;
 

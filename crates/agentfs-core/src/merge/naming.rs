@@ -266,7 +266,7 @@ impl Merging<'_> {
         }
         let own = match self.our_of.get(&key) {
             Some(ours) => *ours,
-            None => Some(key).filter(|key| self.ours.version.get(*key).is_some()),
+            None => self.ours.node(key, self.theirs.beneath(dir).as_ref())?.map(|node| node.ino),
         };
         let ours = match own {
             Some(ours) => Some(ours),
@@ -277,7 +277,7 @@ impl Merging<'_> {
     }
 
     fn make_directory(&self, dir: InodeId, plan: &mut Plan, found: &mut Found) -> Result<Option<InodeId>> {
-        let node = self.theirs.node(dir, Some(&self.theirs.path(dir)?))?.ok_or(FsError::Stale)?;
+        let node = self.theirs.node(dir, self.theirs.beneath(dir).as_ref())?.ok_or(FsError::Stale)?;
         let (parent, name) = node.places.first().cloned().ok_or(FsError::Stale)?;
         let Some(parent) = self.directory(parent, plan, found)? else { return Ok(None) };
         let mut place = (parent, name);

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::decide::{Data, Settled, added};
 use super::plan::{Merging, Plan, Request};
-use crate::compare::{Node, Sight};
+use crate::compare::{Node, Pair, Sight};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
+use crate::progress::Progress;
 use crate::store::{join, split};
 use crate::types::{FileKind, InodeId};
 
@@ -22,8 +23,8 @@ pub fn plan_paths(core: &FsCore, request: &Request<'_>, paths: &[Vec<u8>]) -> Re
     let mut merging = Merging::of(core, request);
     for path in paths {
         let path: Arc<[u8]> = path.as_slice().into();
-        let is_there = find(request, request.ours, &path, &mut ours)?;
-        if !find(request, request.theirs, &path, &mut theirs)? && !is_there {
+        let is_there = find(request.progress, request.ours, &path, &mut ours)?;
+        if !find(request.progress, request.theirs, &path, &mut theirs)? && !is_there {
             return Err(FsError::NotFound);
         }
         // The directories above, as far as both have them.
@@ -85,20 +86,44 @@ impl Merging<'_> {
     }
 }
 
+/// What is not the same file at these paths, and below.
+///
+/// # Errors
+/// What the host answers, `Cancelled`.
+pub fn touched(theirs: &Sight, ours: &Sight, paths: &[Vec<u8>], progress: &Progress) -> Result<Vec<Pair>> {
+    let (mut old, mut new) = (Found::new(), Found::new());
+    for path in paths {
+        let path: Arc<[u8]> = path.as_slice().into();
+        find(progress, theirs, &path, &mut old)?;
+        find(progress, ours, &path, &mut new)?;
+    }
+    let is_same =
+        |a: &Node, b: &Node| a.ino == b.ino && (Arc::ptr_eq(&a.inode, &b.inode) || a.is_directory());
+    let mut pairs = Vec::new();
+    for (path, node) in &new {
+        let was = old.remove(path);
+        if !was.as_ref().is_some_and(|was| is_same(was, node)) {
+            pairs.push(Pair { a: was, b: Some(node.clone()) });
+        }
+    }
+    pairs.extend(old.into_values().map(|node| Pair { a: Some(node), b: None }));
+    Ok(pairs)
+}
+
 /// Collects what lies at a path and below. False when there is nothing.
-fn find(request: &Request<'_>, sight: &Sight, path: &Arc<[u8]>, found: &mut Found) -> Result<bool> {
+fn find(progress: &Progress, sight: &Sight, path: &Arc<[u8]>, found: &mut Found) -> Result<bool> {
     let Some(node) = sight.at(path)? else { return Ok(false) };
     let (ino, is_directory) = (node.ino, node.is_directory());
     if !path.is_empty() {
         found.insert(path.clone(), node);
     }
-    request.progress.step()?;
+    progress.step()?;
     if is_directory {
         for (name, entry) in sight.entries(ino)? {
             let below = join(path, &name);
             if entry.kind() == FileKind::Directory {
-                find(request, sight, &below, found)?;
-            } else if let Some(node) = sight.node(entry.ino(), Some(&below))? {
+                find(progress, sight, &below, found)?;
+            } else if let Some(node) = sight.node(entry.ino(), sight.below(ino, &name).as_ref())? {
                 found.insert(below, node);
             }
         }

@@ -100,6 +100,8 @@ pub struct Plan {
     pub attributes: BTreeMap<InodeId, Attributes>,
     /// What must still hold.
     pub guards: Vec<Guard>,
+    /// Paths in the lower directory of what goes and the branch does not have itself: it must, before.
+    pub unowned: Vec<Arc<[u8]>>,
     /// Can it not be carried out, whatever is done with conflicts?
     pub is_stuck: bool,
 }
@@ -270,7 +272,10 @@ impl<'a> Merging<'a> {
             let entry = self.ours.version.get(place.0).and_then(|inode| inode.directory()?.get(&place.1));
             plan.guards.push(Guard::Name(place.0, place.1.clone(), entry));
         }
-        for entry in plan.removed.values() {
+        for ((dir, name), entry) in &plan.removed {
+            if own(&entry.ino()).is_none() {
+                plan.unowned.extend(self.ours.below(*dir, name));
+            }
             let is_gone = !plan.added.values().any(|added| added.ino() == entry.ino());
             let directory = own(&entry.ino()).filter(|inode| is_gone && inode.directory().is_some());
             plan.guards.extend(directory.map(|inode| Guard::Names(entry.ino(), inode)));

@@ -61,6 +61,10 @@ impl FsCore {
             (merged.steps, merged.conflicts) = (plan.steps, plan.conflicts);
             return Ok(merged);
         }
+        if !plan.unowned.is_empty() {
+            self.pin_paths(&Tree::Branch(branch.clone()), plan.unowned)?;
+            return Err(FsError::Contended);
+        }
         let control = self.control.lock();
         let mine = self.catalog.read().ancestry.of_branch(info.id);
         let mut knows = known(mine.clone());
@@ -131,14 +135,23 @@ impl FsCore {
         Ok(covers)
     }
 
-    /// Has a tree that lies over the lower directory have itself what changes are about.
-    pub(super) fn pin(&self, tree: &Tree, changes: &[Pair]) -> Result<()> {
+    /// Has a tree that lies over the lower directory have itself what changes from one state to another are about, and the
+    /// directories that they are in.
+    pub(super) fn pin(&self, tree: &Tree, (from, to): (&Sight, &Sight), changes: &[Pair]) -> Result<()> {
+        let mut paths = BTreeSet::new();
+        for (sight, node) in changes.iter().flat_map(|pair| [(from, &pair.a), (to, &pair.b)]) {
+            let Some(node) = node else { continue };
+            paths.extend(node.inode.lower.as_ref().map(|origin| origin.path.clone()));
+            for (dir, name) in &node.places {
+                paths.extend(sight.beneath(*dir));
+                paths.extend(sight.below(*dir, name));
+            }
+        }
+        self.pin_paths(tree, paths)
+    }
+
+    fn pin_paths(&self, tree: &Tree, paths: impl IntoIterator<Item = Arc<[u8]>>) -> Result<()> {
         let Some(layer) = tree.lower() else { return Ok(()) };
-        let origin = |node: &Option<crate::compare::Node>| {
-            node.as_ref().and_then(|node| node.inode.lower.as_ref().map(|origin| origin.path.clone()))
-        };
-        let paths: BTreeSet<Arc<[u8]>> =
-            changes.iter().flat_map(|pair| [origin(&pair.a), origin(&pair.b)]).flatten().collect();
         for path in paths {
             match self.copy_up_name_at(tree, layer, &path) {
                 // It shows something else there.

@@ -105,7 +105,7 @@ impl FsCore {
         let base = self.merge_base(info, &source.knows, progress)?;
         let changes = compare(&base, &theirs, &|| progress.step())?;
         if !wish.is_dry {
-            self.pin(&Tree::Branch(branch.clone()), &changes)?;
+            self.pin(&Tree::Branch(branch.clone()), (&base, &theirs), &changes)?;
         }
         let _hush = (is_urgent && !wish.is_dry).then(|| branch.hush());
         let kept = if wish.is_dry { None } else { Some(self.keep_before(info, Deed::Merged)?) };

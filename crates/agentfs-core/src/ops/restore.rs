@@ -44,8 +44,12 @@ impl FsCore {
         let theirs = Sight::of(&Tree::Snapshot(snapshot), self.lower.as_ref());
         let tree = Tree::Branch(branch.clone());
         if !is_dry {
-            let changes = compare(&theirs, &Sight::of(&tree, self.lower.as_ref()), &|| progress.step())?;
-            self.pin(&tree, &changes)?;
+            let now = Sight::of(&tree, self.lower.as_ref());
+            let changes = match paths {
+                [] => compare(&theirs, &now, &|| progress.step())?,
+                paths => merge::touched(&theirs, &now, paths, progress)?,
+            };
+            self.pin(&tree, (&theirs, &now), &changes)?;
         }
         let _hush = (is_urgent && !is_dry).then(|| branch.hush());
         let kept = if is_dry { None } else { Some(self.keep_before(&info, deed)?) };

@@ -159,10 +159,7 @@ impl Directory {
     }
 
     /// The names that lead elsewhere in `new`, and where; `None` where they are gone.
-    pub(super) fn changes_to<'a>(
-        &'a self,
-        new: &'a Directory,
-    ) -> impl Iterator<Item = (&'a Name, Option<Entry>)> {
+    pub fn changes_to<'a>(&'a self, new: &'a Directory) -> impl Iterator<Item = (&'a Name, Option<Entry>)> {
         self.entries.diff(&new.entries).map(|item| match item {
             DiffItem::Add(key, entry) | DiffItem::Update { new: (key, entry), .. } => {
                 (&key.name, Some(*entry))
