@@ -136,6 +136,52 @@ fn git_diff(old: &Path, new: &Path) -> String {
     String::from_utf8(output.stdout).unwrap().split_inclusive('\n').map(named).collect()
 }
 
+/// And git makes the branch of each.
+fn patches_are_those_of_git(v: &Volume, branches: &[PathBuf; 3]) {
+    for (branch, view) in ["left", "right", "third"].iter().zip(branches) {
+        let (code, patch, notes) = cli(v, &format!("diff base {branch} --patch"));
+        assert_eq!(code, 1, "{patch}{notes}");
+        assert_eq!(pieces(&patch), pieces(&git_diff(&v.snapshot("base"), view)), "{branch}");
+        assert!(notes.contains("left out: .git"), "{notes}");
+        let copy = tempfile::tempdir().unwrap();
+        run(
+            copy.path(),
+            "cp",
+            &["-r", &format!("{}/.", v.snapshot("base").canonicalize().unwrap().display()), "."],
+        );
+        let at = copy.path().join(".git/the-patch");
+        fs::write(&at, &patch).unwrap();
+        let is_all = !patch.contains("Binary files");
+        if is_all {
+            run(copy.path(), "git", &["apply", at.to_str().unwrap()]);
+            assert_eq!(tree(copy.path()), tree(view), "{branch}: the patch");
+        }
+    }
+}
+
+/// One path, then all, and back again.
+fn back_and_forth(v: &Volume, before: &BTreeMap<PathBuf, (u32, Vec<u8>)>) {
+    let (all, log) = (tree(&v.root()), done(v, "log"));
+    for line in ["● main", "◆ base", "├─ ● left", "⇐ merged left", "⇐ merged right", "⇐ merged third"]
+    {
+        assert!(log.contains(line), "{line}: {log}");
+    }
+    let events = json(v, "log")["events"].as_array().unwrap().len();
+    assert_eq!(events, 4, "{log}");
+    assert!(done(v, "log --dot").starts_with("digraph"));
+    done(v, "restore main --from base README.md");
+    assert_eq!(tree(&v.root())[Path::new("README.md")], before[Path::new("README.md")]);
+    assert!(v.path("specifications/left.md").exists());
+    done(v, "restore main --from base");
+    assert_eq!(tree(&v.root()), *before);
+    assert_eq!(cli(v, "diff base main"), (0, String::new(), String::new()));
+    done(v, "undo");
+    done(v, "undo");
+    assert_eq!(tree(&v.root()), all);
+    done(v, "undo");
+    assert!(v.path("specs/left.md").exists() && !v.path("specifications").exists());
+}
+
 #[test]
 fn three_branches_of_this_repository_are_compared_merged_resolved_and_undone() {
     if !can_mount() {
@@ -164,27 +210,7 @@ fn three_branches_of_this_repository_are_compared_merged_resolved_and_undone() {
     for branch in &branches {
         commit(branch, false);
     }
-    for (branch, view) in ["left", "right", "third"].iter().zip(&branches) {
-        let (code, patch, notes) = cli(&v, &format!("diff base {branch} --patch"));
-        assert_eq!(code, 1, "{patch}{notes}");
-        assert_eq!(pieces(&patch), pieces(&git_diff(&v.snapshot("base"), view)), "{branch}");
-        assert!(notes.contains("left out: .git"), "{notes}");
-        // And git makes the branch of it.
-        let copy = tempfile::tempdir().unwrap();
-        run(
-            copy.path(),
-            "cp",
-            &["-r", &format!("{}/.", v.snapshot("base").canonicalize().unwrap().display()), "."],
-        );
-        fs::write(copy.path().join("../patch"), "").ok();
-        let at = copy.path().join(".git/the-patch");
-        fs::write(&at, &patch).unwrap();
-        let is_all = !patch.contains("Binary files");
-        if is_all {
-            run(copy.path(), "git", &["apply", at.to_str().unwrap()]);
-            assert_eq!(tree(copy.path()), tree(view), "{branch}: the patch");
-        }
-    }
+    patches_are_those_of_git(&v, &branches);
     let before = tree(&v.root());
     let merged = done(&v, "merge left");
     assert!(
@@ -215,26 +241,7 @@ fn three_branches_of_this_repository_are_compared_merged_resolved_and_undone() {
     done(&v, "merge third");
     assert!(v.path("specifications/left.md").exists() && !v.path("specs").exists());
     assert!(!v.path("specifications/control-protocol.md").exists());
-    let (all, log) = (tree(&v.root()), done(&v, "log"));
-    for line in ["● main", "◆ base", "├─ ● left", "⇐ merged left", "⇐ merged right", "⇐ merged third"]
-    {
-        assert!(log.contains(line), "{line}: {log}");
-    }
-    let events = json(&v, "log")["events"].as_array().unwrap().len();
-    assert_eq!(events, 4, "{log}");
-    assert!(done(&v, "log --dot").starts_with("digraph"));
-    // One path, then all, and back again.
-    done(&v, "restore main --from base README.md");
-    assert_eq!(tree(&v.root())[Path::new("README.md")], before[Path::new("README.md")]);
-    assert!(v.path("specifications/left.md").exists());
-    done(&v, "restore main --from base");
-    assert_eq!(tree(&v.root()), before);
-    assert_eq!(cli(&v, "diff base main"), (0, String::new(), String::new()));
-    done(&v, "undo");
-    done(&v, "undo");
-    assert_eq!(tree(&v.root()), all);
-    done(&v, "undo");
-    assert!(v.path("specs/left.md").exists() && !v.path("specifications").exists());
+    back_and_forth(&v, &before);
     run(&v.root(), "git", &["fsck", "--strict"]);
 }
 
