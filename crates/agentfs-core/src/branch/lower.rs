@@ -254,7 +254,14 @@ impl Lower {
         // The root's is another: what it shows is not what it was when it was first seen.
         let since = (!path.is_empty()).then_some(stat.ctime);
         let lower = Origin { path: path.clone(), identity: stat.identity, since, base: stat.stamp() };
-        Ok(Inode { meta, body, xattrs: None, lower: Some(Arc::new(lower)), homes: Homes::default() })
+        Ok(Inode {
+            meta,
+            body,
+            xattrs: None,
+            lower: Some(Arc::new(lower)),
+            homes: Homes::default(),
+            goes_on: InodeId(0),
+        })
     }
 
     /// Gives an inode the extended attributes of the file at a path.

@@ -116,10 +116,10 @@ fn is_alike(a: &Inode, b: &Inode) -> bool {
     of(a) == of(b) && a.xattrs == b.xattrs && content
 }
 
-/// What is gone and what is new are one where the new one took the place of the other, or has its content.
+/// What is gone and what is new are one where the new one goes on the other, took its place, or has its content.
 fn join_replaced(a: &Sight, pairs: Vec<Pair>) -> Result<Vec<Pair>> {
     let (mut gone, mut rest) = (Vec::new(), Vec::new());
-    let (mut new, mut by_place) = (Vec::new(), HashMap::new());
+    let (mut new, mut by_place, mut by_identity) = (Vec::new(), HashMap::new(), HashMap::new());
     for pair in pairs {
         match pair {
             Pair { a: Some(old), b: None } => {
@@ -128,6 +128,7 @@ fn join_replaced(a: &Sight, pairs: Vec<Pair>) -> Result<Vec<Pair>> {
             }
             Pair { a: None, b: Some(node) } => {
                 by_place.extend(node.places.iter().map(|place| (place.clone(), new.len())));
+                by_identity.insert(node.inode.identity(node.ino), new.len());
                 new.push(Some(node));
             }
             both => rest.push(both),
@@ -145,7 +146,8 @@ fn join_replaced(a: &Sight, pairs: Vec<Pair>) -> Result<Vec<Pair>> {
         let takes = |at: &usize| {
             new.get(*at).and_then(Option::as_ref).is_some_and(|new| new.is_directory() == old.is_directory())
         };
-        let successor = old.places.iter().filter_map(at).find(takes);
+        let same = by_identity.get(&old.inode.identity(old.ino)).copied().filter(takes);
+        let successor = same.or_else(|| old.places.iter().filter_map(at).find(takes));
         match successor.and_then(|at| new.get_mut(at)?.take()) {
             Some(successor) => {
                 if old.is_directory() {

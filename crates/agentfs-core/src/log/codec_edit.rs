@@ -48,6 +48,7 @@ pub(super) enum StoredEdit {
     Clean(u64),
     PutLower(u64, StoredMeta, StoredBody, Vec<(Bytes, Bytes)>, StoredOrigin),
     Origin(u64, Option<StoredOrigin>),
+    PutFor(u64, u64, StoredMeta, StoredBody, Vec<(Bytes, Bytes)>, Option<StoredOrigin>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -108,6 +109,10 @@ pub(super) fn stored_edit(edit: &Edit) -> StoredEdit {
         Edit::Put(ino, inode) => {
             let (meta, body, xattrs) =
                 (meta(&inode.meta), body(&inode.body), xattrs(inode.xattrs.as_deref()));
+            if inode.goes_on.0 != 0 {
+                let lower = inode.lower.as_deref().map(stored_origin);
+                return StoredEdit::PutFor(ino.0, inode.goes_on.0, meta, body, xattrs, lower);
+            }
             match &inode.lower {
                 None => StoredEdit::Put(ino.0, meta, body, xattrs),
                 Some(lower) => StoredEdit::PutLower(ino.0, meta, body, xattrs, stored_origin(lower)),
@@ -132,19 +137,12 @@ pub(super) fn stored_edit(edit: &Edit) -> StoredEdit {
 fn edit(stored: StoredEdit, adopt: Adopter<'_>) -> Decoded<Edit> {
     let name = |bytes: &Bytes| Name::new(&bytes.0).map_err(|_| NotARecord);
     Ok(match stored {
-        StoredEdit::Put(ino, meta, body, xattrs) => {
-            let (meta, body, xattrs) =
-                (loaded_meta(&meta)?, loaded_body(body, adopt)?, loaded_xattrs(xattrs));
-            Edit::Put(
-                inode_id(ino)?,
-                Arc::new(Inode { meta, body, xattrs, lower: None, homes: Homes::default() }),
-            )
-        }
+        StoredEdit::Put(ino, meta, body, xattrs) => put((ino, 0), &meta, body, xattrs, None, adopt)?,
         StoredEdit::PutLower(ino, meta, body, xattrs, lower) => {
-            let (meta, body, xattrs) =
-                (loaded_meta(&meta)?, loaded_body(body, adopt)?, loaded_xattrs(xattrs));
-            let lower = Some(loaded_origin(lower)?);
-            Edit::Put(inode_id(ino)?, Arc::new(Inode { meta, body, xattrs, lower, homes: Homes::default() }))
+            put((ino, 0), &meta, body, xattrs, Some(lower), adopt)?
+        }
+        StoredEdit::PutFor(ino, goes_on, meta, body, xattrs, lower) => {
+            put((ino, goes_on), &meta, body, xattrs, lower, adopt)?
         }
         StoredEdit::Origin(ino, lower) => Edit::Origin(inode_id(ino)?, lower.map(loaded_origin).transpose()?),
         StoredEdit::Meta(ino, meta) => Edit::Meta(inode_id(ino)?, loaded_meta(&meta)?),
@@ -162,6 +160,20 @@ fn edit(stored: StoredEdit, adopt: Adopter<'_>) -> Decoded<Edit> {
         StoredEdit::Dirty(ino) => Edit::Dirty(inode_id(ino)?),
         StoredEdit::Clean(ino) => Edit::Clean(inode_id(ino)?),
     })
+}
+
+fn put(
+    (ino, goes_on): (u64, u64),
+    meta: &StoredMeta,
+    body: StoredBody,
+    xattrs: Vec<(Bytes, Bytes)>,
+    lower: Option<StoredOrigin>,
+    adopt: Adopter<'_>,
+) -> Decoded<Edit> {
+    let (meta, body, xattrs) = (loaded_meta(meta)?, loaded_body(body, adopt)?, loaded_xattrs(xattrs));
+    let (lower, homes, goes_on) =
+        (lower.map(loaded_origin).transpose()?, Homes::default(), inode_id(goes_on)?);
+    Ok(Edit::Put(inode_id(ino)?, Arc::new(Inode { meta, body, xattrs, lower, homes, goes_on })))
 }
 
 fn inode_id(number: u64) -> Decoded<InodeId> {

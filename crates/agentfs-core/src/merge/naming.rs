@@ -28,6 +28,11 @@ fn entry(node: &Node) -> Entry {
     Entry::new(node.ino, node.inode.kind())
 }
 
+/// A file does not go on itself.
+fn other_than(ino: InodeId, goes_on: InodeId) -> InodeId {
+    if goes_on == ino { InodeId(0) } else { goes_on }
+}
+
 impl Merging<'_> {
     /// Plans the names of all that was decided. What cannot come to lie where it is to stays where it is, and may be in the way
     /// of others then: all is planned anew with that.
@@ -76,7 +81,10 @@ impl Merging<'_> {
         let beside = self.beside.borrow().clone();
         for (theirs, place) in beside {
             let place = self.free_beside(plan, &place)?;
-            self.put_new(&super::decide::added(theirs), &[place], plan)?;
+            let made = self.put_new(&super::decide::added(theirs), &[place], plan)?;
+            if let Some(new) = made.and_then(|ino| plan.new.get_mut(&ino)) {
+                new.inode.goes_on = InodeId(0); // it is another file
+            }
         }
         match self.circle(plan)? {
             Some(stays) => Ok(Some(stays)),
@@ -148,24 +156,25 @@ impl Merging<'_> {
             }
         }
         match &settled.ours {
-            None => self.put_new(settled, &places, plan)?,
+            None => self.put_new(settled, &places, plan).map(|_| ())?,
             Some(ours) => self.put_changed(settled, ours, places, plan)?,
         }
         Ok(true)
     }
 
     /// Puts a file of the other under these names.
-    fn put_new(&self, settled: &Settled, places: &[Place], plan: &mut Plan) -> Result<()> {
-        let (Some(theirs), false) = (&settled.theirs, places.is_empty()) else { return Ok(()) };
-        let Some(new) = self.made(settled)? else { return Ok(()) };
+    fn put_new(&self, settled: &Settled, places: &[Place], plan: &mut Plan) -> Result<Option<InodeId>> {
+        let (Some(theirs), false) = (&settled.theirs, places.is_empty()) else { return Ok(None) };
+        let Some(mut new) = self.made(settled)? else { return Ok(None) };
         let ino = self.fresh(theirs.ino, plan)?;
+        new.inode.goes_on = other_than(ino, new.inode.goes_on);
         for path in self.theirs.paths(theirs)? {
             self.step(plan, Verb::Add, path);
         }
         let kind = new.inode.kind();
         plan.new.insert(ino, new);
         plan.added.extend(places.iter().map(|place| (place.clone(), Entry::new(ino, kind))));
-        Ok(())
+        Ok(Some(ino))
     }
 
     /// Gives a file of the branch its new names, its new content, or its new attributes.
@@ -294,11 +303,13 @@ impl Merging<'_> {
                 Policy::Refuse | Policy::Ours => return Ok(None),
             }
         }
-        let mut inode = Inode { lower: None, homes: Homes::default(), ..(*node.inode).clone() };
+        let goes_on = node.inode.identity(node.ino);
+        let mut inode = Inode { lower: None, homes: Homes::default(), goes_on, ..(*node.inode).clone() };
         inode.body = Body::Directory(Directory::new(place.0));
         inode.meta.nlink = 2;
         inode.meta.times.ctime = Timestamp::now();
         let ino = self.fresh(node.ino, plan)?;
+        inode.goes_on = other_than(ino, inode.goes_on);
         plan.new.insert(ino, New { inode, first: None });
         plan.added.insert(place, Entry::new(ino, FileKind::Directory));
         self.step(plan, Verb::Add, path);

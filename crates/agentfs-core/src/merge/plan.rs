@@ -330,6 +330,7 @@ impl<'a> Merging<'a> {
         inode.xattrs = settled.xattrs.clone().unwrap_or(inode.xattrs);
         self.core.own_below(&mut inode, &mut first)?;
         (inode.lower, inode.homes) = (None, crate::tree::Homes::default());
+        inode.goes_on = model.inode.identity(model.ino);
         let now = crate::types::Timestamp::now();
         inode.meta.times.ctime = now;
         if !self.keeps_times || matches!(settled.data, Data::Text(_)) {

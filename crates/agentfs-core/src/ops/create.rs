@@ -131,5 +131,5 @@ pub(super) fn new_inode(
         size: 0,
         blocks: 0,
     };
-    Ok(Inode { meta, body, xattrs, lower: None, homes: Homes::default() })
+    Ok(Inode { meta, body, xattrs, lower: None, homes: Homes::default(), goes_on: InodeId(0) })
 }

@@ -192,7 +192,17 @@ fn lost_and_found(version: &Version, room: InodeId) -> Vec<Edit> {
     };
     let body = Body::Directory(Directory::new(InodeId::ROOT));
     vec![
-        Edit::Put(room, Arc::new(Inode { meta, body, xattrs: None, lower: None, homes: Homes::default() })),
+        Edit::Put(
+            room,
+            Arc::new(Inode {
+                meta,
+                body,
+                xattrs: None,
+                lower: None,
+                homes: Homes::default(),
+                goes_on: InodeId(0),
+            }),
+        ),
         Edit::Link(InodeId::ROOT, name, Entry::new(room, FileKind::Directory)),
     ]
 }

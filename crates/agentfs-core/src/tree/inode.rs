@@ -79,6 +79,8 @@ pub struct Inode {
     pub lower: Option<Arc<Origin>>,
     /// Where its names are.
     pub homes: Homes,
+    /// The file that it goes on, where a merge or a restore put it in the place of another; else none, `InodeId(0)`.
+    pub goes_on: InodeId,
 }
 
 impl Meta {
@@ -92,6 +94,11 @@ impl Meta {
 }
 
 impl Inode {
+    /// Which file it is, of the number `ino`, whatever took its place since.
+    pub fn identity(&self, ino: InodeId) -> InodeId {
+        if self.goes_on.0 == 0 { ino } else { self.goes_on }
+    }
+
     /// What it is.
     pub fn kind(&self) -> FileKind {
         match &self.body {

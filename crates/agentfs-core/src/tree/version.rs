@@ -20,7 +20,14 @@ impl Version {
     pub fn new(mode: u16, uid: u32, gid: u32, now: Timestamp) -> Version {
         let meta = Meta { mode, uid, gid, nlink: 2, times: Times::all(now), size: 0, blocks: 0 };
         let body = Body::Directory(Directory::new(InodeId::ROOT));
-        let root = Arc::new(Inode { meta, body, xattrs: None, lower: None, homes: Homes::default() });
+        let root = Arc::new(Inode {
+            meta,
+            body,
+            xattrs: None,
+            lower: None,
+            homes: Homes::default(),
+            goes_on: InodeId(0),
+        });
         Version { inodes: OrdMap::unit(InodeId::ROOT, root) }
     }
 
