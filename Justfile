@@ -40,6 +40,10 @@ bench-store:
 bench-overlay:
     scripts/bench-overlay
 
+# Diff, merge and undo of ten files in small and large trees
+bench-merging:
+    scripts/bench-merging
+
 # What looking at a path costs: nobody bound, bound, inside branch-exec
 bench-views *ARGS:
     scripts/bench-views {{ARGS}}

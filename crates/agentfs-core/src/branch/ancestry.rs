@@ -1,7 +1,7 @@
 //! What came from what: which states of other branches a branch has in it, the states that merges begin from, and what was
 //! done that can be undone.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::types::{BranchId, Epoch, SnapshotId, Timestamp};
@@ -11,6 +11,9 @@ pub type Knows = BTreeMap<BranchId, Epoch>;
 
 /// A moment of a branch: the state that it was left in when this epoch of it began.
 pub type Moment = (BranchId, Epoch);
+
+/// Where merges crossed again and again: how far back states are kept that the ones they begin from are made of.
+const DEPTH: usize = 2;
 
 /// Events that are kept.
 const EVENTS: usize = 1000;
@@ -47,6 +50,10 @@ pub struct Event {
     pub kept: Option<SnapshotId>,
     /// Was it undone?
     pub is_undone: bool,
+}
+
+fn moments(knows: &Knows) -> impl Iterator<Item = Moment> {
+    knows.iter().map(|(branch, epoch)| (*branch, *epoch))
 }
 
 /// Takes over what another state knows.
@@ -168,18 +175,32 @@ impl Ancestry {
         found.iter().filter(|at| is_best(at)).map(|(_, id)| *id).collect()
     }
 
-    /// May a merge of two branches begin from a snapshot?
-    pub fn is_needed(&self, id: SnapshotId) -> bool {
-        let Some(past) = self.snapshots.get(&id) else { return false };
-        let (of, epoch) = past.moment;
+    /// The snapshots that a merge of two branches may begin from, and those that these may have been made one from.
+    pub fn needed(&self) -> HashSet<SnapshotId> {
+        let exact: HashSet<Moment> = self.branches.values().flat_map(|knows| moments(knows)).collect();
+        let begins = |(id, past): (&SnapshotId, &Past)| {
+            let is_known = exact.contains(&past.moment);
+            let is_gone = !self.branches.contains_key(&past.moment.0);
+            (is_known && (!is_gone || self.joins(*id, past.moment))).then_some(*id)
+        };
+        let mut needed: HashSet<SnapshotId> = self.snapshots.iter().filter_map(begins).collect();
+        let mut last: Vec<SnapshotId> = needed.iter().copied().collect();
+        for _ in 0..DEPTH {
+            let known =
+                last.iter().filter_map(|id| self.snapshots.get(id)).flat_map(|past| moments(&past.knows));
+            let older: HashSet<SnapshotId> =
+                known.filter_map(|moment| self.moments.get(&moment)).copied().collect();
+            last = older.into_iter().filter(|id| needed.insert(*id)).collect();
+        }
+        needed
+    }
+
+    /// Of a moment of a branch that is gone: have two others nothing later together?
+    fn joins(&self, id: SnapshotId, (of, epoch): Moment) -> bool {
         let knows = |known: &&Arc<Knows>| known.get(&of).is_some_and(|known| *known >= epoch);
         let holders: Vec<&Arc<Knows>> = self.branches.values().filter(knows).collect();
-        let exact: Vec<_> = holders.iter().filter(|known| known.get(&of) == Some(&epoch)).collect();
-        if self.branches.contains_key(&of) {
-            return !exact.is_empty();
-        }
-        // Of a branch that is gone: for two others that have nothing later together.
-        let pairs = exact.iter().flat_map(|a| holders.iter().map(move |b| (**a, *b)));
+        let exact = holders.iter().filter(|known| known.get(&of) == Some(&epoch));
+        let pairs = exact.flat_map(|a| holders.iter().map(move |b| (*a, *b)));
         let mut different = pairs.filter(|(a, b)| !Arc::ptr_eq(a, b));
         different.any(|(a, b)| self.common(a, b).contains(&id))
     }
@@ -292,11 +313,11 @@ mod tests {
         let mut past = Past::default();
         past.ancestry.set_branch(BranchId(0), Knows::new());
         let fork = past.branch(1, 0);
-        assert!(past.ancestry.is_needed(fork));
+        assert!(past.ancestry.needed().contains(&fork));
         let merged = past.merge(1, 0);
-        assert!(past.ancestry.is_needed(merged));
+        assert!(past.ancestry.needed().contains(&merged));
         past.ancestry.forget_branch(BranchId(1));
-        assert!(!past.ancestry.is_needed(fork) && !past.ancestry.is_needed(merged));
+        assert!(!past.ancestry.needed().contains(&fork) && !past.ancestry.needed().contains(&merged));
         past.ancestry.forget_snapshot(fork);
         past.ancestry.forget_snapshot(merged);
         past.ancestry.tidy();

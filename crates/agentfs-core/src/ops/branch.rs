@@ -86,8 +86,8 @@ impl FsCore {
     /// going, and makes it durable.
     pub(super) fn forget_points(&self) -> Vec<Arc<Snapshot>> {
         let mut catalog = self.catalog.write();
-        let points = catalog.all_points().map(|(info, _)| info.id);
-        let idle: Vec<SnapshotId> = points.filter(|id| !catalog.ancestry.is_needed(*id)).collect();
+        let (points, needed) = (catalog.all_points().map(|(info, _)| info.id), catalog.ancestry.needed());
+        let idle: Vec<SnapshotId> = points.filter(|id| !needed.contains(id)).collect();
         let mut gone = Vec::new();
         for id in idle {
             if let Err(error) = self.journal.append(&Record::SnapshotDeleted(id)) {

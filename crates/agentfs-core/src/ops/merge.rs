@@ -13,6 +13,7 @@ use crate::fs_core::FsCore;
 use crate::log::{NewSnapshot, Record};
 use crate::merge::{self, Changed, Conflict, Labels, Policy, Request, Step, Wanted};
 use crate::progress::Progress;
+use crate::tree::{Body, Directory, Homes, Inode, Version};
 use crate::types::{BranchId, Epoch, InodeId, Name, SnapshotId, Timestamp};
 
 /// What to merge, and how.
@@ -237,7 +238,12 @@ impl FsCore {
         for next in states {
             let knows = self.catalog.read().ancestry.of_snapshot(next);
             let common = self.catalog.read().ancestry.common(&known, &knows);
-            let (below, theirs) = (self.base_of(common, progress)?, self.sight_of(next)?);
+            let theirs = self.sight_of(next)?;
+            let below = match common.is_empty() {
+                // What these have in common is too long ago: where they differ, the merge conflicts.
+                true => nothing_of(&base)?,
+                false => self.base_of(common, progress)?,
+            };
             let labels = Labels { ours: "one".into(), theirs: "other".into() };
             let plan = merge::plan(
                 self,
@@ -260,6 +266,14 @@ impl FsCore {
         }
         Ok(base)
     }
+}
+
+/// The root alone.
+fn nothing_of(sight: &Sight) -> Result<Sight> {
+    let root = sight.node(InodeId::ROOT, None)?.ok_or(FsError::Stale)?;
+    let body = Body::Directory(Directory::new(InodeId::ROOT));
+    let root = Inode { lower: None, homes: Homes::default(), body, ..(*root.inode).clone() };
+    Ok(Sight::new(Version::of_root(root), None))
 }
 
 pub(super) fn shown(name: &Option<Arc<str>>, id: &dyn std::fmt::Display) -> String {
