@@ -77,6 +77,8 @@ pub struct Ancestry {
     snapshots: HashMap<SnapshotId, Past>,
     moments: HashMap<Moment, SnapshotId>,
     events: Vec<Event>,
+    /// States that operations under way rely on, and how many do.
+    held: HashMap<SnapshotId, usize>,
 }
 
 impl Ancestry {
@@ -130,6 +132,21 @@ impl Ancestry {
         }
     }
 
+    /// An operation relies on a state.
+    pub fn hold(&mut self, id: SnapshotId) {
+        *self.held.entry(id).or_insert(0) += 1;
+    }
+
+    /// It does no longer.
+    pub fn let_go(&mut self, id: SnapshotId) {
+        if let Some(count) = self.held.get_mut(&id) {
+            *count -= 1;
+            if *count == 0 {
+                self.held.remove(&id);
+            }
+        }
+    }
+
     /// Something was done.
     pub fn note(&mut self, event: Event) {
         if event.deed == Deed::Undone
@@ -160,30 +177,41 @@ impl Ancestry {
     }
 
     /// The snapshots of moments that two states have in them and that are in no other such moment: `ours` and `theirs` say what
-    /// the two know, each itself included.
-    pub fn common(&self, ours: &Knows, theirs: &Knows) -> Vec<SnapshotId> {
+    /// the two know, each itself included. `None` when one of them is not kept any more: nothing older may stand for it.
+    pub fn common(&self, ours: &Knows, theirs: &Knows) -> Option<Vec<SnapshotId>> {
         let both = ours.iter().filter_map(|(branch, own)| Some((*branch, *own.min(theirs.get(branch)?))));
+        let both: Vec<Moment> = both.collect();
         let found: Vec<(Moment, SnapshotId)> =
-            both.filter_map(|moment| Some((moment, *self.moments.get(&moment)?))).collect();
+            both.iter().filter_map(|moment| Some((*moment, *self.moments.get(moment)?))).collect();
         let is_in = |(branch, epoch): Moment, id: SnapshotId| {
             let known = self.snapshots.get(&id).and_then(|past| past.knows.get(&branch));
             known.is_some_and(|known| *known >= epoch)
         };
+        let is_covered = |moment: &Moment| found.iter().any(|(_, id)| is_in(*moment, *id));
         let is_best = |(moment, id): &(Moment, SnapshotId)| {
             !found.iter().any(|(_, other)| other != id && is_in(*moment, *other))
         };
-        found.iter().filter(|at| is_best(at)).map(|(_, id)| *id).collect()
+        both.iter()
+            .all(is_covered)
+            .then(|| found.iter().filter(|at| is_best(at)).map(|(_, id)| *id).collect())
     }
 
-    /// The snapshots that a merge of two branches may begin from, and those that these may have been made one from.
-    pub fn needed(&self) -> HashSet<SnapshotId> {
-        let exact: HashSet<Moment> = self.branches.values().flat_map(|knows| moments(knows)).collect();
+    /// The snapshots that a merge may begin from, of branches or of snapshots that are `shown`, and those that these may have
+    /// been made one from.
+    pub fn needed(&self, shown: &dyn Fn(SnapshotId) -> bool) -> HashSet<SnapshotId> {
+        let branches = self.branches.iter().map(|(id, knows)| (Some(*id), &**knows));
+        let snapshots =
+            self.snapshots.iter().filter(|(id, _)| shown(**id)).map(|(_, past)| (None, &*past.knows));
+        let holders: Vec<(Option<BranchId>, &Knows)> = branches.chain(snapshots).collect();
+        let exact: HashSet<Moment> = holders.iter().flat_map(|(_, knows)| moments(knows)).collect();
         let begins = |(id, past): (&SnapshotId, &Past)| {
-            let is_known = exact.contains(&past.moment);
             let is_gone = !self.branches.contains_key(&past.moment.0);
-            (is_known && (!is_gone || self.joins(*id, past.moment))).then_some(*id)
+            let is_needed =
+                exact.contains(&past.moment) && (!is_gone || self.joins(&holders, *id, past.moment));
+            is_needed.then_some(*id)
         };
         let mut needed: HashSet<SnapshotId> = self.snapshots.iter().filter_map(begins).collect();
+        needed.extend(self.held.keys());
         let mut last: Vec<SnapshotId> = needed.iter().copied().collect();
         for _ in 0..DEPTH {
             let known =
@@ -195,14 +223,27 @@ impl Ancestry {
         needed
     }
 
-    /// Of a moment of a branch that is gone: have two others nothing later together?
-    fn joins(&self, id: SnapshotId, (of, epoch): Moment) -> bool {
-        let knows = |known: &&Arc<Knows>| known.get(&of).is_some_and(|known| *known >= epoch);
-        let holders: Vec<&Arc<Knows>> = self.branches.values().filter(knows).collect();
-        let exact = holders.iter().filter(|known| known.get(&of) == Some(&epoch));
-        let pairs = exact.flat_map(|a| holders.iter().map(move |b| (*a, *b)));
-        let mut different = pairs.filter(|(a, b)| !Arc::ptr_eq(a, b));
-        different.any(|(a, b)| self.common(a, b).contains(&id))
+    /// Of a moment of a branch that is gone: may several who have it in them have nothing later together?
+    fn joins(&self, holders: &[(Option<BranchId>, &Knows)], id: SnapshotId, (of, epoch): Moment) -> bool {
+        let has = |knows: &Knows| knows.get(&of).is_some_and(|known| *known >= epoch);
+        let having: Vec<_> = holders.iter().filter(|(_, knows)| has(knows)).collect();
+        let Some((first, others)) = having.split_first().filter(|(_, others)| !others.is_empty()) else {
+            return false;
+        };
+        let of_branch = |(own, knows): &(Option<BranchId>, &Knows), branch: BranchId| {
+            if *own == Some(branch) { Some(Epoch(u64::MAX)) } else { knows.get(&branch).copied() }
+        };
+        let branches = first.1.keys().copied().chain(first.0);
+        let mut together = branches.filter_map(|branch| {
+            let all = others.iter().map(|other| of_branch(other, branch));
+            let least =
+                all.chain([of_branch(first, branch)]).collect::<Option<Vec<_>>>()?.into_iter().min()?;
+            Some((branch, least))
+        });
+        !together.any(|moment| {
+            let later = self.moments.get(&moment).filter(|other| **other != id);
+            later.and_then(|other| self.snapshots.get(other)).is_some_and(|past| has(&past.knows))
+        })
     }
 
     /// Forgets what was known of branches that are gone, where no snapshot of theirs is left: no merge can begin from it.
@@ -270,7 +311,7 @@ mod tests {
         fn bases(&mut self, a: u128, b: u128) -> Vec<SnapshotId> {
             let (a, b) = (self.snapshot(a), self.snapshot(b));
             let (ours, theirs) = (self.ancestry.of_snapshot(a), self.ancestry.of_snapshot(b));
-            self.ancestry.common(&ours, &theirs)
+            self.ancestry.common(&ours, &theirs).unwrap()
         }
     }
 
@@ -313,11 +354,14 @@ mod tests {
         let mut past = Past::default();
         past.ancestry.set_branch(BranchId(0), Knows::new());
         let fork = past.branch(1, 0);
-        assert!(past.ancestry.needed().contains(&fork));
+        assert!(past.ancestry.needed(&|_| false).contains(&fork));
         let merged = past.merge(1, 0);
-        assert!(past.ancestry.needed().contains(&merged));
+        assert!(past.ancestry.needed(&|_| false).contains(&merged));
         past.ancestry.forget_branch(BranchId(1));
-        assert!(!past.ancestry.needed().contains(&fork) && !past.ancestry.needed().contains(&merged));
+        assert!(
+            !past.ancestry.needed(&|_| false).contains(&fork)
+                && !past.ancestry.needed(&|_| false).contains(&merged)
+        );
         past.ancestry.forget_snapshot(fork);
         past.ancestry.forget_snapshot(merged);
         past.ancestry.tidy();

@@ -1,6 +1,6 @@
 //! The catalogue of branches and snapshots: ids, names, and what grew from what.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use super::{Ancestry, Branch, Snapshot};
@@ -107,6 +107,12 @@ impl Catalog {
     /// All snapshots, in order of their ids.
     pub fn all_snapshots(&self) -> impl Iterator<Item = (&SnapshotInfo, &Arc<Snapshot>)> {
         self.snapshots.values().map(|(info, snapshot)| (info, snapshot))
+    }
+
+    /// Snapshots that merges need, those that are shown among them but `gone`.
+    pub fn needed_states(&self, gone: Option<SnapshotId>) -> HashSet<SnapshotId> {
+        let shown: HashSet<SnapshotId> = self.all_snapshots().map(|(info, _)| info.id).collect();
+        self.ancestry.needed(&|id| Some(id) != gone && shown.contains(&id))
     }
 
     /// All hidden snapshots, in order of their ids.

@@ -13,7 +13,15 @@ use crate::types::{FileKind, InodeId, Name, Timestamp};
 /// # Errors
 /// `Contended` when the branch is not what the plan relies on any more; nothing is to be changed then.
 pub fn emit(plan: &Plan, draft: &mut Draft<'_>) -> Result<()> {
-    if !plan.guards.iter().all(|guard| holds(guard, draft)) {
+    let is_directory = |dir: &InodeId| {
+        plan.new.contains_key(dir)
+            || draft.version().get(*dir).is_some_and(|inode| inode.directory().is_some())
+    };
+    let is_free = |ino: &InodeId| draft.inode(*ino).is_err();
+    if !plan.guards.iter().all(|guard| holds(guard, draft))
+        || !plan.removed.keys().chain(plan.added.keys()).all(|(dir, _)| is_directory(dir))
+        || !plan.new.keys().all(is_free)
+    {
         return Err(FsError::Contended);
     }
     let now = Timestamp::now();

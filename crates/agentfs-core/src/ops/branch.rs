@@ -86,7 +86,7 @@ impl FsCore {
     /// going, and makes it durable.
     pub(super) fn forget_points(&self) -> Vec<Arc<Snapshot>> {
         let mut catalog = self.catalog.write();
-        let (points, needed) = (catalog.all_points().map(|(info, _)| info.id), catalog.ancestry.needed());
+        let (points, needed) = (catalog.all_points().map(|(info, _)| info.id), catalog.needed_states(None));
         let idle: Vec<SnapshotId> = points.filter(|id| !needed.contains(id)).collect();
         let mut gone = Vec::new();
         for id in idle {

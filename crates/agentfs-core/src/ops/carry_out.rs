@@ -18,6 +18,17 @@ use crate::types::{FileKind, InodeId, SnapshotId, Timestamp, ViewId};
 /// How often a merge is planned anew because the branch was changed meanwhile.
 const ATTEMPTS: usize = 5;
 
+/// What is done to a branch.
+pub(super) struct What {
+    pub(super) deed: Deed,
+    /// The branch or snapshot that it takes from.
+    pub(super) source: u128,
+    /// Its name.
+    pub(super) name: Option<Arc<str>>,
+    /// The state of it.
+    pub(super) state: SnapshotId,
+}
+
 impl FsCore {
     /// Attempts something until nothing comes between; from the second time on other changes are held back.
     pub(super) fn insist(&self, attempt: impl Fn(bool) -> Result<Merged>) -> Result<Merged> {
@@ -41,7 +52,7 @@ impl FsCore {
         plan: Plan,
         refuses: bool,
         kept: Option<&SnapshotInfo>,
-        (deed, source, source_name): (Deed, u128, Option<Arc<str>>),
+        what: What,
         known: impl FnOnce(Knows) -> Knows,
     ) -> Result<Merged> {
         if plan.is_stuck && kept.is_some() && (!refuses || plan.conflicts.is_empty()) {
@@ -66,6 +77,9 @@ impl FsCore {
             return Err(FsError::Contended);
         }
         let control = self.control.lock();
+        if self.catalog.read().state(what.state).is_none() {
+            return Err(FsError::Contended); // it was deleted, and nothing must be known of what is not kept
+        }
         let mine = self.catalog.read().ancestry.of_branch(info.id);
         let mut knows = known(mine.clone());
         knows.remove(&info.id);
@@ -76,12 +90,12 @@ impl FsCore {
             return Ok(merged);
         }
         let event = Event {
-            deed,
+            deed: what.deed,
             when: Timestamp::now(),
             branch: info.id,
             name: info.name.clone(),
-            source,
-            source_name,
+            source: what.source,
+            source_name: what.name,
             kept: is_new.then_some(kept.id),
             is_undone: false,
         };
@@ -94,6 +108,7 @@ impl FsCore {
         drop(control);
         self.reclaim(points);
         self.journal.sync()?;
+        merged.is_noted = true;
         if is_new {
             merged.kept = Some(kept.clone());
         } else {

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::carry_out::What;
 use super::diff::tree_called;
 use super::direct::Moment;
 use crate::branch::{Branch, BranchInfo, Deed, Knows, Origin, Snapshot, SnapshotInfo, Tree, learn};
@@ -51,6 +52,8 @@ pub struct Merged {
     pub names: Vec<(InodeId, Name)>,
     /// Inodes that have other attributes now.
     pub inodes: Vec<InodeId>,
+    /// Was it noted as an event?
+    pub is_noted: bool,
 }
 
 /// A state to merge from, and what it is called.
@@ -80,17 +83,16 @@ impl FsCore {
             let (info, branch) = catalog.branch(&into)?;
             (info.clone(), branch.clone())
         };
-        let (source, point) = self.merge_source(wish, &info)?;
+        let source = self.merge_source(wish, &info)?;
         let labels =
             Labels { ours: shown(&info.name, &info.id), theirs: shown(&source.name, &source.info.id) };
         let done = self.merge_from(wish, (&info, &branch, is_urgent), &source, &labels, progress);
-        if point {
-            let points = {
-                let _control = self.control.lock();
-                self.forget_points()
-            };
-            self.reclaim(points);
-        }
+        let points = {
+            let _control = self.control.lock();
+            self.catalog.write().ancestry.let_go(source.info.id);
+            self.forget_points()
+        };
+        self.reclaim(points);
         done.map(|merged| Merged { source: labels.theirs, ..merged })
     }
 
@@ -134,7 +136,8 @@ impl FsCore {
             },
         );
         let mut knows = source.knows.clone();
-        let deed = (Deed::Merged, source.id, source.name.clone());
+        let deed =
+            What { deed: Deed::Merged, source: source.id, name: source.name.clone(), state: source.info.id };
         let known = |mine: Knows| {
             learn(&mut knows, &mine);
             knows
@@ -174,29 +177,28 @@ impl FsCore {
         Ok(catalog.branch(&into)?.0.id)
     }
 
-    /// The state that is merged; and was a hidden snapshot taken for it?
-    fn merge_source(&self, wish: &MergeWish<'_>, into: &BranchInfo) -> Result<(Source, bool)> {
-        let tree = tree_called(&self.catalog.read(), wish.source)?;
-        if let Tree::Snapshot(snapshot) = tree {
-            let catalog = self.catalog.read();
+    /// The state that is merged, which is held: to be let go of.
+    fn merge_source(&self, wish: &MergeWish<'_>, into: &BranchInfo) -> Result<Source> {
+        let mut catalog = self.catalog.write();
+        if let Tree::Snapshot(snapshot) = tree_called(&catalog, wish.source)? {
             let info = catalog.snapshot(&snapshot.id.to_string())?.0.clone();
             let knows = catalog.ancestry.of_snapshot(info.id);
             let (id, name) = (info.id.0, info.name.clone());
-            return Ok((Source { snapshot, info, id, name, knows }, false));
+            catalog.ancestry.hold(info.id);
+            return Ok(Source { snapshot, info, id, name, knows });
         }
+        drop(catalog);
         let info = self.find_branch(wish.source)?;
         if info.id == into.id {
             return Err(FsError::Refused("a branch cannot be merged into itself".into()));
         }
-        let point = self.take_point(&info)?;
-        let catalog = self.catalog.read();
-        let (_, snapshot) = catalog.state(point.id).ok_or(FsError::Stale)?;
-        let (snapshot, knows) = (snapshot.clone(), catalog.ancestry.of_snapshot(point.id));
-        Ok((Source { snapshot, info: point, id: info.id.0, name: info.name, knows }, true))
+        let (point, snapshot) = self.take_point(&info)?;
+        let knows = self.catalog.read().ancestry.of_snapshot(point.id);
+        Ok(Source { snapshot, info: point, id: info.id.0, name: info.name, knows })
     }
 
-    /// Takes a hidden snapshot of a branch.
-    fn take_point(&self, of: &BranchInfo) -> Result<SnapshotInfo> {
+    /// Takes a hidden snapshot of a branch, and holds it.
+    fn take_point(&self, of: &BranchInfo) -> Result<(SnapshotInfo, Arc<Snapshot>)> {
         let _control = self.control.lock();
         let branch = self.catalog.read().branch(&of.id.to_string())?.1.clone();
         let epoch = self.fresh_epoch();
@@ -208,8 +210,9 @@ impl FsCore {
         let snapshot = Arc::new(Snapshot::new(info.id, version, self.lower.clone()));
         let mut catalog = self.catalog.write();
         catalog.ancestry.note_snapshot(info.id, of.id, epoch);
-        catalog.insert_point(info.clone(), snapshot);
-        Ok(info)
+        catalog.ancestry.hold(info.id);
+        catalog.insert_point(info.clone(), snapshot.clone());
+        Ok((info, snapshot))
     }
 
     /// The state that a branch and a state that knows this have in common, or one made of all they have.
@@ -220,7 +223,16 @@ impl FsCore {
             ours.insert(info.id, Epoch(u64::MAX));
             catalog.ancestry.common(&ours, theirs)
         };
-        self.base_of(found, progress)
+        let gone = || {
+            FsError::Refused(
+                "a state that the two have in common is not kept any more: merge them by a patch, or grow a new branch".into(),
+            )
+        };
+        // What was let go of meanwhile is looked for anew.
+        self.base_of(found.ok_or_else(gone)?, progress).map_err(|error| match error {
+            FsError::Stale => FsError::Contended,
+            error => error,
+        })
     }
 
     /// One state made of several: they are merged first. Where they conflict, so will what is merged from there.
@@ -237,7 +249,7 @@ impl FsCore {
         let mut known = self.catalog.read().ancestry.of_snapshot(first);
         for next in states {
             let knows = self.catalog.read().ancestry.of_snapshot(next);
-            let common = self.catalog.read().ancestry.common(&known, &knows);
+            let common = self.catalog.read().ancestry.common(&known, &knows).unwrap_or_default();
             let theirs = self.sight_of(next)?;
             let below = match common.is_empty() {
                 // What these have in common is too long ago: where they differ, the merge conflicts.

@@ -1,5 +1,6 @@
 //! `restore`: a branch goes back to a snapshot, all of it or some paths.
 
+use super::carry_out::What;
 use super::merge::{Merged, shown};
 use crate::branch::{Deed, Knows, Tree};
 use crate::compare::{Sight, compare};
@@ -76,7 +77,7 @@ impl FsCore {
         };
         let is_whole = paths.is_empty();
         let known = |mine: Knows| if is_whole { knows } else { mine };
-        let what = (deed, source.id.0, source.name.clone());
+        let what = What { deed, source: source.id.0, name: source.name.clone(), state: source.id };
         let done =
             plan.and_then(|plan| self.carry_out((&info, &branch), plan, false, kept.as_ref(), what, known));
         let merged = done.inspect_err(|_| self.forget_kept(kept.as_ref()))?;

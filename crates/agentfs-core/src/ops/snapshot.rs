@@ -124,7 +124,7 @@ impl FsCore {
     pub fn delete_snapshot(&self, snapshot: &str) -> Result<(SnapshotId, u64)> {
         let control = self.control.lock();
         let id = self.check_unused_snapshot(snapshot)?;
-        let is_needed = self.catalog.read().ancestry.needed().contains(&id);
+        let is_needed = self.catalog.read().needed_states(Some(id)).contains(&id);
         let removed = if is_needed {
             self.journal.append(&Record::SnapshotHidden(id))?;
             self.catalog.write().hide(id);

@@ -76,7 +76,7 @@ impl FsCore {
         let merged = self.insist(|is_urgent| {
             self.restore_once(&branch, &kept, &[], (false, is_urgent, Deed::Undone), progress)
         })?;
-        if merged.kept.is_none() {
+        if !merged.is_noted {
             // It is as it was before already: that is noted all the same.
             let now = Timestamp::now();
             self.note(Event { deed: Deed::Undone, when: now, kept: None, ..event.clone() })?;
