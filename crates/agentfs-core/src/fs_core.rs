@@ -113,7 +113,7 @@ impl FsCore {
             root: Some(RootAttributes { mode, uid, gid }),
             created: now,
         };
-        self.catalog.write().ancestry.set_branch(record.id, Knows::new());
+        self.catalog.write().ancestry.set_branch(record.id, record.id, Knows::new());
         self.add_branch(record.clone(), Origin::Empty, Version::new(mode, uid, gid, now));
         Ok(record)
     }

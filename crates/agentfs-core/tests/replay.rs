@@ -65,7 +65,7 @@ impl History {
                 };
                 self.branches.insert(new.id, version);
             }
-            Record::SnapshotDeleted(id) => drop(self.snapshots.remove(&id)),
+            Record::SnapshotDeleted(id) | Record::SnapshotHidden(id) => drop(self.snapshots.remove(&id)),
             Record::BranchDeleted(id) => drop(self.branches.remove(&id)),
             _ => {}
         }

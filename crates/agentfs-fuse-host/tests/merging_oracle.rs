@@ -181,7 +181,7 @@ fn merge_here(v: &Volume, into: &str, source: &str) -> Merged {
 /// One history. Says what differs, and how many merges there were; it ends with the first conflict.
 fn history(v: &Volume, seed: u64, repository: &Path) -> (usize, Option<String>) {
     let mut chance = Chance(seed * 7919 + 1);
-    let is_nasty = seed % 5 == 0;
+    let is_nasty = seed.is_multiple_of(5);
     let (main, other) = (format!("m{seed}"), format!("b{seed}"));
     v.grow_branch("empty", &main);
     let (ours, theirs) = (repository.join("main"), repository.join("other"));

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use crate::types::{BranchId, Epoch, SnapshotId, Timestamp};
 
-/// Of each branch, up to which moment its changes are in a state: until this epoch of it began.
+/// Of each line, up to which moment its changes are in a state: until this epoch of it began. A line is what a branch did, until
+/// it was put back to what it was; its first has the branch's id.
 pub type Knows = BTreeMap<BranchId, Epoch>;
 
 /// A moment of a branch: the state that it was left in when this epoch of it began.
@@ -74,6 +75,8 @@ struct Past {
 #[derive(Default)]
 pub struct Ancestry {
     branches: HashMap<BranchId, Arc<Knows>>,
+    /// The lines of branches, where they are not called by the branch's own id: one that was put back begins a new one.
+    lines: HashMap<BranchId, BranchId>,
     snapshots: HashMap<SnapshotId, Past>,
     moments: HashMap<Moment, SnapshotId>,
     events: Vec<Event>,
@@ -92,23 +95,31 @@ impl Ancestry {
         self.snapshots.get(&id).map(|past| (*past.knows).clone()).unwrap_or_default()
     }
 
-    /// A branch knows this.
-    pub fn set_branch(&mut self, id: BranchId, knows: Knows) {
-        self.branches.insert(id, Arc::new(knows));
+    /// The line that a branch is in.
+    pub fn line(&self, id: BranchId) -> BranchId {
+        self.lines.get(&id).copied().unwrap_or(id)
     }
 
-    /// A snapshot of a branch knows this.
-    pub fn set_snapshot(&mut self, id: SnapshotId, branch: BranchId, knows: Knows) {
-        let Some(epoch) = knows.get(&branch).copied() else { return };
-        self.moments.insert((branch, epoch), id);
-        self.snapshots.insert(id, Past { moment: (branch, epoch), knows: Arc::new(knows) });
+    /// A branch is in a line, and knows this.
+    pub fn set_branch(&mut self, id: BranchId, line: BranchId, knows: Knows) {
+        self.branches.insert(id, Arc::new(knows));
+        if line != id {
+            self.lines.insert(id, line);
+        }
+    }
+
+    /// A snapshot in a line knows this.
+    pub fn set_snapshot(&mut self, id: SnapshotId, line: BranchId, knows: Knows) {
+        let Some(epoch) = knows.get(&line).copied() else { return };
+        self.moments.insert((line, epoch), id);
+        self.snapshots.insert(id, Past { moment: (line, epoch), knows: Arc::new(knows) });
     }
 
     /// A snapshot was taken of a branch that goes on in `epoch`.
     pub fn note_snapshot(&mut self, id: SnapshotId, branch: BranchId, epoch: Epoch) {
-        let mut knows = self.of_branch(branch);
-        knows.insert(branch, epoch);
-        self.set_snapshot(id, branch, knows);
+        let (mut knows, line) = (self.of_branch(branch), self.line(branch));
+        knows.insert(line, epoch);
+        self.set_snapshot(id, line, knows);
     }
 
     /// A branch grew from a snapshot.
@@ -121,6 +132,7 @@ impl Ancestry {
     /// A branch is gone.
     pub fn forget_branch(&mut self, id: BranchId) {
         self.branches.remove(&id);
+        self.lines.remove(&id);
     }
 
     /// A snapshot is gone.
@@ -169,10 +181,12 @@ impl Ancestry {
         &self.events
     }
 
-    /// What branches know, and what snapshots know.
-    pub fn all(&self) -> impl Iterator<Item = (Holder, &Knows)> {
-        let branches = self.branches.iter().map(|(id, knows)| (Holder::Branch(*id), &**knows));
-        let snapshots = self.snapshots.iter().map(|(id, past)| (Holder::Snapshot(*id), &*past.knows));
+    /// What branches know, and what snapshots know, each with its line.
+    pub fn all(&self) -> impl Iterator<Item = (Holder, BranchId, &Knows)> {
+        let branches =
+            self.branches.iter().map(|(id, knows)| (Holder::Branch(*id), self.line(*id), &**knows));
+        let snapshots =
+            self.snapshots.iter().map(|(id, past)| (Holder::Snapshot(*id), past.moment.0, &*past.knows));
         branches.chain(snapshots)
     }
 
@@ -199,13 +213,14 @@ impl Ancestry {
     /// The snapshots that a merge may begin from, of branches or of snapshots that are `shown`, and those that these may have
     /// been made one from.
     pub fn needed(&self, shown: &dyn Fn(SnapshotId) -> bool) -> HashSet<SnapshotId> {
-        let branches = self.branches.iter().map(|(id, knows)| (Some(*id), &**knows));
+        let branches = self.branches.iter().map(|(id, knows)| (Some(self.line(*id)), &**knows));
         let snapshots =
             self.snapshots.iter().filter(|(id, _)| shown(**id)).map(|(_, past)| (None, &*past.knows));
         let holders: Vec<(Option<BranchId>, &Knows)> = branches.chain(snapshots).collect();
+        let alive: HashSet<BranchId> = holders.iter().filter_map(|(own, _)| *own).collect();
         let exact: HashSet<Moment> = holders.iter().flat_map(|(_, knows)| moments(knows)).collect();
         let begins = |(id, past): (&SnapshotId, &Past)| {
-            let is_gone = !self.branches.contains_key(&past.moment.0);
+            let is_gone = !alive.contains(&past.moment.0);
             let is_needed =
                 exact.contains(&past.moment) && (!is_gone || self.joins(&holders, *id, past.moment));
             is_needed.then_some(*id)
@@ -248,8 +263,12 @@ impl Ancestry {
 
     /// Forgets what was known of branches that are gone, where no snapshot of theirs is left: no merge can begin from it.
     pub fn tidy(&mut self) {
-        let left: BTreeSet<BranchId> =
-            self.moments.keys().map(|(branch, _)| *branch).chain(self.branches.keys().copied()).collect();
+        let left: BTreeSet<BranchId> = self
+            .moments
+            .keys()
+            .map(|(line, _)| *line)
+            .chain(self.branches.keys().map(|id| self.line(*id)))
+            .collect();
         for knows in self.branches.values_mut() {
             if knows.keys().any(|branch| !left.contains(branch)) {
                 Arc::make_mut(knows).retain(|branch, _| left.contains(branch));
@@ -304,7 +323,7 @@ mod tests {
             let mut knows = self.ancestry.of_branch(BranchId(into));
             learn(&mut knows, &self.ancestry.of_snapshot(point));
             knows.remove(&BranchId(into));
-            self.ancestry.set_branch(BranchId(into), knows);
+            self.ancestry.set_branch(BranchId(into), BranchId(into), knows);
             point
         }
 
@@ -318,7 +337,7 @@ mod tests {
     #[test]
     fn a_merge_begins_where_the_two_were_last_the_same() {
         let mut past = Past::default();
-        past.ancestry.set_branch(BranchId(0), Knows::new());
+        past.ancestry.set_branch(BranchId(0), BranchId(0), Knows::new());
         let fork = past.branch(1, 0);
         assert_eq!(past.bases(0, 1), [fork]);
         let merged = past.merge(1, 0);
@@ -334,7 +353,7 @@ mod tests {
     #[test]
     fn where_merges_crossed_there_are_two_beginnings() {
         let mut past = Past::default();
-        past.ancestry.set_branch(BranchId(0), Knows::new());
+        past.ancestry.set_branch(BranchId(0), BranchId(0), Knows::new());
         past.branch(1, 0);
         past.branch(2, 0);
         // Each takes over what the other was before: by branches of these states.
@@ -352,7 +371,7 @@ mod tests {
     #[test]
     fn what_no_merge_can_begin_from_is_not_needed() {
         let mut past = Past::default();
-        past.ancestry.set_branch(BranchId(0), Knows::new());
+        past.ancestry.set_branch(BranchId(0), BranchId(0), Knows::new());
         let fork = past.branch(1, 0);
         assert!(past.ancestry.needed(&|_| false).contains(&fork));
         let merged = past.merge(1, 0);

@@ -41,7 +41,7 @@ enum Stored {
     SnapshotKeeps(u128, Vec<u64>, Vec<StoredEdit>),
     Point(Box<StoredSnapshot>),
     PointIs(Box<StoredSnapshot>, u32),
-    Knows(StoredHolder, Vec<(u128, u64)>),
+    Knows(StoredHolder, u128, Vec<(u128, u64)>),
     Merged(Box<StoredMerge>),
     Happened(Box<StoredEvent>),
     SnapshotHidden(u128),
@@ -162,7 +162,9 @@ fn stored(record: &Record) -> Stored {
         Record::PointCreated(new) => Stored::Point(Box::new(stored_snapshot(new))),
         Record::SnapshotHidden(id) => Stored::SnapshotHidden(id.0),
         Record::PointIs(new, version) => Stored::PointIs(Box::new(stored_snapshot(new)), *version),
-        Record::Knows(holder, knows) => Stored::Knows(stored_holder(*holder), stored_knows(knows)),
+        Record::Knows(holder, line, knows) => {
+            Stored::Knows(stored_holder(*holder), line.0, stored_knows(knows))
+        }
         Record::Merged(merge) => Stored::Merged(Box::new(stored_merge(merge))),
         Record::Happened(event) => Stored::Happened(Box::new(stored_event(event))),
         Record::Moved(moves) => Stored::Moved(moves.iter().map(stored_move).collect()),
@@ -201,7 +203,9 @@ fn record(stored: Stored, adopt: Adopter<'_>) -> Decoded<Record> {
         Stored::Point(new) => Record::PointCreated(new_snapshot(*new)?),
         Stored::SnapshotHidden(id) => Record::SnapshotHidden(SnapshotId(id)),
         Stored::PointIs(new, version) => Record::PointIs(new_snapshot(*new)?, version),
-        Stored::Knows(holder, knows) => Record::Knows(loaded_holder(&holder), loaded_knows(knows)),
+        Stored::Knows(holder, line, knows) => {
+            Record::Knows(loaded_holder(&holder), BranchId(line), loaded_knows(knows))
+        }
         Stored::Merged(merge) => Record::Merged(Box::new(loaded_merge(*merge, adopt)?)),
         Stored::Happened(event) => Record::Happened(loaded_event(*event)?),
         Stored::Moved(moves) => Record::Moved(moves.iter().map(loaded_move).collect()),

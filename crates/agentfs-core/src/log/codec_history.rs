@@ -39,6 +39,7 @@ pub(super) struct StoredEvent {
 #[derive(Serialize, Deserialize)]
 pub(super) struct StoredMerge {
     branch: u128,
+    line: u128,
     knows: Vec<(u128, u64)>,
     event: StoredEvent,
     first: Vec<u64>,
@@ -108,6 +109,7 @@ pub(super) fn loaded_event(stored: StoredEvent) -> Decoded<Event> {
 pub(super) fn stored_merge(merge: &Merge) -> StoredMerge {
     StoredMerge {
         branch: merge.branch.0,
+        line: merge.line.0,
         knows: stored_knows(&merge.knows),
         event: stored_event(&merge.event),
         first: merge.first.iter().map(|id| id.0).collect(),
@@ -118,6 +120,7 @@ pub(super) fn stored_merge(merge: &Merge) -> StoredMerge {
 pub(super) fn loaded_merge(stored: StoredMerge, adopt: Adopter<'_>) -> Decoded<Merge> {
     Ok(Merge {
         branch: BranchId(stored.branch),
+        line: BranchId(stored.line),
         knows: loaded_knows(stored.knows),
         event: loaded_event(stored.event)?,
         first: stored.first.into_iter().map(ObjectId).collect(),

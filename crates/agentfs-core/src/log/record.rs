@@ -72,7 +72,9 @@ pub struct NewSnapshot {
 pub struct Merge {
     /// The branch.
     pub branch: BranchId,
-    /// What it knows of others from now on.
+    /// The line that it is in from now on.
+    pub line: BranchId,
+    /// What it knows from now on.
     pub knows: Knows,
     /// What was done.
     pub event: Event,
@@ -123,7 +125,7 @@ pub enum Record {
     /// In a checkpoint: such a snapshot that is this version.
     PointIs(NewSnapshot, u32),
     /// In a checkpoint: what a branch or snapshot knows of others.
-    Knows(Holder, Knows),
+    Knows(Holder, BranchId, Knows),
     /// Changes were merged into a branch, or it was restored: all of it, or nothing.
     Merged(Box<Merge>),
     /// Something else was done that can be undone; in a checkpoint anything.

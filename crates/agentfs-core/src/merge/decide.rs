@@ -9,7 +9,7 @@ use super::{Conflict, ConflictKind, Policy};
 use crate::compare::{Node, Place};
 use crate::error::{FsError, Result};
 use crate::tree::{Inode, Xattrs};
-use crate::types::InodeId;
+use crate::types::{InodeId, Name};
 
 /// A file as it was, as the branch has it that is merged into, and as the other has it.
 #[derive(Clone, Debug)]
@@ -136,6 +136,10 @@ impl Merging<'_> {
         if is_edited || is_moved {
             let kind = if is_edited { ConflictKind::EditDelete } else { ConflictKind::RenameDelete };
             self.conflict(kind, self.our_path(&ours)?, None);
+            if self.is_base {
+                settled.data = self.neither();
+                return Ok(Some(settled));
+            }
             if self.policy != Policy::Theirs {
                 return Ok(None);
             }
@@ -161,6 +165,9 @@ impl Merging<'_> {
         let kind = if is_edited { ConflictKind::EditDelete } else { ConflictKind::RenameDelete };
         let path = self.theirs.paths(&theirs)?.into_iter().next().unwrap_or_default();
         self.conflict(kind, path, None);
+        if self.is_base {
+            return Ok(Some(Settled { data: self.neither(), ..added(theirs) }));
+        }
         Ok(matches!(self.policy, Policy::Theirs | Policy::Markers).then(|| added(theirs)))
     }
 
@@ -171,7 +178,9 @@ impl Merging<'_> {
         }
         self.conflict(ConflictKind::AddAdd, self.our_path(&ours)?, None);
         let mut settled = Settled::of(Some(ours.clone()), Some(theirs.clone()));
-        if self.policy == Policy::Theirs {
+        if self.is_base && !ours.is_directory() {
+            settled.data = self.neither();
+        } else if self.policy == Policy::Theirs {
             settled.data = if ours.is_directory() { Data::Keep } else { Data::Take };
             settled.take_attributes(&theirs.inode);
         }
@@ -211,6 +220,7 @@ impl Merging<'_> {
             (_, Some(merged)) => Data::Text(merged.text),
             (Policy::Theirs, None) => Data::Take,
             (Policy::Ours, None) => Data::Keep,
+            (Policy::Markers, None) if self.is_base => self.neither(),
             (Policy::Markers, None) => {
                 self.beside(theirs, &ours.places);
                 Data::Keep
@@ -244,7 +254,7 @@ impl Merging<'_> {
             Some(mode) => mode,
             None => {
                 self.conflict(ConflictKind::Mode, self.our_path(ours)?, None);
-                is_theirs.then_some(t.meta.mode)
+                if self.is_base { Some(b.meta.mode) } else { is_theirs.then_some(t.meta.mode) }
             }
         };
         let owner = |inode: &Inode| (inode.meta.uid, inode.meta.gid);
@@ -252,14 +262,15 @@ impl Merging<'_> {
             Some(owner) => owner,
             None => {
                 self.conflict(ConflictKind::Owner, self.our_path(ours)?, None);
-                is_theirs.then(|| owner(t))
+                if self.is_base { Some(owner(b)) } else { is_theirs.then(|| owner(t)) }
             }
         };
         let (merged, is_conflict) = merge_xattrs(b, o, t, is_theirs);
         if is_conflict {
             self.conflict(ConflictKind::Xattr, self.our_path(ours)?, None);
         }
-        let before = o.xattrs.as_deref().cloned().unwrap_or_default();
+        let of = |inode: &Inode| inode.xattrs.as_deref().cloned().unwrap_or_default();
+        let (before, merged) = (of(o), if self.is_base && is_conflict { of(b) } else { merged });
         if merged != before {
             settled.xattrs = Some((!merged.is_empty()).then(|| Arc::new(merged)));
         }
@@ -280,6 +291,13 @@ impl Merging<'_> {
         if own != was && !is_set {
             let other = self.theirs.paths(theirs)?.into_iter().next();
             self.conflict(ConflictKind::RenameRename, self.our_path(ours)?, other);
+            if self.is_base {
+                settled.remove = ours.places.clone();
+                let dirs = theirs.places.first().map(|place| place.0);
+                let name = Name::new(format!(".{}", crate::types::SnapshotId::generate()).as_bytes())?;
+                settled.add = dirs.map(|dir| (dir, name)).into_iter().collect();
+                return Ok(());
+            }
             if self.policy != Policy::Theirs {
                 return Ok(());
             }
@@ -296,6 +314,11 @@ impl Merging<'_> {
             !is_in(&own, key.clone()) && (is_taken || !is_in(&was, key))
         });
         Ok(())
+    }
+
+    /// Content that no file has.
+    pub(super) fn neither(&self) -> Data {
+        Data::Text(format!("\0{}", crate::types::SnapshotId::generate()).into_bytes())
     }
 
     /// Has a file the same content and attributes at both sides?

@@ -131,9 +131,14 @@ impl Merging<'_> {
     /// False when what the branch has cannot come to lie where it is to.
     fn place(&self, settled: &Settled, plan: &mut Plan, found: &mut Found) -> Result<bool> {
         let Some(theirs) = &settled.theirs else {
-            let Some(ours) = settled.ours.as_ref().filter(|_| !settled.remove.is_empty()) else {
+            let Some(ours) = &settled.ours else { return Ok(true) };
+            if settled.data != Data::Keep {
+                self.put_changed(settled, ours, Vec::new(), plan)?;
                 return Ok(true);
-            };
+            }
+            if settled.remove.is_empty() {
+                return Ok(true);
+            }
             let path = self.our_path(ours)?;
             self.step(plan, Verb::Delete, path);
             return Ok(true);
@@ -237,12 +242,13 @@ impl Merging<'_> {
                     let nothing =
                         Inode { body: Body::File(crate::store::Content::Hole), ..(*known.inode).clone() };
                     let nothing = Inode { meta: crate::tree::Meta { size: 0, ..nothing.meta }, ..nothing };
-                    if let Some(merged) = self.merge_text(&nothing, &known.inode, &theirs.inode)? {
+                    let text = self
+                        .merge_text(&nothing, &known.inode, &theirs.inode)?
+                        .map(|text| Data::Text(text.text));
+                    if let Some(data) = text.or_else(|| self.is_base.then(|| self.neither())) {
                         let ours = Node { places: vec![place.clone()], ..known };
-                        let marked = Settled {
-                            data: Data::Text(merged.text),
-                            ..Settled::of(Some(ours.clone()), Some(theirs.clone()))
-                        };
+                        let marked =
+                            Settled { data, ..Settled::of(Some(ours.clone()), Some(theirs.clone())) };
                         self.put_changed(&marked, &ours, Vec::new(), plan)?;
                         return Ok(Room::There);
                     }

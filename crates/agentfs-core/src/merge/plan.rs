@@ -36,6 +36,9 @@ pub struct Request<'a> {
     pub keeps_times: bool,
     /// A number for a file of the other: its own, if it is free.
     pub number: &'a dyn Fn(InodeId) -> Result<InodeId>,
+    /// Is what comes out a state to merge from? Then it is, where the two conflict, like neither of them, so that what is merged
+    /// from there conflicts, too.
+    pub is_base: bool,
     /// How far it is.
     pub progress: &'a Progress,
 }
@@ -138,6 +141,7 @@ pub(super) struct Merging<'a> {
     /// What is put beside something: a file of the other, beside which name.
     pub(super) beside: RefCell<Vec<(Node, Place)>>,
     pub(super) keeps_times: bool,
+    pub(super) is_base: bool,
     pub(super) number: &'a dyn Fn(InodeId) -> Result<InodeId>,
     /// What the branch has of each directory of the base, where that differs: another inode, or nothing.
     pub(super) our_of: HashMap<InodeId, Option<InodeId>>,
@@ -240,6 +244,7 @@ impl<'a> Merging<'a> {
             conflicts: RefCell::default(),
             beside: RefCell::default(),
             keeps_times: request.keeps_times,
+            is_base: request.is_base,
             number: request.number,
             our_of: HashMap::new(),
         }

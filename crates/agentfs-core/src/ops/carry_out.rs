@@ -13,7 +13,7 @@ use crate::fs_core::FsCore;
 use crate::log::{Merge, Record};
 use crate::merge::{self, Plan};
 use crate::store::join;
-use crate::types::{FileKind, InodeId, SnapshotId, Timestamp, ViewId};
+use crate::types::{BranchId, FileKind, InodeId, SnapshotId, Timestamp, ViewId};
 
 /// How often a merge is planned anew because the branch was changed meanwhile.
 const ATTEMPTS: usize = 5;
@@ -27,6 +27,8 @@ pub(super) struct What {
     pub(super) name: Option<Arc<str>>,
     /// The state of it.
     pub(super) state: SnapshotId,
+    /// Is the branch what it was before, for others too? What it did since is not its own then.
+    pub(super) begins_line: bool,
 }
 
 impl FsCore {
@@ -80,11 +82,15 @@ impl FsCore {
         if self.catalog.read().state(what.state).is_none() {
             return Err(FsError::Contended); // it was deleted, and nothing must be known of what is not kept
         }
-        let mine = self.catalog.read().ancestry.of_branch(info.id);
+        let (mine, old) = {
+            let catalog = self.catalog.read();
+            (catalog.ancestry.of_branch(info.id), catalog.ancestry.line(info.id))
+        };
         let mut knows = known(mine.clone());
-        knows.remove(&info.id);
+        let line = if what.begins_line { BranchId::generate() } else { old };
+        knows.remove(&line);
         let is_new = !plan.is_empty();
-        if !is_new && knows == mine {
+        if !is_new && knows == mine && !what.begins_line {
             drop(control);
             self.forget_kept(Some(kept));
             return Ok(merged);
@@ -99,9 +105,9 @@ impl FsCore {
             kept: is_new.then_some(kept.id),
             is_undone: false,
         };
-        self.commit(branch, &plan, knows.clone(), event.clone())?;
+        self.commit(branch, &plan, (line, knows.clone()), event.clone())?;
         let mut catalog = self.catalog.write();
-        catalog.ancestry.set_branch(info.id, knows);
+        catalog.ancestry.set_branch(info.id, line, knows);
         catalog.ancestry.note(event);
         drop(catalog);
         let points = self.forget_points();
@@ -121,14 +127,20 @@ impl FsCore {
         Ok(merged)
     }
 
-    fn commit(&self, branch: &Arc<Branch>, plan: &Plan, knows: Knows, event: Event) -> Result<()> {
+    fn commit(
+        &self,
+        branch: &Arc<Branch>,
+        plan: &Plan,
+        (line, knows): (BranchId, Knows),
+        event: Event,
+    ) -> Result<()> {
         let covers = self.covers(&Tree::Branch(branch.clone()), plan)?;
         let edit = |draft: &mut crate::branch::Draft<'_>| {
             draft.cover(covers, None);
             merge::emit(plan, draft)
         };
         let record = |first, edits| {
-            Some(Record::Merged(Box::new(Merge { branch: branch.id, knows, event, first, edits })))
+            Some(Record::Merged(Box::new(Merge { branch: branch.id, line, knows, event, first, edits })))
         };
         let changed = branch.change_as(&*self.journal, edit, record)?;
         changed.orphaned.into_iter().for_each(|ino| self.drop_if_unused(branch, ino));

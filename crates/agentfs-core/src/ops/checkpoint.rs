@@ -22,7 +22,7 @@ pub(super) struct Captured {
     /// In order of their ids; and which of them nobody asked for.
     snapshots: Vec<(SnapshotInfo, Version, bool)>,
     branches: Vec<CapturedBranch>,
-    knows: Vec<(Holder, Knows)>,
+    knows: Vec<(Holder, BranchId, Knows)>,
     events: Vec<Event>,
     marks: Marks,
     boot: u128,
@@ -114,7 +114,11 @@ impl FsCore {
         };
         Captured {
             snapshots,
-            knows: catalog.ancestry.all().map(|(holder, knows)| (holder, knows.clone())).collect(),
+            knows: catalog
+                .ancestry
+                .all()
+                .map(|(holder, line, knows)| (holder, line, knows.clone()))
+                .collect(),
             events: catalog.ancestry.events().to_vec(),
             branches: catalog.all_branches().map(branch).collect(),
             marks: self.marks(),
@@ -201,8 +205,8 @@ impl Checkpoint<'_> {
                 self.out.write(&Record::Edits(id, dirty))?;
             }
         }
-        for (holder, knows) in &captured.knows {
-            self.out.write(&Record::Knows(*holder, knows.clone()))?;
+        for (holder, line, knows) in &captured.knows {
+            self.out.write(&Record::Knows(*holder, *line, knows.clone()))?;
         }
         for event in &captured.events {
             self.out.write(&Record::Happened(event.clone()))?;

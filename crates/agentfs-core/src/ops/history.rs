@@ -125,10 +125,10 @@ impl History {
                     self.points.insert(made.id, (made, version));
                 }
             }
-            Record::Knows(holder, knows) => self.knows(holder, knows),
+            Record::Knows(holder, line, knows) => self.knows(holder, line, knows),
             Record::Merged(merge) => {
                 self.edit(merge.branch, merge.edits);
-                self.ancestry.set_branch(merge.branch, merge.knows);
+                self.ancestry.set_branch(merge.branch, merge.line, merge.knows);
                 self.ancestry.note(merge.event);
             }
             Record::Happened(event) if self.is_in_checkpoint => self.ancestry.adopt(event),
@@ -308,15 +308,13 @@ impl History {
         self.points.extend(self.snapshots.remove(&id).map(|point| (id, point)));
     }
 
-    fn knows(&mut self, holder: Holder, knows: Knows) {
+    fn knows(&mut self, holder: Holder, line: BranchId, knows: Knows) {
         match holder {
-            Holder::Branch(id) => self.ancestry.set_branch(id, knows),
-            Holder::Snapshot(id) => {
-                let made = self.snapshots.get(&id).or_else(|| self.points.get(&id));
-                if let Some((made, _)) = made {
-                    self.ancestry.set_snapshot(id, made.branch, knows);
-                }
+            Holder::Branch(id) => self.ancestry.set_branch(id, line, knows),
+            Holder::Snapshot(id) if self.snapshots.contains_key(&id) || self.points.contains_key(&id) => {
+                self.ancestry.set_snapshot(id, line, knows);
             }
+            Holder::Snapshot(_) => {}
         }
     }
 
@@ -331,7 +329,7 @@ impl History {
             self.point(point);
             self.ancestry.note_branch(new.id, id);
         } else {
-            self.ancestry.set_branch(new.id, Knows::new());
+            self.ancestry.set_branch(new.id, new.id, Knows::new());
         }
         let source = new.branch.and_then(|id| self.branches.get_mut(&id));
         let version = match (new.snapshot, source, new.root) {

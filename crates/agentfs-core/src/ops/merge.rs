@@ -131,13 +131,19 @@ impl FsCore {
                 wanted: &wanted,
                 whole: wish.with_git.then_some(&is_git),
                 keeps_times: false,
+                is_base: false,
                 number: &|ino| self.number_in(branch.view, ino),
                 progress,
             },
         );
         let mut knows = source.knows.clone();
-        let deed =
-            What { deed: Deed::Merged, source: source.id, name: source.name.clone(), state: source.info.id };
+        let deed = What {
+            deed: Deed::Merged,
+            source: source.id,
+            name: source.name.clone(),
+            state: source.info.id,
+            begins_line: false,
+        };
         let known = |mine: Knows| {
             learn(&mut knows, &mine);
             knows
@@ -220,7 +226,7 @@ impl FsCore {
         let found = {
             let catalog = self.catalog.read();
             let mut ours = catalog.ancestry.of_branch(info.id);
-            ours.insert(info.id, Epoch(u64::MAX));
+            ours.insert(catalog.ancestry.line(info.id), Epoch(u64::MAX));
             catalog.ancestry.common(&ours, theirs)
         };
         let gone = || {
@@ -268,10 +274,17 @@ impl FsCore {
                     wanted: &|_| Ok(Wanted::All),
                     whole: None,
                     keeps_times: true,
+                    is_base: true,
                     number: &|ino| if ino.0 == 0 { self.fresh_inode() } else { Ok(ino) },
                     progress,
                 },
             )?;
+            if plan.is_stuck {
+                return Err(FsError::Refused(
+                    "both have merged what conflicts too often to be merged again: merge them by a patch"
+                        .into(),
+                ));
+            }
             let version = crate::branch::draft_on(&base.version, |draft| merge::emit(&plan, draft))?;
             base = Sight::new(version, self.lower.as_ref());
             learn(&mut known, &knows);

@@ -22,9 +22,7 @@ impl FsCore {
         is_dry: bool,
         progress: &Progress,
     ) -> Result<Merged> {
-        self.insist(|is_urgent| {
-            self.restore_once(branch, from, paths, (is_dry, is_urgent, Deed::Restored), progress)
-        })
+        self.insist(|is_urgent| self.restore_once(branch, from, paths, (is_dry, is_urgent, None), progress))
     }
 
     pub(super) fn restore_once(
@@ -32,9 +30,12 @@ impl FsCore {
         branch: &str,
         from: &str,
         paths: &[Vec<u8>],
-        (is_dry, is_urgent, deed): (bool, bool, Deed),
+        (is_dry, is_urgent, undoes): (bool, bool, Option<Deed>),
         progress: &Progress,
     ) -> Result<Merged> {
+        let deed = if undoes.is_some() { Deed::Undone } else { Deed::Restored };
+        // A merge that is undone was not: not for those either who have heard of it since.
+        let begins_line = undoes == Some(Deed::Merged);
         let (info, branch, source, snapshot, knows) = {
             let catalog = self.catalog.read();
             let (info, branch) = catalog.branch(branch)?;
@@ -68,6 +69,7 @@ impl FsCore {
             wanted: &|_| Ok(Wanted::All),
             whole: None,
             keeps_times: true,
+            is_base: false,
             number: &|ino| self.number_in(branch.view, ino),
             progress,
         };
@@ -77,7 +79,8 @@ impl FsCore {
         };
         let is_whole = paths.is_empty();
         let known = |mine: Knows| if is_whole { knows } else { mine };
-        let what = What { deed, source: source.id.0, name: source.name.clone(), state: source.id };
+        let what =
+            What { deed, source: source.id.0, name: source.name.clone(), state: source.id, begins_line };
         let done =
             plan.and_then(|plan| self.carry_out((&info, &branch), plan, false, kept.as_ref(), what, known));
         let merged = done.inspect_err(|_| self.forget_kept(kept.as_ref()))?;

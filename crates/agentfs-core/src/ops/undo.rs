@@ -74,7 +74,7 @@ impl FsCore {
         }
         let branch = event.branch.to_string();
         let merged = self.insist(|is_urgent| {
-            self.restore_once(&branch, &kept, &[], (false, is_urgent, Deed::Undone), progress)
+            self.restore_once(&branch, &kept, &[], (false, is_urgent, Some(event.deed)), progress)
         })?;
         if !merged.is_noted {
             // It is as it was before already: that is noted all the same.

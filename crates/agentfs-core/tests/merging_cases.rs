@@ -1,0 +1,336 @@
+//! Merges, restores and undos that went wrong once, each told by itself.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::print_stdout
+)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use agentfs_core::testing::config;
+use agentfs_core::{
+    Caller, Config, ConflictKind, CreateMode, FileKind, FsCore, InodeId, Memory, MergeWish, Merged, Name,
+    OpenMode, Policy, Progress, Result, Unrecorded, ViewId, check,
+};
+
+struct Volume(FsCore);
+
+fn name(name: &str) -> Name {
+    Name::new(name.as_bytes()).unwrap()
+}
+
+impl Volume {
+    fn new() -> Volume {
+        let config = Config { max_snapshots: 1000, ..config() };
+        Volume(FsCore::new_volume(Arc::new(Memory::default()), Arc::new(Unrecorded), config).unwrap())
+    }
+
+    fn view(&self, branch: &str) -> ViewId {
+        self.0.find_branch(branch).unwrap().view
+    }
+
+    fn find(&self, branch: &str, path: &str) -> Option<InodeId> {
+        let step = |at: Option<InodeId>, part: &str| {
+            Some(self.0.lookup(self.view(branch), at?, &name(part)).unwrap()?.ino)
+        };
+        path.split('/').filter(|part| !part.is_empty()).fold(Some(InodeId::ROOT), step)
+    }
+
+    fn place<'a>(&self, branch: &str, path: &'a str) -> (InodeId, &'a str) {
+        let (above, last) = path.rsplit_once('/').unwrap_or(("", path));
+        (self.find(branch, above).unwrap(), last)
+    }
+
+    fn make(&self, branch: &str, path: &str, kind: FileKind) -> InodeId {
+        let (dir, last) = self.place(branch, path);
+        let what = CreateMode { kind, mode: 0o755, umask: 0, rdev: 0 };
+        self.0.create(self.view(branch), dir, &name(last), what, Caller::ROOT).unwrap().ino
+    }
+
+    fn put(&self, branch: &str, path: &str, text: &str) {
+        let ino = self.find(branch, path).unwrap_or_else(|| self.make(branch, path, FileKind::File));
+        let handle = self.0.open(self.view(branch), ino, OpenMode::Truncate, Caller::ROOT).unwrap();
+        self.0.write(handle, 0, text.as_bytes(), false).unwrap();
+        self.0.release(handle).unwrap();
+    }
+
+    fn remove(&self, branch: &str, path: &str) {
+        let (dir, last) = self.place(branch, path);
+        self.0.unlink(self.view(branch), dir, &name(last)).unwrap();
+    }
+
+    fn link(&self, branch: &str, from: &str, to: &str) {
+        let (dir, last) = self.place(branch, to);
+        self.0.link(self.view(branch), self.find(branch, from).unwrap(), dir, &name(last)).unwrap();
+    }
+
+    fn text(&self, branch: &str, path: &str) -> Option<String> {
+        self.0
+            .read_path(branch, path.as_bytes(), 1 << 20)
+            .unwrap()
+            .map(|bytes| String::from_utf8(bytes).unwrap())
+    }
+
+    fn branch(&self, from: &str, name: &str) {
+        self.0.create_branch(from, Some(name)).unwrap();
+    }
+
+    fn snapshot(&self, of: &str, name: &str) {
+        self.0.create_snapshot(of, Some(name)).unwrap();
+    }
+
+    /// Merges; `meanwhile` is done once while it is planned.
+    fn merge_while(
+        &self,
+        source: &str,
+        into: &str,
+        policy: Policy,
+        meanwhile: impl Fn() + Sync,
+    ) -> Result<Merged> {
+        let is_done = AtomicBool::new(false);
+        let left_out = |_: &[u8], _| {
+            if !is_done.swap(true, Ordering::SeqCst) {
+                meanwhile();
+            }
+            false
+        };
+        let wish = MergeWish {
+            source,
+            into: Some(into),
+            policy,
+            is_dry: false,
+            with_git: false,
+            left_out: &left_out,
+        };
+        self.0.merge(&wish, &Progress::default())
+    }
+
+    fn merge(&self, source: &str, into: &str) -> Result<Merged> {
+        self.merge_while(source, into, Policy::Refuse, || {})
+    }
+
+    /// It merges without a conflict.
+    fn merges(&self, source: &str, into: &str) {
+        let merged = self.merge(source, into).unwrap();
+        assert!(merged.conflicts.is_empty(), "{:?}", merged.conflicts);
+        self.sound();
+    }
+
+    fn conflicts(&self, source: &str, into: &str) -> Vec<ConflictKind> {
+        self.merge(source, into).unwrap().conflicts.iter().map(|conflict| conflict.kind).collect()
+    }
+
+    fn restore(&self, from: &str, paths: &[&str]) {
+        let paths: Vec<Vec<u8>> = paths.iter().map(|path| path.as_bytes().to_vec()).collect();
+        self.0.restore("main", from, &paths, false, &Progress::default()).unwrap();
+        self.sound();
+    }
+
+    fn undo(&self) {
+        assert!(self.0.undo(&Progress::default()).is_ok());
+        self.sound();
+    }
+
+    fn sound(&self) {
+        for info in self.0.list_branches(None, usize::MAX) {
+            let version = self.0.version(info.view).unwrap();
+            assert!(check(&version).is_empty() && version.leads_back(), "{:?}", info.name);
+        }
+    }
+}
+
+fn some(text: &str) -> Option<String> {
+    Some(text.to_owned())
+}
+
+#[test]
+fn what_was_taken_back_stays_so_when_a_merge_is_undone_and_done_again() {
+    let v = Volume::new();
+    v.put("main", "f", "1");
+    v.branch("main", "b");
+    v.put("b", "g", "of b");
+    v.put("b", "f", "2");
+    v.merges("b", "main");
+    v.remove("main", "g");
+    v.put("main", "f", "1");
+    v.put("b", "h", "later");
+    v.merges("b", "main");
+    v.undo();
+    v.merges("b", "main");
+    assert_eq!(
+        (v.text("main", "g"), v.text("main", "f"), v.text("main", "h")),
+        (None, some("1"), some("later"))
+    );
+}
+
+#[test]
+fn a_branch_of_an_older_snapshot_merges_from_what_that_knew() {
+    let v = Volume::new();
+    v.put("main", "f", "1");
+    v.branch("main", "b");
+    v.put("b", "g", "g");
+    v.merges("b", "main");
+    v.remove("main", "g");
+    v.snapshot("main", "s");
+    v.put("b", "h", "h");
+    v.merges("b", "main");
+    v.branch("s", "c");
+    v.merges("b", "c");
+    assert_eq!((v.text("c", "g"), v.text("c", "h")), (None, some("h")));
+}
+
+#[test]
+fn a_branch_that_was_deleted_and_came_back_merges_as_before() {
+    let v = Volume::new();
+    v.put("main", "f", "1");
+    v.branch("main", "b");
+    v.put("b", "x", "x");
+    v.branch("b", "c");
+    v.put("c", "y", "y");
+    v.remove("b", "x");
+    v.0.discard_branch("c", false).unwrap();
+    v.undo();
+    v.merges("c", "b");
+    assert_eq!((v.text("b", "x"), v.text("b", "y")), (None, some("y")));
+    v.0.discard_branch("c", false).unwrap();
+    v.0.discard_branch("b", true).unwrap();
+    v.undo();
+    v.merges("b", "main");
+    assert_eq!(v.text("main", "y"), some("y"));
+}
+
+#[test]
+fn a_deletion_during_a_merge_takes_no_state_that_it_needs() {
+    let v = Volume::new();
+    v.put("main", "f", "1");
+    v.branch("main", "b");
+    v.put("b", "g", "g");
+    v.snapshot("main", "other");
+    let delete = || assert!(v.0.delete_snapshot("other").is_ok());
+    v.merge_while("b", "main", Policy::Refuse, delete).unwrap();
+    v.remove("main", "g");
+    v.put("b", "h", "h");
+    v.merges("b", "main");
+    assert_eq!((v.text("main", "g"), v.text("main", "h")), (None, some("h")));
+}
+
+#[test]
+fn a_directory_that_goes_during_a_merge_is_made_again_or_it_conflicts() {
+    let v = Volume::new();
+    v.make("main", "d", FileKind::Directory);
+    v.put("main", "f", "1");
+    v.branch("main", "b");
+    v.put("b", "d/new", "precious");
+    // Somebody stands in it.
+    v.0.remember(ViewId::MAIN, v.find("main", "d").unwrap());
+    let remove = || v.0.rmdir(ViewId::MAIN, InodeId::ROOT, &name("d")).unwrap();
+    let merged = v.merge_while("b", "main", Policy::Refuse, remove).unwrap();
+    v.sound();
+    assert!(
+        !merged.conflicts.is_empty() || v.text("main", "d/new") == some("precious"),
+        "{:?}",
+        merged.steps
+    );
+}
+
+/// Both edit a file, each keeps its own when it merges the other, and then they merge once more.
+fn crossed(v: &Volume) {
+    v.snapshot("main", "sa");
+    v.merge_while("b", "main", Policy::Ours, || {}).unwrap();
+    v.merge_while("sa", "b", Policy::Ours, || {}).unwrap();
+    v.sound();
+}
+
+#[test]
+fn what_conflicted_when_merges_crossed_conflicts_still() {
+    for start in ["", "\0"] {
+        let text = |text: &str| format!("{start}{text}\n");
+        let v = Volume::new();
+        v.put("main", "f", &text("o"));
+        v.branch("main", "b");
+        v.put("main", "f", &text("a"));
+        v.put("b", "f", &text("b"));
+        crossed(&v);
+        assert_eq!(v.conflicts("b", "main"), [ConflictKind::EditEdit], "{start:?}");
+        assert_eq!(v.conflicts("main", "b"), [ConflictKind::EditEdit], "{start:?}");
+    }
+    let v = Volume::new();
+    v.put("main", "f", "o\n");
+    v.put("main", "k", "k");
+    v.branch("main", "b");
+    v.put("main", "f", "a\n");
+    v.remove("b", "f");
+    crossed(&v);
+    assert_eq!(v.conflicts("b", "main"), [ConflictKind::EditDelete]);
+    assert_eq!((v.text("main", "f"), v.text("b", "f")), (some("a\n"), None));
+    let v = Volume::new();
+    v.put("main", "k", "k");
+    v.branch("main", "b");
+    v.put("main", "f", "\0a");
+    v.put("b", "f", "\0b");
+    crossed(&v);
+    assert!(!v.conflicts("b", "main").is_empty());
+    assert_eq!(v.text("main", "f"), some("\0a"));
+}
+
+#[test]
+fn paths_of_hard_links_go_back_one_by_one() {
+    let v = Volume::new();
+    v.make("main", "d", FileKind::Directory);
+    v.put("main", "d/f", "1");
+    v.put("main", "d/g", "2");
+    v.snapshot("main", "s");
+    v.remove("main", "d/g");
+    v.link("main", "d/f", "d/g");
+    v.restore("s", &["d"]);
+    assert_eq!((v.text("main", "d/f"), v.text("main", "d/g")), (some("1"), some("2")));
+    // A name that nobody asked for stays what it is.
+    v.put("main", "d/f", "3");
+    v.link("main", "d/f", "outside");
+    v.restore("s", &["d/f"]);
+    assert_eq!((v.text("main", "d/f"), v.text("main", "outside")), (some("1"), some("3")));
+    // Links come back as links.
+    v.link("main", "d/f", "d/h");
+    v.snapshot("main", "linked");
+    v.remove("main", "d/f");
+    v.remove("main", "d/h");
+    v.restore("linked", &["d"]);
+    assert!(v.find("main", "d/f").is_some() && v.find("main", "d/f") == v.find("main", "d/h"));
+}
+
+#[test]
+fn each_undo_undoes_one_thing() {
+    let v = Volume::new();
+    v.put("main", "f", "1");
+    v.branch("main", "b");
+    v.snapshot("main", "s");
+    v.put("main", "f", "2");
+    v.restore("s", &[]);
+    v.put("b", "g", "g");
+    v.merges("b", "main");
+    v.remove("main", "g");
+    v.undo();
+    v.undo();
+    assert_eq!(v.text("main", "f"), some("2"));
+}
+
+#[test]
+fn a_merge_that_was_undone_is_merged_again_also_when_the_other_had_it_already() {
+    let v = Volume::new();
+    v.put("main", "f", "1");
+    v.branch("main", "b");
+    v.put("b", "f", "2");
+    v.put("b", "g", "g");
+    v.merges("b", "main");
+    v.merges("main", "b");
+    v.undo();
+    assert_eq!((v.text("main", "f"), v.text("main", "g")), (some("1"), None));
+    v.merges("main", "b");
+    assert_eq!((v.text("b", "f"), v.text("b", "g")), (some("2"), some("g")), "nothing is taken back there");
+    v.merges("b", "main");
+    assert_eq!((v.text("main", "f"), v.text("main", "g")), (some("2"), some("g")));
+}
