@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::branch::{Branch, BranchInfo, Catalog, Draft, Knows, Lower, Origin, Tree, Views};
+use crate::branch::{Branch, BranchInfo, Catalog, Draft, Lower, Origin, Tree, Views};
 use crate::config::Config;
 use crate::error::{FsError, Result};
 use crate::handle::{DirectFiles, Handles, Lookups, OpenFiles};
@@ -14,7 +14,7 @@ use crate::log::{Journal, Marks, NewBranch, Record, RootAttributes};
 use crate::patience::Patience;
 use crate::store::{Device, Store};
 use crate::tree::Version;
-use crate::types::{BranchId, Epoch, InodeId, Timestamp, ViewId};
+use crate::types::{BranchId, Epoch, InodeId, Knows, Timestamp, ViewId};
 
 /// The name of the branch a volume starts with.
 pub const MAIN: &str = "main";

@@ -29,7 +29,7 @@ mod types;
 #[cfg(feature = "testing")]
 pub mod testing;
 
-pub use branch::{BranchInfo, Deed, Event, Origin, SnapshotInfo, check_name};
+pub use branch::{BranchInfo, Origin, SnapshotInfo, check_name};
 pub use config::{Config, Materialization};
 pub use error::{FsError, Result};
 pub use fs_core::FsCore;
@@ -47,6 +47,6 @@ pub use store::{
 };
 pub use tree::{Aside, Edit, Entry, Fault, Inode, Version, check};
 pub use types::{
-    Attr, BranchId, Caller, Epoch, FileKind, HandleId, InodeId, MAX_NAME_LEN, Name, ObjectId, PackId,
-    ParseIdError, SetAttr, SetTime, SnapshotId, Timestamp, ViewId,
+    Attr, BranchId, Caller, Deed, Epoch, Event, FileKind, HandleId, InodeId, MAX_NAME_LEN, Name, ObjectId,
+    PackId, ParseIdError, SetAttr, SetTime, SnapshotId, Timestamp, ViewId,
 };

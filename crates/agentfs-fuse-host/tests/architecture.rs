@@ -68,15 +68,17 @@ fn crates_depend_downwards() {
 }
 
 /// The layers of the core, lowest first; each may use those before it. `error`, `config` are for all.
-const LAYERS: [(&str, &[&str]); 8] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     ("types", &[]),
     ("store", &["types"]),
     ("tree", &["types", "store"]),
     ("log", &["types", "store", "tree"]),
     ("branch", &["types", "store", "tree", "log"]),
+    ("compare", &["types", "store", "tree", "branch"]),
     ("handle", &["types", "store", "branch"]),
     ("fs_core", &["types", "store", "tree", "log", "branch", "handle"]),
-    ("ops", &["types", "store", "tree", "log", "branch", "handle", "fs_core"]),
+    ("merge", &["types", "store", "tree", "branch", "compare", "fs_core"]),
+    ("ops", &["types", "store", "tree", "log", "branch", "compare", "handle", "fs_core", "merge"]),
 ];
 
 #[test]

@@ -99,7 +99,9 @@ fn pieces(patch: &str) -> Vec<String> {
     let mut pieces: Vec<String> = Vec::new();
     for line in patch.split_inclusive('\n') {
         match pieces.last_mut() {
-            Some(piece) if !line.starts_with("diff --git ") => piece.push_str(line),
+            Some(piece) if !line.starts_with("diff --git ") && !line.starts_with("Binary files ") => {
+                piece.push_str(line);
+            }
             _ => pieces.push(line.to_owned()),
         }
     }
@@ -133,7 +135,10 @@ fn git_diff(old: &Path, new: &Path) -> String {
             _ => line.to_owned(),
         }
     };
-    String::from_utf8(output.stdout).unwrap().split_inclusive('\n').map(named).collect()
+    let told: String = String::from_utf8(output.stdout).unwrap().split_inclusive('\n').map(named).collect();
+    // Binary files are named, and nothing else is said of them: git takes the rest of the patch then.
+    let is_whole = |piece: &String| !told.contains(&format!("{piece}Binary files "));
+    pieces(&told).into_iter().filter(is_whole).collect()
 }
 
 /// And git makes the branch of each.

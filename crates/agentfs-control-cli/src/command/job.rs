@@ -1,8 +1,8 @@
 //! Long operations: begun by one request, watched until they end, read in parts. Ctrl-C cancels them.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,6 +10,7 @@ use agentfs_proto::request::{JobEnd, JobPoll, JobRead};
 use agentfs_proto::response::JobReply;
 use agentfs_proto::{Request, Response};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::flag;
 
 use crate::client::{Client, unexpected};
 use crate::failure::Failure;
@@ -22,16 +23,43 @@ const QUICK: Duration = Duration::from_millis(500);
 /// What a shell sees of a command that Ctrl-C ended.
 const INTERRUPTED: u8 = 130;
 
+/// Was the command told to end? The second time it ends at once.
+static IS_CANCELLED: LazyLock<Arc<AtomicBool>> = LazyLock::new(Arc::default);
+
+/// From now on Ctrl-C and its like are asked for by [`check`].
+///
+/// # Errors
+/// When signals cannot be caught.
+pub(super) fn watch() -> Result<(), Failure> {
+    static IS_WATCHED: AtomicBool = AtomicBool::new(false);
+    if IS_WATCHED.swap(true, Ordering::Relaxed) {
+        return Ok(());
+    }
+    for signal in [SIGINT, SIGTERM, SIGHUP] {
+        let caught = flag::register_conditional_shutdown(signal, INTERRUPTED.into(), IS_CANCELLED.clone())
+            .and_then(|_| flag::register(signal, IS_CANCELLED.clone()));
+        caught.map_err(|error| Failure::io("signals cannot be caught", &error))?;
+    }
+    Ok(())
+}
+
+/// Goes on unless the command was told to end.
+///
+/// # Errors
+/// When it was.
+pub(super) fn check() -> Result<(), Failure> {
+    match IS_CANCELLED.load(Ordering::Relaxed) {
+        true => Err(Failure::new("interrupted").or_exit(INTERRUPTED)),
+        false => Ok(()),
+    }
+}
+
 /// Has the daemon do what is asked, `what`, and returns what it found.
 ///
 /// # Errors
 /// The daemon's; when it was cancelled.
 pub(super) fn run(client: &Client, what: &str, asked: impl Into<Request>) -> Result<Vec<u8>, Failure> {
-    let is_cancelled = Arc::new(AtomicBool::new(false));
-    for signal in [SIGINT, SIGTERM, SIGHUP] {
-        signal_hook::flag::register(signal, is_cancelled.clone())
-            .map_err(|error| Failure::io("signals cannot be caught", &error))?;
-    }
+    watch()?;
     let job = match client.call(asked)? {
         Response::DiffStart(JobReply { job })
         | Response::MergeStart(JobReply { job })
@@ -39,7 +67,7 @@ pub(super) fn run(client: &Client, what: &str, asked: impl Into<Request>) -> Res
         | Response::UndoStart(JobReply { job }) => job,
         _ => return Err(unexpected()),
     };
-    let length = wait(client, what, job, &is_cancelled)?;
+    let length = wait(client, what, job)?;
     let mut found = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
     while (found.len() as u64) < length {
         match client.call(JobRead { job, offset: found.len() as u64 })? {
@@ -51,11 +79,11 @@ pub(super) fn run(client: &Client, what: &str, asked: impl Into<Request>) -> Res
     Ok(found)
 }
 
-fn wait(client: &Client, what: &str, job: u64, is_cancelled: &AtomicBool) -> Result<u64, Failure> {
+fn wait(client: &Client, what: &str, job: u64) -> Result<u64, Failure> {
     let (begun, mut pause, mut is_told, mut is_ended) = (Instant::now(), SHORTEST, false, false);
     let is_terminal = io::stderr().is_terminal();
     let length = loop {
-        if is_cancelled.load(Ordering::Relaxed) && !is_ended {
+        if check().is_err() && !is_ended {
             client.call(JobEnd { job })?;
             is_ended = true;
         }

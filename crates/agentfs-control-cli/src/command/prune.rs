@@ -48,7 +48,12 @@ pub(super) fn run(client: &Client, wish: &Wish) -> Result<Output, Failure> {
 
 /// Has nobody given it this name?
 fn is_unnamed(entry: &SnapshotEntry) -> bool {
-    entry.name.as_deref().is_none_or(|name| name.starts_with(b"before-"))
+    entry.name.as_deref().is_none_or(|name| {
+        let number = ["before-merge-", "before-restore-", "before-delete-", "before-undo-"]
+            .iter()
+            .find_map(|start| name.strip_prefix(start.as_bytes()));
+        number.is_some_and(|number| !number.is_empty() && number.iter().all(u8::is_ascii_digit))
+    })
 }
 
 /// Those that go, oldest first.
@@ -89,7 +94,7 @@ mod tests {
         let entries = vec![
             entry("a", None, "m", 1000),
             entry("b", Some("before-merge-1"), "m", 2000),
-            entry("c", Some("release"), "m", 3000),
+            entry("c", Some("before-refactoring"), "m", 3000),
             entry("d", None, "m", 4000),
             entry("e", None, "x", 1000),
         ];

@@ -75,15 +75,13 @@ pub(crate) fn write(
     }
 }
 
-/// Says that a file differs that is too large to be read.
+/// Names a file that differs and is too large to be read.
 ///
 /// # Errors
 /// When `out` cannot be written.
 pub(crate) fn write_unread(out: &mut dyn io::Write, old: &[u8], new: &[u8]) -> io::Result<()> {
     let (old, new) = (quote::quoted(b"a/", old), quote::quoted(b"b/", new));
-    let lines =
-        [&b"diff --git "[..], &old, b" ", &new, b"\nBinary files ", &old, b" and ", &new, b" differ\n"];
-    out.write_all(&lines.concat())
+    out.write_all(&[b"Binary files ", &*old, b" and ", &*new, b" differ\n"].concat())
 }
 
 /// The counts alone, for `--stat`.

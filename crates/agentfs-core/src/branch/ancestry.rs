@@ -1,14 +1,10 @@
 //! What came from what: which states of other branches a branch has in it, the states that merges begin from, and what was
 //! done that can be undone.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
-use crate::types::{BranchId, Epoch, SnapshotId, Timestamp};
-
-/// Of each line, up to which moment its changes are in a state: until this epoch of it began. A line is what a branch did, until
-/// it was put back to what it was; its first has the branch's id.
-pub type Knows = BTreeMap<BranchId, Epoch>;
+use crate::types::{BranchId, Deed, Epoch, Event, Holder, Knows, SnapshotId};
 
 /// A moment of a branch: the state that it was left in when this epoch of it began.
 pub type Moment = (BranchId, Epoch);
@@ -19,38 +15,9 @@ const DEPTH: usize = 2;
 /// Events that are kept.
 const EVENTS: usize = 1000;
 
-/// What was done to a branch.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Deed {
-    /// Changes of another were merged into it.
-    Merged,
-    /// It was put back to a snapshot.
-    Restored,
-    /// It was deleted.
-    Deleted,
-    /// What was done last was undone.
-    Undone,
-}
-
-/// Something that was done, and can be undone while its snapshot is kept.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Event {
-    /// What.
-    pub deed: Deed,
-    /// When.
-    pub when: Timestamp,
-    /// The branch it was done to.
-    pub branch: BranchId,
-    /// Its name then.
-    pub name: Option<Arc<str>>,
-    /// What was merged, or restored: the id of a branch or snapshot.
-    pub source: u128,
-    /// Its name then.
-    pub source_name: Option<Arc<str>>,
-    /// The snapshot of the state before.
-    pub kept: Option<SnapshotId>,
-    /// Was it undone?
-    pub is_undone: bool,
+/// Is this what another undid? That names the snapshot of before.
+fn undoes(event: &Event, known: &Event) -> bool {
+    known.can_be_undone() && known.kept.is_some_and(|kept| kept.0 == event.source)
 }
 
 fn moments(knows: &Knows) -> impl Iterator<Item = Moment> {
@@ -162,9 +129,9 @@ impl Ancestry {
     /// Something was done.
     pub fn note(&mut self, event: Event) {
         if event.deed == Deed::Undone
-            && let Some(last) = self.events.iter_mut().rev().find(|event| event.can_be_undone())
+            && let Some(undone) = self.events.iter_mut().rev().find(|known| undoes(&event, known))
         {
-            last.is_undone = true;
+            undone.is_undone = true;
         }
         self.adopt(event);
     }
@@ -174,6 +141,11 @@ impl Ancestry {
         self.events.push(event);
         let excess = self.events.len().saturating_sub(EVENTS);
         self.events.drain(..excess);
+    }
+
+    /// Is there something that can be undone by going back to this snapshot?
+    pub fn can_undo(&self, kept: SnapshotId) -> bool {
+        self.events.iter().any(|event| event.can_be_undone() && event.kept == Some(kept))
     }
 
     /// What was done, oldest first.
@@ -277,25 +249,10 @@ impl Ancestry {
     }
 }
 
-/// Who knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Holder {
-    /// A branch.
-    Branch(BranchId),
-    /// A snapshot.
-    Snapshot(SnapshotId),
-}
-
-impl Event {
-    /// Is it something that can be undone, and was not?
-    pub fn can_be_undone(&self) -> bool {
-        self.deed != Deed::Undone && !self.is_undone && self.kept.is_some()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::Timestamp;
 
     /// A volume of which only the ancestry is there.
     #[derive(Default)]
@@ -389,25 +346,26 @@ mod tests {
 
     #[test]
     fn what_was_undone_is_not_undone_again() {
-        let event = |deed| Event {
+        let event = |deed, source, kept| Event {
             deed,
             when: Timestamp::default(),
             branch: BranchId(0),
             name: None,
-            source: 0,
+            source,
             source_name: None,
-            kept: Some(SnapshotId(1)),
+            kept: Some(SnapshotId(kept)),
             is_undone: false,
         };
         let mut ancestry = Ancestry::default();
-        ancestry.note(event(Deed::Merged));
-        ancestry.note(event(Deed::Restored));
-        ancestry.note(event(Deed::Undone));
+        ancestry.note(event(Deed::Merged, 0, 1));
+        ancestry.note(event(Deed::Restored, 0, 2));
+        ancestry.note(event(Deed::Undone, 2, 3));
+        assert!(ancestry.can_undo(SnapshotId(1)) && !ancestry.can_undo(SnapshotId(2)));
         let left = |ancestry: &Ancestry| {
             ancestry.events().iter().rev().find(|event| event.can_be_undone()).map(|event| event.deed)
         };
         assert_eq!(left(&ancestry), Some(Deed::Merged));
-        ancestry.note(event(Deed::Undone));
+        ancestry.note(event(Deed::Undone, 1, 4));
         assert_eq!(left(&ancestry), None);
     }
 }

@@ -11,7 +11,7 @@ mod snapshot;
 mod tree_of;
 mod views;
 
-pub use ancestry::{Ancestry, Deed, Event, Holder, Knows, learn};
+pub use ancestry::{Ancestry, learn};
 pub use branch::{Branch, Kept};
 pub use catalog::{BranchInfo, Catalog, Origin, SnapshotInfo, check_name};
 pub use draft::{Cover, Draft, draft_on};

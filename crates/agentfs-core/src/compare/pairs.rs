@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{Node, Place, Sight};
 use crate::error::Result;
 use crate::store::{Content, join};
-use crate::tree::{Inode, differing};
+use crate::tree::{Entry, Inode, differing};
 use crate::types::{InodeId, Name};
 
 /// A file as one version has it and as another has it: the same inode, or what took its place.
@@ -60,8 +60,15 @@ type Found = (InodeId, Option<Arc<[u8]>>);
 /// What a directory shows of the one below, which only one of the two does.
 fn below(sight: &Sight, dir: &Node) -> Result<Vec<Found>> {
     let Some(origin) = dir.inode.lower.as_ref().filter(|_| dir.is_directory()) else { return Ok(Vec::new()) };
-    let entries = sight.entries(dir.ino)?.into_iter();
-    Ok(entries.map(|(name, entry)| (entry.ino(), Some(join(&origin.path, &name)))).collect())
+    let from = |(name, entry): (Name, Entry)| {
+        // What the version has itself may have come from elsewhere.
+        let from = match sight.version.get(entry.ino()) {
+            Some(inode) => inode.lower.as_ref().map(|origin| origin.path.clone()),
+            None => Some(join(&origin.path, &name)),
+        };
+        (entry.ino(), from)
+    };
+    Ok(sight.entries(dir.ino)?.into_iter().map(from).collect())
 }
 
 /// Inodes that may differ, and where they were in the lower directory.

@@ -7,8 +7,7 @@ use super::codec::owned;
 use super::codec_edit::{
     Adopter, Decoded, StoredEdit, StoredTime, loaded_edits, stored_edit, time, timestamp,
 };
-use crate::branch::{Deed, Event, Holder, Knows};
-use crate::types::{BranchId, Epoch, ObjectId, SnapshotId};
+use crate::types::{BranchId, Deed, Epoch, Event, Holder, Knows, ObjectId, SnapshotId};
 
 #[derive(Serialize, Deserialize)]
 pub(super) enum StoredHolder {

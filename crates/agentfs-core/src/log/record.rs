@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use crate::branch::{Event, Holder, Knows};
 use crate::store::{Content, Move};
 use crate::tree::Edit;
-use crate::types::{BranchId, Epoch, ObjectId, SnapshotId, Timestamp, ViewId};
+use crate::types::{BranchId, Epoch, Event, Holder, Knows, ObjectId, SnapshotId, Timestamp, ViewId};
 
 /// A branch that came to be.
 #[derive(Clone, Debug, PartialEq, Eq)]

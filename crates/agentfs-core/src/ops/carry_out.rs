@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use super::direct::Moment;
 use super::merge::Merged;
-use crate::branch::{Branch, BranchInfo, Cover, Deed, Event, Knows, SnapshotInfo, Tree};
+use crate::branch::{Branch, BranchInfo, Cover, SnapshotInfo, Tree};
 use crate::compare::{Pair, Sight};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::log::{Merge, Record};
 use crate::merge::{self, Plan};
 use crate::store::join;
-use crate::types::{BranchId, FileKind, InodeId, SnapshotId, Timestamp, ViewId};
+use crate::types::{BranchId, Deed, Event, FileKind, InodeId, Knows, SnapshotId, Timestamp, ViewId};
 
 /// How often a merge is planned anew because the branch was changed meanwhile.
 const ATTEMPTS: usize = 5;
@@ -82,6 +82,9 @@ impl FsCore {
         if self.catalog.read().state(what.state).is_none() {
             return Err(FsError::Contended); // it was deleted, and nothing must be known of what is not kept
         }
+        if what.deed == Deed::Undone && !self.catalog.read().ancestry.can_undo(what.state) {
+            return Err(FsError::Refused("it was undone meanwhile".into()));
+        }
         let (mine, old) = {
             let catalog = self.catalog.read();
             (catalog.ancestry.of_branch(info.id), catalog.ancestry.line(info.id))
@@ -113,7 +116,7 @@ impl FsCore {
         let points = self.forget_points();
         drop(control);
         self.reclaim(points);
-        self.journal.sync()?;
+        merged.unsynced = self.journal.sync().err();
         merged.is_noted = true;
         if is_new {
             merged.kept = Some(kept.clone());

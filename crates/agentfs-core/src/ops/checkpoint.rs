@@ -6,13 +6,13 @@ use std::io;
 use std::sync::Arc;
 
 use super::fsync::waits_for_direct_writers;
-use crate::branch::{Branch, BranchInfo, Event, Holder, Knows, Origin, SnapshotInfo};
+use crate::branch::{Branch, BranchInfo, Origin, SnapshotInfo};
 use crate::error::Result;
 use crate::fs_core::FsCore;
 use crate::log::{self, FrameWriter, Marks, NewBranch, NewSnapshot, Record};
 use crate::store::FileId;
 use crate::tree::{Body, Edit, Version, Xattrs, diff};
-use crate::types::{BranchId, Epoch, InodeId, SnapshotId};
+use crate::types::{BranchId, Epoch, Event, Holder, InodeId, Knows, SnapshotId};
 
 /// About so many bytes of edits go into one record: more records rather than very long ones.
 const BYTES_PER_RECORD: usize = 1 << 20;

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use tracing::warn;
 
-use crate::branch::{Ancestry, Holder, Knows};
+use crate::branch::Ancestry;
 use crate::log::{Adopt, Marks, NewBranch, NewSnapshot, Record};
 use crate::store::{Content, Device, Extent, FileId, Move, Object, Pack, Place, Store};
 use crate::tree::{Aside, Edit, Inode, Version, visit_new};
-use crate::types::{BranchId, Epoch, InodeId, ObjectId, PackId, SnapshotId, ViewId};
+use crate::types::{BranchId, Epoch, Holder, InodeId, Knows, ObjectId, PackId, SnapshotId, ViewId};
 
 /// What the records say.
 #[derive(Default)]

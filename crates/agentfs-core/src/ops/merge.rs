@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::carry_out::What;
 use super::diff::tree_called;
 use super::direct::Moment;
-use crate::branch::{Branch, BranchInfo, Deed, Knows, Origin, Snapshot, SnapshotInfo, Tree, learn};
+use crate::branch::{Branch, BranchInfo, Origin, Snapshot, SnapshotInfo, Tree, learn};
 use crate::compare::{Pair, Sight, compare};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
@@ -15,7 +15,7 @@ use crate::log::{NewSnapshot, Record};
 use crate::merge::{self, Changed, Conflict, Labels, Policy, Request, Step, Wanted};
 use crate::progress::Progress;
 use crate::tree::{Body, Directory, Homes, Inode, Version};
-use crate::types::{BranchId, Epoch, InodeId, Name, SnapshotId, Timestamp};
+use crate::types::{BranchId, Deed, Epoch, InodeId, Knows, Name, SnapshotId, Timestamp};
 
 /// What to merge, and how.
 pub struct MergeWish<'a> {
@@ -54,6 +54,8 @@ pub struct Merged {
     pub inodes: Vec<InodeId>,
     /// Was it noted as an event?
     pub is_noted: bool,
+    /// Why a power cut may take it yet, though it is done.
+    pub unsynced: Option<FsError>,
 }
 
 /// A state to merge from, and what it is called.

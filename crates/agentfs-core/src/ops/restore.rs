@@ -2,12 +2,13 @@
 
 use super::carry_out::What;
 use super::merge::{Merged, shown};
-use crate::branch::{Deed, Knows, Tree};
+use crate::branch::Tree;
 use crate::compare::{Sight, compare};
 use crate::error::Result;
 use crate::fs_core::FsCore;
 use crate::merge::{self, Labels, Policy, Request, Wanted};
 use crate::progress::Progress;
+use crate::types::{Deed, Knows};
 
 impl FsCore {
     /// Puts a branch back to a snapshot: all of it, or what lies at these paths. The state before is kept as a snapshot.

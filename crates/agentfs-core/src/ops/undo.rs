@@ -1,12 +1,12 @@
 //! `undo`, and deleting a branch in a way that can be undone.
 
 use super::merge::Merged;
-use crate::branch::{BranchInfo, Deed, Event, SnapshotInfo};
+use crate::branch::{BranchInfo, SnapshotInfo};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::log::Record;
 use crate::progress::Progress;
-use crate::types::{BranchId, Timestamp};
+use crate::types::{BranchId, Deed, Event, Timestamp};
 
 /// What was undone.
 pub enum Undone {
@@ -69,7 +69,14 @@ impl FsCore {
         })?;
         if event.deed == Deed::Deleted {
             let revived = self.create_branch(&kept, event.name.as_deref())?;
-            self.note(Event { deed: Deed::Undone, when: Timestamp::now(), branch: revived.id, ..event })?;
+            let source = event.kept.map_or(0, |kept| kept.0);
+            self.note(Event {
+                deed: Deed::Undone,
+                when: Timestamp::now(),
+                branch: revived.id,
+                source,
+                ..event
+            })?;
             return Ok(Undone::Revived(revived));
         }
         let branch = event.branch.to_string();
@@ -79,7 +86,8 @@ impl FsCore {
         if !merged.is_noted {
             // It is as it was before already: that is noted all the same.
             let now = Timestamp::now();
-            self.note(Event { deed: Deed::Undone, when: now, kept: None, ..event.clone() })?;
+            let source = event.kept.map_or(0, |kept| kept.0);
+            self.note(Event { deed: Deed::Undone, when: now, kept: None, source, ..event.clone() })?;
         }
         Ok(Undone::Restored(event.deed, Box::new(merged)))
     }

@@ -4,10 +4,12 @@ mod attr;
 mod caller;
 mod id;
 mod name;
+mod past;
 mod time;
 
 pub use attr::{Attr, FileKind, SetAttr, SetTime};
 pub use caller::Caller;
 pub use id::{BranchId, Epoch, HandleId, InodeId, ObjectId, PackId, ParseIdError, SnapshotId, ViewId};
 pub use name::{MAX_NAME_LEN, Name};
+pub use past::{Deed, Event, Holder, Knows};
 pub use time::Timestamp;

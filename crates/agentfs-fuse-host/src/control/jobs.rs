@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -22,6 +23,8 @@ type Ended = (Result<Vec<u8>>, Instant);
 #[derive(Default)]
 struct Job {
     progress: Progress,
+    /// Was it told that it has ended?
+    is_told: AtomicBool,
     ended: Mutex<Option<Ended>>,
 }
 
@@ -89,6 +92,7 @@ impl Jobs {
             Some((Ok(found), when)) => {
                 let length = found.len() as u64;
                 *ended = Some((Ok(found), when));
+                job.is_told.store(true, Ordering::Relaxed);
                 Ok(PollReply { is_done: true, seen, length })
             }
             Some((Err(error), _)) => {
@@ -113,14 +117,15 @@ impl Jobs {
         Ok(ReadReply { bytes: rest.get(..MAX_PART).unwrap_or(rest).to_vec() })
     }
 
-    /// Cancels a job that is under way: it ends soon, as cancelled if it was not too late. Forgets one that has ended.
+    /// Cancels a job: it ends soon, as cancelled if it was not too late. Forgets one of which it was told that it has ended.
     ///
     /// # Errors
     /// `UnknownVersion` when there is no such job.
     pub(super) fn end(&self, number: u64) -> Result<JobReply> {
         let job = self.job(number)?;
         job.progress.cancel();
-        if job.ended.lock().is_some() {
+        // One that ended just before it was to be cancelled is asked for once more.
+        if job.is_told.load(Ordering::Relaxed) {
             self.table.lock().jobs.remove(&number);
         }
         Ok(JobReply { job: number })

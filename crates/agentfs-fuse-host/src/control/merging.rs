@@ -78,7 +78,7 @@ impl Dispatcher {
                 left_out: &left_out,
             };
             let merged = its.core.merge(&wish, progress)?;
-            Ok(its.tell(merged, b"merge").encode())
+            Ok(its.tell(merged, b"merge")?.encode())
         })
     }
 
@@ -88,7 +88,7 @@ impl Dispatcher {
         self.jobs.start("restore", move |progress| {
             its.write_out(&branch)?;
             let merged = its.core.restore(&branch, &from, &asked.paths, asked.dry_run, progress)?;
-            Ok(its.tell(merged, b"restore").encode())
+            Ok(its.tell(merged, b"restore")?.encode())
         })
     }
 
@@ -103,8 +103,8 @@ impl Dispatcher {
             self.write_out(&event.branch.to_string())?;
         }
         Ok(match self.core.undo(progress)? {
-            Undone::Restored(Deed::Merged, merged) => self.tell(*merged, b"undo-merge"),
-            Undone::Restored(_, merged) => self.tell(*merged, b"undo-restore"),
+            Undone::Restored(Deed::Merged, merged) => self.tell(*merged, b"undo-merge")?,
+            Undone::Restored(_, merged) => self.tell(*merged, b"undo-restore")?,
             Undone::Revived(info) => MergeResult {
                 deed: b"undo-delete".into(),
                 branch: info.id.to_string().into(),
@@ -171,7 +171,7 @@ impl Dispatcher {
     }
 
     /// What was done, for whoever asked; the kernel comes to know it first.
-    fn tell(&self, merged: Merged, deed: &[u8]) -> MergeResult {
+    fn tell(&self, merged: Merged, deed: &[u8]) -> Result<MergeResult> {
         let mut result =
             MergeResult { deed: deed.into(), source: merged.source.into(), ..MergeResult::default() };
         if let Some(info) = merged.into {
@@ -198,7 +198,11 @@ impl Dispatcher {
         };
         result.conflicts = merged.conflicts.iter().map(conflict).collect();
         result.left_git = merged.left_git.iter().map(|path| path.to_vec()).collect();
-        result
+        match merged.unsynced {
+            // It is done, and not durable yet: the log is written anew.
+            Some(error) => Err(error),
+            None => Ok(result),
+        }
     }
 }
 

@@ -227,7 +227,11 @@ impl PidView {
         let agreeing = node.and_then(|node| Some((node, nodes.get_mut(&node)?))).filter(|(_, shared)| {
             // Who stands in what was here before and was moved away goes on to stand in that.
             let stood_in = shared.pins.get(&view).filter(|before| **before != ino);
-            let moved = stood_in.is_some_and(|before| private.contains_key(&(view, *before)));
+            // A merge moves without its being told here: what is still there is elsewhere.
+            let is_there =
+                |before: InodeId| self.core.version(view).is_ok_and(|version| version.get(before).is_some());
+            let moved =
+                stood_in.is_some_and(|before| private.contains_key(&(view, *before)) || is_there(*before));
             !moved && shared.face.as_ref().is_none_or(|known| known == face)
         });
         match agreeing {

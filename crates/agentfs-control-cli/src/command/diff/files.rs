@@ -1,6 +1,6 @@
 //! What differs, as files that a patch can tell of: directories that moved are the files in them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Write};
@@ -68,21 +68,38 @@ impl Files {
         with_git: bool,
         all: bool,
     ) -> Result<Files, Failure> {
-        let listed: HashMap<&[u8], u8> =
-            entries.iter().map(|entry| (entry.path.as_slice(), entry.status)).collect();
+        let is_there = |entry: &&DiffEntry| entry.status != b'D';
+        let listed =
+            entries.iter().filter(is_there).map(|entry| (entry.path.as_slice(), entry.status)).collect();
+        let gone =
+            entries.iter().filter(|entry| entry.new.is_none()).map(|entry| entry.path.as_slice()).collect();
         let ignored = if all { Ignored::nothing() } else { Ignored::of(sides.new_root())? };
-        let moved = Moved { listed, root: sides.new_root(), ignored, with_git };
+        let ignored = if with_git { ignored } else { ignored.and_git() };
+        let sources = entries.iter().filter_map(|entry| entry.from.as_deref()).collect();
+        let walk = Walk { listed, gone, sources, sides, ignored };
         let mut files = Files::default();
         for entry in entries {
             let is_directory =
                 |face: &Option<Face>| face.is_some_and(|face| kind(face) == FileType::Directory);
-            match &entry.from {
-                Some(from) if is_directory(&entry.new) => moved.add(&mut files, from, &entry.path)?,
-                from => files.add(entry, from.as_ref().unwrap_or(&entry.path)),
+            match (&entry.from, is_directory(&entry.old), is_directory(&entry.new)) {
+                (Some(from), _, true) => walk.moved(&mut files, from, &entry.path)?,
+                // What came from where nothing is told of, or went there, is not listed below.
+                (None, false, true) if entry.old.is_none() => walk.all(&mut files, &entry.path, true)?,
+                (None, true, false) if entry.new.is_none() => walk.all(&mut files, &entry.path, false)?,
+                (from, ..) => files.add(entry, from.as_ref().unwrap_or(&entry.path)),
             }
         }
-        files.changes.sort_by(|a, b| a.new_path().cmp(b.new_path()));
+        // What goes makes room for what comes.
+        let key = |change: &Change| (change.new_path().to_vec(), change.new.is_some());
+        files.changes.sort_by_cached_key(key);
+        files.changes.dedup();
         Ok(files)
+    }
+
+    /// Leaves those that have one of these paths.
+    pub(super) fn retain(&mut self, is_asked: impl Fn(&[u8]) -> bool) {
+        self.changes.retain(|change| is_asked(change.old_path()) || is_asked(change.new_path()));
+        self.others.retain(|path| is_asked(path));
     }
 
     fn add(&mut self, entry: &DiffEntry, from: &[u8]) {
@@ -124,49 +141,94 @@ impl Files {
     }
 }
 
-/// Files in directories that were moved.
-struct Moved<'a> {
-    /// What is told by itself.
+/// Files in directories, which are not told of one by one.
+struct Walk<'a> {
+    /// What is told by itself, of what is there in the second.
     listed: HashMap<&'a [u8], u8>,
-    root: &'a Path,
+    /// What is told to be there only in the first.
+    gone: HashSet<&'a [u8]>,
+    /// Where what was moved was.
+    sources: HashSet<&'a [u8]>,
+    sides: &'a Sides<'a>,
     ignored: Ignored,
-    with_git: bool,
 }
 
-impl Moved<'_> {
-    fn add(&self, files: &mut Files, from: &[u8], to: &[u8]) -> Result<(), Failure> {
-        let failed = |error: io::Error| Failure::io(&format!("{} cannot be read", shown(to)), &error);
-        let mut names = Vec::new();
-        for entry in fs::read_dir(self.root.join(OsStr::from_bytes(to))).map_err(failed)? {
-            let entry = entry.map_err(failed)?;
-            names.push((entry.file_name().into_vec(), entry.metadata().map_err(failed)?));
-        }
-        for (name, metadata) in names {
+impl Walk<'_> {
+    fn is_left_out(&self, path: &[u8], is_directory: bool) -> bool {
+        self.ignored.has(Path::new(OsStr::from_bytes(path)), is_directory)
+    }
+
+    /// Files in a directory that was moved. What is new is listed with all in it, what was moved by itself goes its own way.
+    fn moved(&self, files: &mut Files, from: &[u8], to: &[u8]) -> Result<(), Failure> {
+        for (name, metadata) in names(self.sides.new_root(), to)? {
             let [old, new] = [from, to].map(|directory| [directory, b"/", &name].concat());
-            let is_git = name == b".git" && !self.with_git;
-            if is_git || self.ignored.has(Path::new(OsStr::from_bytes(&new)), metadata.is_dir()) {
-                continue;
-            }
             let status = self.listed.get(new.as_slice());
             if metadata.is_dir() {
-                // What is new is listed with all in it, what was moved by itself goes its own way.
                 if !matches!(status, Some(b'A' | b'R' | b'T')) {
-                    self.add(files, &old, &new)?;
+                    self.moved(files, &old, &new)?;
                 }
                 continue;
             }
-            let mode = match (metadata.is_symlink(), metadata.is_file()) {
-                (true, _) => LINK,
-                (_, true) if metadata.permissions().mode() & 0o100 != 0 => PROGRAM,
-                (_, true) => FILE,
-                _ => continue,
-            };
-            if status.is_none() {
-                let file = |path| Some(File { path, mode });
-                files.changes.push(Change { old: file(old), new: file(new) });
+            if let (None, Some(mode)) = (status, mode(&metadata)) {
+                let [is_old_left, is_left] = [&old, &new].map(|path| self.is_left_out(path, false));
+                let file = |path, is_left: bool| (!is_left).then_some(File { path, mode });
+                let change = Change { old: file(old, is_old_left), new: file(new, is_left) };
+                files.changes.extend((!is_old_left || !is_left).then_some(change));
             }
         }
         Ok(())
+    }
+
+    /// All files in a directory that is told of by itself, in the second or in the first.
+    fn all(&self, files: &mut Files, path: &[u8], is_new: bool) -> Result<(), Failure> {
+        let root = if is_new { self.sides.new_root() } else { self.sides.old_root() };
+        for (name, metadata) in names(root, path)? {
+            let path = [path, b"/", &name].concat();
+            let is_told = if is_new {
+                self.listed.contains_key(path.as_slice())
+            } else {
+                self.gone.contains(path.as_slice())
+            };
+            let is_left = self.is_left_out(&path, metadata.is_dir()) || self.has_moved(&path, is_new);
+            match (is_told || is_left, metadata.is_dir(), mode(&metadata)) {
+                (true, ..) => {}
+                (_, true, _) => self.all(files, &path, is_new)?,
+                (.., Some(mode)) => {
+                    let (file, nothing) = (Some(File { path, mode }), None);
+                    files.changes.push(match is_new {
+                        true => Change { old: nothing, new: file },
+                        false => Change { old: file, new: nothing },
+                    });
+                }
+                (.., None) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Is what was here told of as moved elsewhere?
+    fn has_moved(&self, path: &[u8], is_new: bool) -> bool {
+        !is_new && self.sources.contains(path)
+    }
+}
+
+/// The names in a directory, and what they lead to.
+fn names(root: &Path, path: &[u8]) -> Result<Vec<(Vec<u8>, fs::Metadata)>, Failure> {
+    let failed = |error: io::Error| Failure::io(&format!("{} cannot be read", shown(path)), &error);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(root.join(OsStr::from_bytes(path))).map_err(failed)? {
+        let entry = entry.map_err(failed)?;
+        names.push((entry.file_name().into_vec(), entry.metadata().map_err(failed)?));
+    }
+    Ok(names)
+}
+
+fn mode(metadata: &fs::Metadata) -> Option<u32> {
+    match (metadata.is_symlink(), metadata.is_file()) {
+        (true, _) => Some(LINK),
+        (_, true) if metadata.permissions().mode() & 0o100 != 0 => Some(PROGRAM),
+        (_, true) => Some(FILE),
+        _ => None,
     }
 }
 

@@ -74,19 +74,26 @@ pub(super) fn run(client: &Client, wish: &Wish<'_>) -> Result<Output, Failure> {
 fn compare(client: &Client, wish: &Wish<'_>) -> Result<Output, Failure> {
     let sides = match wish.form {
         Form::Names => None,
-        Form::Stat | Form::Patch => Some(Sides::open(client, wish.a, wish.b)?),
+        Form::Stat | Form::Patch => {
+            job::watch()?;
+            Some(Sides::open(client, wish.a, wish.b)?)
+        }
     };
     let (a, b) = sides.as_ref().map_or((wish.a.into(), wish.b.into()), Sides::ids);
     let asked = DiffStart { a, b, with_git: wish.with_git, all: wish.all };
     let found = DiffResult::decode(&job::run(client, "diff", asked)?).map_err(|_| unexpected())?;
     tell_left_out(&found, wish.b);
     let paths: Vec<Vec<u8>> = wish.paths.iter().map(|path| tidy(path.as_bytes())).collect();
-    let entries: Vec<DiffEntry> =
-        found.entries.into_iter().filter(|entry| is_asked_for(entry, &paths)).collect();
-    let code = u8::from(!entries.is_empty());
     let colour = wish.colour.is_wanted();
-    let Some(sides) = sides else { return Ok(output::differences(&entries, colour).ending(code)) };
-    let files = Files::of(&entries, &sides, wish.with_git, wish.all)?;
+    let Some(sides) = sides else {
+        let asked = |entry: &DiffEntry| is_asked_for(entry, &paths);
+        let entries: Vec<DiffEntry> = found.entries.into_iter().filter(asked).collect();
+        return Ok(output::differences(&entries, colour).ending(u8::from(!entries.is_empty())));
+    };
+    let mut files = Files::of(&found.entries, &sides, wish.with_git, wish.all)?;
+    let is_other = found.entries.iter().any(|entry| is_asked_for(entry, &paths));
+    files.retain(|path| is_below(path, &paths));
+    let code = u8::from(is_other || !files.changes.is_empty());
     match wish.form {
         Form::Stat => Ok(stat::counted(&files, &sides, colour)?.ending(code)),
         Form::Names | Form::Patch => {
@@ -102,17 +109,19 @@ fn tidy(path: &[u8]) -> Vec<u8> {
     parts.collect::<Vec<_>>().join(&b'/')
 }
 
-fn is_asked_for(entry: &DiffEntry, paths: &[Vec<u8>]) -> bool {
-    let is_below = |path: &[u8]| {
-        let below = |top: &Vec<u8>| {
-            top.is_empty()
-                || path
-                    .strip_prefix(top.as_slice())
-                    .is_some_and(|rest| matches!(rest.first(), None | Some(b'/')))
-        };
-        paths.iter().any(below)
+fn is_below(path: &[u8], tops: &[Vec<u8>]) -> bool {
+    let below = |top: &Vec<u8>| {
+        top.is_empty()
+            || path.strip_prefix(top.as_slice()).is_some_and(|rest| matches!(rest.first(), None | Some(b'/')))
     };
-    paths.is_empty() || is_below(&entry.path) || entry.from.as_deref().is_some_and(is_below)
+    tops.is_empty() || tops.iter().any(below)
+}
+
+/// What is in a directory that was moved differs with it.
+fn is_asked_for(entry: &DiffEntry, paths: &[Vec<u8>]) -> bool {
+    let its = [Some(entry.path.as_slice()), entry.from.as_deref()];
+    let is_in = |path: &Vec<u8>| its.iter().flatten().any(|own| is_below(path, &[own.to_vec()]));
+    its.iter().flatten().any(|own| is_below(own, paths)) || (entry.from.is_some() && paths.iter().any(is_in))
 }
 
 fn tell_left_out(found: &DiffResult, b: &str) {
@@ -135,23 +144,37 @@ fn tell_left_out(found: &DiffResult, b: &str) {
     }
 }
 
+/// Of a binary file its name alone: git takes no patch with one of which it is told more and not all.
+fn write_one(
+    out: &mut dyn Write,
+    old: Option<&patch::Side<'_>>,
+    new: Option<&patch::Side<'_>>,
+    paint: Paint,
+) -> io::Result<()> {
+    let mut written = Vec::new();
+    let counts = patch::write(&mut written, old, new, paint)?;
+    let is_named = |line: &&[u8]| line.starts_with(b"Binary files ");
+    let name = written.split_inclusive(|byte| *byte == b'\n').find(is_named).filter(|_| counts.is_binary);
+    out.write_all(name.unwrap_or(&written))
+}
+
 fn print_patch(files: &Files, sides: &Sides<'_>, colour: bool) -> Result<(), Failure> {
     let paint = if colour { Paint::Colour } else { Paint::Plain };
     let mut out = BufWriter::new(io::stdout().lock());
     files.tell_of_others();
+    let is_shown = io::stdout().is_terminal();
     for change in &files.changes {
-        let (old, new) = sides.read(change)?;
+        job::check()?;
+        let (old, new) = sides.read(change, is_shown)?;
         let written = match (&old, &new) {
             (Some(sides::Read::TooLarge), _) | (_, Some(sides::Read::TooLarge)) => {
                 patch::write_unread(&mut out, change.old_path(), change.new_path())
             }
-            (old, new) => patch::write(
-                &mut out,
-                sides::side(&change.old, old.as_ref()).as_ref(),
-                sides::side(&change.new, new.as_ref()).as_ref(),
-                paint,
-            )
-            .map(drop),
+            (old, new) => {
+                let (old, new) =
+                    (sides::side(&change.old, old.as_ref()), sides::side(&change.new, new.as_ref()));
+                write_one(&mut out, old.as_ref(), new.as_ref(), paint)
+            }
         };
         match written {
             Ok(()) => {}

@@ -75,13 +75,22 @@ impl<'a> Sides<'a> {
         (self.a.id(), self.b.id())
     }
 
+    /// Where the first is seen.
+    pub(super) fn old_root(&self) -> &Path {
+        self.a.root()
+    }
+
     /// Where the second is seen.
     pub(super) fn new_root(&self) -> &Path {
         self.b.root()
     }
 
-    /// Both sides of a file.
-    pub(super) fn read(&self, change: &Change) -> Result<(Option<Read>, Option<Read>), Failure> {
+    /// Both sides of a file; without what a terminal would obey, if they are to be `shown` on one.
+    pub(super) fn read(
+        &self,
+        change: &Change,
+        shown_there: bool,
+    ) -> Result<(Option<Read>, Option<Read>), Failure> {
         let read = |tree: &Tree<'_>, file: &Option<File>| {
             file.as_ref()
                 .map(|file| {
@@ -92,7 +101,11 @@ impl<'a> Sides<'a> {
                 })
                 .transpose()
         };
-        Ok((read(&self.a, &change.old)?, read(&self.b, &change.new)?))
+        let tamed = |read: Option<Read>| match read {
+            Some(Read::Bytes(bytes)) if shown_there => Some(Read::Bytes(tame(&bytes))),
+            read => read,
+        };
+        Ok((tamed(read(&self.a, &change.old)?), tamed(read(&self.b, &change.new)?)))
     }
 }
 
@@ -110,8 +123,35 @@ fn read(path: &Path, file: &File) -> io::Result<Read> {
     Ok(Read::Bytes(bytes))
 }
 
+/// Control characters as text, but for those that make lines and columns, and for zeros, which make a file a binary one.
+fn tame(bytes: &[u8]) -> Vec<u8> {
+    let mut tamed = Vec::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '\n' | '\t' | '\0' => tamed.push(character as u8),
+                control if control.is_control() => tamed.extend(control.escape_default().to_string().bytes()),
+                plain => tamed.extend(plain.encode_utf8(&mut [0; 4]).bytes()),
+            }
+        }
+        tamed.extend(chunk.invalid().escape_ascii().to_string().bytes());
+    }
+    tamed
+}
+
 /// A file as a patch wants it.
 pub(super) fn side<'f>(file: &'f Option<File>, read: Option<&'f Read>) -> Option<Side<'f>> {
     let Some(Read::Bytes(bytes)) = read else { return None };
     file.as_ref().map(|file| Side { path: &file.path, mode: file.mode, bytes })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_obeys_no_file() {
+        assert_eq!(tame("a\tb\n\0ä".as_bytes()), "a\tb\n\0ä".as_bytes());
+        assert_eq!(tame(b"\x1b[2K\r\xc2\x9b\x9b"), br"\u{1b}[2K\r\u{9b}\x9b");
+    }
 }
