@@ -698,3 +698,71 @@ fn a_branch_that_is_written_all_the_while_goes_back_too() {
     done(&v, "restore main --from s");
     assert_eq!(tree(&v.root()), tree(&v.snapshot("s")));
 }
+
+#[test]
+fn patches_of_directories_that_were_moved_make_the_other_tree() {
+    if !can_mount() {
+        return;
+    }
+    let v = Volume::mount();
+    for (path, text) in
+        [("d/f", "f\n"), ("d/sub/g", "g\n"), ("e/f", "old\n"), ("build/x", "x\n"), ("src/y", "y\n")]
+    {
+        fs::create_dir_all(v.path(path).parent().unwrap()).unwrap();
+        fs::write(v.path(path), text).unwrap();
+    }
+    fs::write(v.path(".agentfsignore"), "build/\n").unwrap();
+    v.grow_branch("main", "b");
+    let b = v.branch("b");
+    fs::remove_dir_all(b.join("e")).unwrap();
+    fs::rename(b.join("d"), b.join("e")).unwrap();
+    fs::write(b.join("e/new"), "new\n").unwrap();
+    fs::rename(b.join("src"), b.join("moved")).unwrap();
+    fs::rename(b.join("build"), b.join("src")).unwrap();
+    let (code, patch, notes) = cli(&v, "diff main b --patch");
+    assert_eq!(code, 1, "{notes}");
+    let copy = tempfile::tempdir().unwrap();
+    run(copy.path(), "cp", &["-r", &format!("{}/.", v.root().display()), "."]);
+    fs::write(copy.path().join(".the-patch"), &patch).unwrap();
+    run(copy.path(), "git", &["apply", ".the-patch"]);
+    fs::remove_file(copy.path().join(".the-patch")).unwrap();
+    // What is left out stays where it was.
+    fs::remove_dir_all(copy.path().join("build")).unwrap();
+    let files = |root: &Path| {
+        let mut found = tree(root);
+        found.retain(|_, (mode, _)| *mode & libc::S_IFMT != libc::S_IFDIR);
+        found
+    };
+    assert_eq!(files(copy.path()), files(&b), "{patch}");
+    // Some of it only.
+    let (code, some, _) = cli(&v, "diff main b --patch d");
+    assert!(code == 1 && some.contains("rename to e/sub/g") && !some.contains("moved/y"), "{some}");
+    assert_eq!(cli(&v, "diff main b --patch e/new").1.matches("diff --git").count(), 1);
+    assert_eq!(cli(&v, "diff main b e/sub").0, 1);
+    let (code, stat, _) = cli(&v, "diff main b --stat moved");
+    assert!(code == 1 && stat.starts_with(" src/y => moved/y |   0\n 1 file changed"), "{stat}");
+}
+
+#[test]
+fn who_stands_in_a_directory_that_a_merge_moved_goes_on_to_stand_in_it() {
+    if !can_mount() || !has_python() {
+        return;
+    }
+    let v = Volume::mount();
+    fs::create_dir(v.path("src")).unwrap();
+    fs::write(v.path("src/f"), "old").unwrap();
+    v.grow_branch("main", "b");
+    // Somebody is bound, so that what is at the mount point depends on who asks.
+    let _bound = Agent::bound(&v, "b", &v.root());
+    let mut agent = Agent::start(&v.path("src"));
+    assert_eq!(agent.text("open('f').read()"), "old");
+    let b = v.branch("b");
+    fs::rename(b.join("src"), b.join("old")).unwrap();
+    fs::create_dir(b.join("src")).unwrap();
+    fs::write(b.join("src/f"), "new").unwrap();
+    done(&v, "merge b");
+    assert_eq!(fs::read_to_string(v.path("src/f")).unwrap(), "new");
+    assert_eq!(agent.text("open('f').read()"), "old");
+    agent.value("open('mine', 'w').close()");
+    assert!(v.path("old/mine").exists() && !v.path("src/mine").exists());
+}
