@@ -293,7 +293,7 @@ fn a_store_of_format_1_is_read_as_it_is() {
     expect_format_1(&v);
     fs::write(v.path("new"), "of the present format").unwrap();
     assert!(v.terminate().success());
-    assert_eq!(fs::read_to_string(v.store().join("format")).unwrap(), "agentfs-store 3\n");
+    assert_eq!(fs::read_to_string(v.store().join("format")).unwrap(), "agentfs-store 4\n");
     v.remount();
     expect_format_1(&v);
     assert_eq!(fs::read_to_string(v.path("new")).unwrap(), "of the present format");
