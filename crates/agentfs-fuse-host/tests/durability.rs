@@ -323,6 +323,28 @@ fn a_store_of_format_2_is_read_as_it_is() {
     assert_eq!(fs::read_to_string(v.branch("b").join("packed")).unwrap(), "moved to another pack\n");
 }
 
+/// And one of format 3, whose branches know nothing of what they came from.
+#[test]
+fn a_store_of_format_3_is_read_as_it_is_and_new_branches_of_it_are_merged() {
+    if !can_mount() || !support::is_root("reading an image whose files are root's") {
+        return;
+    }
+    let mut v = with_image("format-3.tar.gz");
+    v.remount();
+    expect_format_1(&v);
+    assert_eq!(fs::read_to_string(v.path("three")).unwrap(), "by format 3\n");
+    assert_eq!(fs::read_to_string(v.branch("of-b").join("three-d/f")).unwrap(), "1\n");
+    let cli = |line: &str| support::agents::told(support::agents::cli_of(&v).args(line.split(' ')));
+    v.grow_branch("of-b", "new");
+    fs::write(v.branch("new").join("three-d/f"), "2\n").unwrap();
+    let (is_done, told) = cli("merge new");
+    assert!(is_done, "{told}");
+    assert_eq!(fs::read_to_string(v.branch("of-b").join("three-d/f")).unwrap(), "2\n");
+    // Two that have something in common, of which nothing is known.
+    let (is_done, told) = cli("merge of-b --into b");
+    assert!(is_done || told.contains("in common"), "{told}");
+}
+
 #[test]
 fn a_full_tmpfs_is_told_and_forgotten_when_there_is_room_again() {
     if !can_mount() || !support::is_root("mounting a small tmpfs for a store") {
