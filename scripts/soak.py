@@ -113,7 +113,7 @@ def branches(volume, reference, chance):
     run("diff", "-r", f"{reference}/tree", f"{own}/own/tree")
     for _ in range(100):
         # Closing, and the end of a process, are told a little later.
-        gone = subprocess.run([*cli, "branch-delete", name, "--force"], check=False, capture_output=True, text=True)
+        gone = subprocess.run([*cli, "branch-delete", name, "--force", "--now"], check=False, capture_output=True, text=True)
         if gone.returncode == 0:
             return
         time.sleep(0.1)
