@@ -8,73 +8,43 @@
     clippy::print_stdout
 )]
 
+mod volume;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use agentfs_core::testing::config;
+use agentfs_core::testing::{config, merge, sound};
 use agentfs_core::{
-    Caller, Config, ConflictKind, CreateMode, FileKind, FsCore, InodeId, Memory, MergeWish, Merged, Name,
-    OpenMode, Policy, Progress, Result, Unrecorded, ViewId, check,
+    Config, ConflictKind, FileKind, FsCore, InodeId, Memory, MergeWish, Merged, Policy, Progress, Result,
+    Unrecorded, ViewId,
 };
+use volume::{Volume, name};
 
-struct Volume(FsCore);
-
-fn name(name: &str) -> Name {
-    Name::new(name.as_bytes()).unwrap()
+/// An empty volume.
+fn empty() -> Volume {
+    let config = Config { max_snapshots: 1000, ..config() };
+    Volume(FsCore::new_volume(Arc::new(Memory::default()), Arc::new(Unrecorded), config).unwrap())
 }
 
-impl Volume {
-    fn new() -> Volume {
-        let config = Config { max_snapshots: 1000, ..config() };
-        Volume(FsCore::new_volume(Arc::new(Memory::default()), Arc::new(Unrecorded), config).unwrap())
-    }
+/// What is done to branches.
+trait Branching {
+    fn branch(&self, from: &str, name: &str);
+    fn snapshot(&self, of: &str, name: &str);
+    fn merge_while(
+        &self,
+        source: &str,
+        into: &str,
+        policy: Policy,
+        meanwhile: impl Fn() + Sync,
+    ) -> Result<Merged>;
+    fn merges(&self, source: &str, into: &str);
+    fn conflicts(&self, source: &str, into: &str) -> Vec<ConflictKind>;
+    fn restore(&self, from: &str, paths: &[&str]);
+    fn undo(&self);
+    fn sound(&self);
+}
 
-    fn view(&self, branch: &str) -> ViewId {
-        self.0.find_branch(branch).unwrap().view
-    }
-
-    fn find(&self, branch: &str, path: &str) -> Option<InodeId> {
-        let step = |at: Option<InodeId>, part: &str| {
-            Some(self.0.lookup(self.view(branch), at?, &name(part)).unwrap()?.ino)
-        };
-        path.split('/').filter(|part| !part.is_empty()).fold(Some(InodeId::ROOT), step)
-    }
-
-    fn place<'a>(&self, branch: &str, path: &'a str) -> (InodeId, &'a str) {
-        let (above, last) = path.rsplit_once('/').unwrap_or(("", path));
-        (self.find(branch, above).unwrap(), last)
-    }
-
-    fn make(&self, branch: &str, path: &str, kind: FileKind) -> InodeId {
-        let (dir, last) = self.place(branch, path);
-        let what = CreateMode { kind, mode: 0o755, umask: 0, rdev: 0 };
-        self.0.create(self.view(branch), dir, &name(last), what, Caller::ROOT).unwrap().ino
-    }
-
-    fn put(&self, branch: &str, path: &str, text: &str) {
-        let ino = self.find(branch, path).unwrap_or_else(|| self.make(branch, path, FileKind::File));
-        let handle = self.0.open(self.view(branch), ino, OpenMode::Truncate, Caller::ROOT).unwrap();
-        self.0.write(handle, 0, text.as_bytes(), false).unwrap();
-        self.0.release(handle).unwrap();
-    }
-
-    fn remove(&self, branch: &str, path: &str) {
-        let (dir, last) = self.place(branch, path);
-        self.0.unlink(self.view(branch), dir, &name(last)).unwrap();
-    }
-
-    fn link(&self, branch: &str, from: &str, to: &str) {
-        let (dir, last) = self.place(branch, to);
-        self.0.link(self.view(branch), self.find(branch, from).unwrap(), dir, &name(last)).unwrap();
-    }
-
-    fn text(&self, branch: &str, path: &str) -> Option<String> {
-        self.0
-            .read_path(branch, path.as_bytes(), 1 << 20)
-            .unwrap()
-            .map(|bytes| String::from_utf8(bytes).unwrap())
-    }
-
+impl Branching for Volume {
     fn branch(&self, from: &str, name: &str) {
         self.0.create_branch(from, Some(name)).unwrap();
     }
@@ -109,19 +79,20 @@ impl Volume {
         self.0.merge(&wish, &Progress::default())
     }
 
-    fn merge(&self, source: &str, into: &str) -> Result<Merged> {
-        self.merge_while(source, into, Policy::Refuse, || {})
-    }
-
     /// It merges without a conflict.
     fn merges(&self, source: &str, into: &str) {
-        let merged = self.merge(source, into).unwrap();
+        let merged = merge(&self.0, source, into, Policy::Refuse).unwrap();
         assert!(merged.conflicts.is_empty(), "{:?}", merged.conflicts);
         self.sound();
     }
 
     fn conflicts(&self, source: &str, into: &str) -> Vec<ConflictKind> {
-        self.merge(source, into).unwrap().conflicts.iter().map(|conflict| conflict.kind).collect()
+        merge(&self.0, source, into, Policy::Refuse)
+            .unwrap()
+            .conflicts
+            .iter()
+            .map(|conflict| conflict.kind)
+            .collect()
     }
 
     fn restore(&self, from: &str, paths: &[&str]) {
@@ -136,10 +107,7 @@ impl Volume {
     }
 
     fn sound(&self) {
-        for info in self.0.list_branches(None, usize::MAX) {
-            let version = self.0.version(info.view).unwrap();
-            assert!(check(&version).is_empty() && version.leads_back(), "{:?}", info.name);
-        }
+        assert_eq!(sound(&self.0), Ok(()));
     }
 }
 
@@ -149,7 +117,7 @@ fn some(text: &str) -> Option<String> {
 
 #[test]
 fn what_was_taken_back_stays_so_when_a_merge_is_undone_and_done_again() {
-    let v = Volume::new();
+    let v = empty();
     v.put("main", "f", "1");
     v.branch("main", "b");
     v.put("b", "g", "of b");
@@ -169,7 +137,7 @@ fn what_was_taken_back_stays_so_when_a_merge_is_undone_and_done_again() {
 
 #[test]
 fn a_branch_of_an_older_snapshot_merges_from_what_that_knew() {
-    let v = Volume::new();
+    let v = empty();
     v.put("main", "f", "1");
     v.branch("main", "b");
     v.put("b", "g", "g");
@@ -185,7 +153,7 @@ fn a_branch_of_an_older_snapshot_merges_from_what_that_knew() {
 
 #[test]
 fn a_branch_that_was_deleted_and_came_back_merges_as_before() {
-    let v = Volume::new();
+    let v = empty();
     v.put("main", "f", "1");
     v.branch("main", "b");
     v.put("b", "x", "x");
@@ -205,7 +173,7 @@ fn a_branch_that_was_deleted_and_came_back_merges_as_before() {
 
 #[test]
 fn a_deletion_during_a_merge_takes_no_state_that_it_needs() {
-    let v = Volume::new();
+    let v = empty();
     v.put("main", "f", "1");
     v.branch("main", "b");
     v.put("b", "g", "g");
@@ -220,7 +188,7 @@ fn a_deletion_during_a_merge_takes_no_state_that_it_needs() {
 
 #[test]
 fn a_directory_that_goes_during_a_merge_is_made_again_or_it_conflicts() {
-    let v = Volume::new();
+    let v = empty();
     v.make("main", "d", FileKind::Directory);
     v.put("main", "f", "1");
     v.branch("main", "b");
@@ -249,7 +217,7 @@ fn crossed(v: &Volume) {
 fn what_conflicted_when_merges_crossed_conflicts_still() {
     for start in ["", "\0"] {
         let text = |text: &str| format!("{start}{text}\n");
-        let v = Volume::new();
+        let v = empty();
         v.put("main", "f", &text("o"));
         v.branch("main", "b");
         v.put("main", "f", &text("a"));
@@ -258,7 +226,7 @@ fn what_conflicted_when_merges_crossed_conflicts_still() {
         assert_eq!(v.conflicts("b", "main"), [ConflictKind::EditEdit], "{start:?}");
         assert_eq!(v.conflicts("main", "b"), [ConflictKind::EditEdit], "{start:?}");
     }
-    let v = Volume::new();
+    let v = empty();
     v.put("main", "f", "o\n");
     v.put("main", "k", "k");
     v.branch("main", "b");
@@ -267,7 +235,7 @@ fn what_conflicted_when_merges_crossed_conflicts_still() {
     crossed(&v);
     assert_eq!(v.conflicts("b", "main"), [ConflictKind::EditDelete]);
     assert_eq!((v.text("main", "f"), v.text("b", "f")), (some("a\n"), None));
-    let v = Volume::new();
+    let v = empty();
     v.put("main", "k", "k");
     v.branch("main", "b");
     v.put("main", "f", "\0a");
@@ -279,7 +247,7 @@ fn what_conflicted_when_merges_crossed_conflicts_still() {
 
 #[test]
 fn paths_of_hard_links_go_back_one_by_one() {
-    let v = Volume::new();
+    let v = empty();
     v.make("main", "d", FileKind::Directory);
     v.put("main", "d/f", "1");
     v.put("main", "d/g", "2");
@@ -304,7 +272,7 @@ fn paths_of_hard_links_go_back_one_by_one() {
 
 #[test]
 fn each_undo_undoes_one_thing() {
-    let v = Volume::new();
+    let v = empty();
     v.put("main", "f", "1");
     v.branch("main", "b");
     v.snapshot("main", "s");
@@ -320,7 +288,7 @@ fn each_undo_undoes_one_thing() {
 
 #[test]
 fn a_merge_that_was_undone_is_merged_again_also_when_the_other_had_it_already() {
-    let v = Volume::new();
+    let v = empty();
     v.put("main", "f", "1");
     v.branch("main", "b");
     v.put("b", "f", "2");

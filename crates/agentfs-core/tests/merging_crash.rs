@@ -18,10 +18,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use agentfs_core::testing::{
-    CoreDriver, CrashDevice, Cut, Disk, Driver, Op, Place, config, dump, random_cases,
+    CoreDriver, CrashDevice, Cut, Disk, Op, config, dump, merge, random_cases, sound,
 };
-use agentfs_core::{Config, FsCore, MergeWish, PackLimits, Policy, Progress, check};
-use forked::{Face, faces};
+use agentfs_core::{Config, FsCore, PackLimits, Policy, Progress};
+use forked::{Face, edit, faces, fork};
 
 const REGRESSIONS: &str = "tests/merging_crash.proptest-regressions";
 
@@ -59,15 +59,7 @@ impl Deed {
     fn run(self, core: &FsCore) -> Result<(), String> {
         let progress = Progress::default();
         let done = match self {
-            Deed::Merge(source, into, policy) => {
-                let (is_dry, with_git) = (false, false);
-                let left_out = &|_: &[u8], _| false;
-                core.merge(
-                    &MergeWish { source, into: Some(into), policy, is_dry, with_git, left_out },
-                    &progress,
-                )
-                .map(drop)
-            }
+            Deed::Merge(source, into, policy) => merge(core, source, into, policy).map(drop),
             Deed::Restore => core.restore("main", "s", &[], false, &progress).map(drop),
             Deed::RestorePath => core.restore("main", "s", &[b"a".to_vec()], false, &progress).map(drop),
             Deed::Undo => core.undo(&progress).map(drop),
@@ -82,13 +74,9 @@ impl Deed {
 type Trees = BTreeMap<String, BTreeMap<Vec<u8>, Face>>;
 
 fn trees(core: &FsCore) -> Result<Trees, String> {
+    sound(core)?;
     let mut trees = Trees::new();
     for info in core.list_branches(None, usize::MAX) {
-        let version = core.version(info.view).unwrap();
-        let faults = check(&version);
-        if !faults.is_empty() || !version.leads_back() {
-            return Err(format!("{:?}: {faults:?}", info.name));
-        }
         let name = info.name.as_deref().unwrap_or("-").to_owned();
         trees.insert(name, faces(&dump(core, info.view)));
     }
@@ -107,21 +95,8 @@ fn history(ops: &[Op]) -> (Arc<CrashDevice>, Vec<Moment>) {
     let device = Arc::new(CrashDevice::new(Disk::default().after(Cut::Kill)));
     let core = Arc::new(FsCore::open_volume(device.clone(), small(1)).unwrap().0);
     let mut driver = CoreDriver::new(core.clone());
-    let run = |driver: &mut CoreDriver, ops: &[Op], branch: u8| {
-        for op in ops {
-            if let Op::File(_, op) = op {
-                let _ = driver.apply(&Op::File(Place::Branch(branch), op.clone()));
-            }
-        }
-    };
-    let third = ops.len() / 3;
-    run(&mut driver, &ops[..third], 0);
-    core.create_snapshot("main", Some("s")).unwrap();
-    core.create_branch("main", Some("b")).unwrap();
-    let mut driver = CoreDriver::new(core.clone());
-    run(&mut driver, &ops[third..2 * third], 0);
-    run(&mut driver, &ops[2 * third..], 1);
-    drop(driver);
+    edit(&mut driver, &ops[..ops.len() / 3], 0, &|_| true);
+    drop(fork(&core, ops, &|_| true));
     core.sync_content().unwrap();
     let mut moments = vec![Moment { ios: device.count(), trees: trees(&core).unwrap(), next: None }];
     for deed in DEEDS {

@@ -5,10 +5,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use agentfs_proto::Response;
-use agentfs_proto::record::{BranchEntry, SnapshotEntry};
-use agentfs_proto::request::{BranchCreate, BranchDelete, BranchSnapshot, SnapshotDelete, SnapshotPage};
+use agentfs_proto::record::BranchEntry;
+use agentfs_proto::request::{BranchCreate, BranchDelete, BranchSnapshot, SnapshotDelete};
 
-use crate::client::{Client, all_pages, unexpected};
+use super::{branch, snapshot};
+use crate::client::{Client, unexpected};
 use crate::failure::Failure;
 use crate::mount::{VOLUME, mount_point};
 use crate::output::shown;
@@ -41,7 +42,7 @@ impl<'a> Frozen<'a> {
     /// The daemon's; also when somebody does the same with this branch.
     fn branch(client: &'a Client, id: &str, for_what: &str) -> Result<Frozen<'a>, Failure> {
         let name = format!("{for_what}-{id}");
-        if snapshots(client)?.iter().any(|entry| entry.name.as_deref() == Some(name.as_bytes())) {
+        if snapshot::all(client)?.iter().any(|entry| entry.name.as_deref() == Some(name.as_bytes())) {
             delete(client, name.as_bytes(), What::Snapshot)?;
         }
         match client.call(BranchSnapshot { branch: id.into(), name: Some(name.into()) })? {
@@ -58,7 +59,7 @@ impl<'a> Frozen<'a> {
     pub(super) fn grown(client: &'a Client, id: &str, for_what: &str) -> Result<Frozen<'a>, Failure> {
         let name = format!("{for_what}-{id}");
         let is_left = |entry: &BranchEntry| entry.name.as_deref() == Some(name.as_bytes());
-        if super::branch::all(client)?.iter().any(is_left) {
+        if branch::all(client)?.iter().any(is_left) {
             delete(client, name.as_bytes(), What::Branch)?;
         }
         match client.call(BranchCreate { from: id.into(), name: Some(name.into()) })? {
@@ -72,13 +73,20 @@ impl<'a> Frozen<'a> {
     /// # Errors
     /// The daemon's.
     pub(super) fn any(client: &'a Client, of: &str, for_what: &str) -> Result<Frozen<'a>, Failure> {
-        let found = snapshots(client)?
-            .into_iter()
-            .find(|entry| entry.id == of.as_bytes() || entry.name.as_deref() == Some(of.as_bytes()));
-        match found {
-            Some(entry) => Frozen::at(client, entry.id, What::Theirs),
-            None => Frozen::branch(client, &shown(&find_branch(client, of)?.id), for_what),
+        Frozen::find(client, of, for_what)?.ok_or_else(|| no_branch(of))
+    }
+
+    /// The same; `None` when nothing is called so.
+    ///
+    /// # Errors
+    /// The daemon's.
+    pub(super) fn find(client: &'a Client, of: &str, for_what: &str) -> Result<Option<Frozen<'a>>, Failure> {
+        let mut snapshots = snapshot::all(client)?.into_iter();
+        if let Some(entry) = snapshots.find(|entry| is_called(of, &entry.id, entry.name.as_deref())) {
+            return Frozen::at(client, entry.id, What::Theirs).map(Some);
         }
+        let branch = find(client, of)?;
+        branch.map(|entry| Frozen::branch(client, &shown(&entry.id), for_what)).transpose()
     }
 
     fn at(client: &'a Client, id: Vec<u8>, what: What) -> Result<Frozen<'a>, Failure> {
@@ -111,27 +119,20 @@ impl Drop for Frozen<'_> {
 
 /// A branch that is given by its id or its name.
 pub(super) fn find_branch(client: &Client, branch: &str) -> Result<BranchEntry, Failure> {
-    let is_it = |entry: &BranchEntry| {
-        entry.id == branch.as_bytes() || entry.name.as_deref() == Some(branch.as_bytes())
-    };
-    super::branch::all(client)?.into_iter().find(is_it).ok_or_else(|| {
-        Failure::with_errno(format!("no branch has the id or the name {branch:?}"), rustix::io::Errno::NOENT)
-    })
+    find(client, branch)?.ok_or_else(|| no_branch(branch))
 }
 
-/// The id of a snapshot or branch that is given by its id or its name.
-pub(super) fn find_tree(client: &Client, of: &str) -> Result<Option<Vec<u8>>, Failure> {
-    let is_it =
-        |id: &[u8], name: &Option<Vec<u8>>| id == of.as_bytes() || name.as_deref() == Some(of.as_bytes());
-    let snapshot =
-        snapshots(client)?.into_iter().find(|entry| is_it(&entry.id, &entry.name)).map(|entry| entry.id);
-    let branch = || {
-        Ok(super::branch::all(client)?
-            .into_iter()
-            .find(|entry| is_it(&entry.id, &entry.name))
-            .map(|entry| entry.id))
-    };
-    snapshot.map_or_else(branch, |id| Ok(Some(id)))
+fn find(client: &Client, called: &str) -> Result<Option<BranchEntry>, Failure> {
+    let mut branches = branch::all(client)?.into_iter();
+    Ok(branches.find(|entry| is_called(called, &entry.id, entry.name.as_deref())))
+}
+
+fn is_called(called: &str, id: &[u8], name: Option<&[u8]>) -> bool {
+    id == called.as_bytes() || name == Some(called.as_bytes())
+}
+
+pub(super) fn no_branch(called: &str) -> Failure {
+    Failure::with_errno(format!("no branch has the id or the name {called:?}"), rustix::io::Errno::NOENT)
 }
 
 /// After how long something frozen may be one that was left, in milliseconds: who froze it may be seen in another pid namespace.
@@ -140,7 +141,7 @@ const SURELY_LEFT_MS: u64 = 3600 * 1000;
 /// Deletes what commands froze and could not delete as they were killed: `<word><pid>-<id>`.
 pub(super) fn sweep(client: &Client, word: &str) -> Result<(), Failure> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    for entry in snapshots(client)? {
+    for entry in snapshot::all(client)? {
         let name = entry.name.unwrap_or_default();
         let pid = name.strip_prefix(word.as_bytes()).and_then(|rest| {
             let end = rest.iter().position(|byte| *byte == b'-')?;
@@ -155,13 +156,6 @@ pub(super) fn sweep(client: &Client, word: &str) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-pub(super) fn snapshots(client: &Client) -> Result<Vec<SnapshotEntry>, Failure> {
-    all_pages(|after| match client.call(SnapshotPage { after })? {
-        Response::SnapshotPage(page) => Ok(page),
-        _ => Err(unexpected()),
-    })
 }
 
 fn delete(client: &Client, which: &[u8], what: What) -> Result<(), Failure> {

@@ -1,10 +1,9 @@
 //! `log`: what came from what, and what was done.
 
 use agentfs_proto::Response;
-use agentfs_proto::request::{BranchUsage, Events, ProcessList};
+use agentfs_proto::request::{BranchUsage, Events};
 
-use super::branch;
-use super::frozen::snapshots;
+use super::{branch, process, snapshot};
 use crate::client::{Client, all_pages, unexpected};
 use crate::failure::Failure;
 use crate::output::{self, Output, Past};
@@ -19,15 +18,12 @@ pub(super) fn run(client: &Client, is_dot: bool) -> Result<Output, Failure> {
     let past = Past {
         held: branches.iter().map(|entry| (entry.id.clone(), held(&entry.id))).collect(),
         branches,
-        snapshots: snapshots(client)?,
+        snapshots: snapshot::all(client)?,
         events: all_pages(|after| match client.call(Events { after })? {
             Response::Events(page) => Ok(page),
             _ => Err(unexpected()),
         })?,
-        processes: all_pages(|after| match client.call(ProcessList { after })? {
-            Response::ProcessList(page) => Ok(page),
-            _ => Err(unexpected()),
-        })?,
+        processes: process::all(client)?,
     };
     Ok(output::log(&past, is_dot))
 }

@@ -8,7 +8,7 @@ use agentfs_proto::Request;
 use agentfs_proto::request::{MergeStart, RestoreStart};
 use agentfs_proto::result::MergeResult;
 
-use super::job;
+use super::{from_root, job};
 use crate::client::{Client, unexpected};
 use crate::failure::Failure;
 use crate::output::{self, Output, shown};
@@ -55,8 +55,7 @@ pub(super) fn restore(
     is_dry: bool,
 ) -> Result<Output, Failure> {
     let tidy = |path: &OsString| {
-        let parts = path.as_bytes().split(|byte| *byte == b'/');
-        let parts: Vec<&[u8]> = parts.filter(|part| !part.is_empty() && *part != b".").collect();
+        let parts = from_root(path.as_bytes());
         match parts.contains(&&b".."[..]) {
             true => Err(Failure::new(format!(
                 "{} has .. in it: name paths from the root of the branch",

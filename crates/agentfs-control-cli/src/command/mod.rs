@@ -96,3 +96,8 @@ pub(crate) fn run(client: &Client, command: &Command) -> Result<Output, Failure>
         Command::Status { requests: true } => status::requests(client),
     }
 }
+
+/// The names in a path of a tree, from its root on, however it is written.
+fn from_root(path: &[u8]) -> Vec<&[u8]> {
+    path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".").collect()
+}

@@ -1,10 +1,11 @@
 //! The commands about which process sees which branch.
 
 use agentfs_proto::Response;
-use agentfs_proto::request::{BranchBind, BranchUnbind, Stop, Whoami};
+use agentfs_proto::record::ProcessEntry;
+use agentfs_proto::request::{BranchBind, BranchUnbind, ProcessList, Stop, Whoami};
 use rustix::process::getppid;
 
-use crate::client::{Client, unexpected};
+use crate::client::{Client, all_pages, unexpected};
 use crate::failure::Failure;
 use crate::output::{self, Output};
 
@@ -29,6 +30,14 @@ pub(super) fn whoami(client: &Client, pid: Option<u32>) -> Result<Output, Failur
         Response::Whoami(reply) => Ok(output::whoami(&reply)),
         _ => Err(unexpected()),
     }
+}
+
+/// All that see another branch than main.
+pub(super) fn all(client: &Client) -> Result<Vec<ProcessEntry>, Failure> {
+    all_pages(|after| match client.call(ProcessList { after })? {
+        Response::ProcessList(page) => Ok(page),
+        _ => Err(unexpected()),
+    })
 }
 
 pub(super) fn stop(client: &Client, force: bool) -> Result<Output, Failure> {

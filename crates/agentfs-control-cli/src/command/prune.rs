@@ -8,7 +8,7 @@ use agentfs_proto::Response;
 use agentfs_proto::record::SnapshotEntry;
 use agentfs_proto::request::SnapshotDelete;
 
-use super::frozen::snapshots;
+use super::snapshot;
 use crate::client::{Client, unexpected};
 use crate::failure::Failure;
 use crate::output::{self, Output, shown};
@@ -27,7 +27,7 @@ pub(super) struct Wish {
 
 pub(super) fn run(client: &Client, wish: &Wish) -> Result<Output, Failure> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let chosen = choose(snapshots(client)?, wish, now);
+    let chosen = choose(snapshot::all(client)?, wish, now);
     if !wish.delete {
         let chosen: Vec<_> = chosen.into_iter().map(|entry| (entry, None)).collect();
         return Ok(output::pruned(&chosen, true));

@@ -1,6 +1,7 @@
 //! The commands about snapshots.
 
 use agentfs_proto::Response;
+use agentfs_proto::record::SnapshotEntry;
 use agentfs_proto::request::{
     BranchSnapshot, FuzzySnapshot, SnapshotCreate, SnapshotDelete, SnapshotPage, SnapshotRename,
     SyncedSnapshot,
@@ -49,11 +50,14 @@ pub(super) fn create(
 }
 
 pub(super) fn list(client: &Client) -> Result<Output, Failure> {
-    let snapshots = all_pages(|after| match client.call(SnapshotPage { after })? {
+    Ok(output::snapshot_list(&all(client)?))
+}
+
+pub(super) fn all(client: &Client) -> Result<Vec<SnapshotEntry>, Failure> {
+    all_pages(|after| match client.call(SnapshotPage { after })? {
         Response::SnapshotPage(page) => Ok(page),
         _ => Err(unexpected()),
-    })?;
-    Ok(output::snapshot_list(&snapshots))
+    })
 }
 
 pub(super) fn delete(client: &Client, snapshot: &str) -> Result<Output, Failure> {

@@ -1,9 +1,9 @@
 //! The commands that only look.
 
-use agentfs_proto::request::{BranchUsage, ProcessList, RequestCounts};
+use agentfs_proto::request::{BranchUsage, RequestCounts};
 use agentfs_proto::{Request, Response};
 
-use super::branch;
+use super::{branch, process};
 use crate::client::{Client, all_pages, unexpected};
 use crate::failure::Failure;
 use crate::output::{self, Output};
@@ -19,10 +19,7 @@ pub(super) fn show(client: &Client) -> Result<Output, Failure> {
             _ => None,
         })
         .collect();
-    let processes = all_pages(|after| match client.call(ProcessList { after })? {
-        Response::ProcessList(page) => Ok(page),
-        _ => Err(unexpected()),
-    })?;
+    let processes = process::all(client)?;
     Ok(output::status(&reply, &usages, &processes))
 }
 

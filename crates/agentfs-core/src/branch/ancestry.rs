@@ -143,6 +143,11 @@ impl Ancestry {
         self.events.drain(..excess);
     }
 
+    /// What was done last that can be undone.
+    pub fn to_undo(&self) -> Option<&Event> {
+        self.events.iter().rev().find(|event| event.can_be_undone())
+    }
+
     /// Is there something that can be undone by going back to this snapshot?
     pub fn can_undo(&self, kept: SnapshotId) -> bool {
         self.events.iter().any(|event| event.can_be_undone() && event.kept == Some(kept))
@@ -361,9 +366,7 @@ mod tests {
         ancestry.note(event(Deed::Restored, 0, 2));
         ancestry.note(event(Deed::Undone, 2, 3));
         assert!(ancestry.can_undo(SnapshotId(1)) && !ancestry.can_undo(SnapshotId(2)));
-        let left = |ancestry: &Ancestry| {
-            ancestry.events().iter().rev().find(|event| event.can_be_undone()).map(|event| event.deed)
-        };
+        let left = |ancestry: &Ancestry| ancestry.to_undo().map(|event| event.deed);
         assert_eq!(left(&ancestry), Some(Deed::Merged));
         ancestry.note(event(Deed::Undone, 1, 4));
         assert_eq!(left(&ancestry), None);

@@ -111,8 +111,7 @@ impl Catalog {
 
     /// Snapshots that merges need, those that are shown among them but `gone`.
     pub fn needed_states(&self, gone: Option<SnapshotId>) -> HashSet<SnapshotId> {
-        let shown: HashSet<SnapshotId> = self.all_snapshots().map(|(info, _)| info.id).collect();
-        self.ancestry.needed(&|id| Some(id) != gone && shown.contains(&id))
+        self.ancestry.needed(&|id| Some(id) != gone && self.snapshots.contains_key(&id))
     }
 
     /// All hidden snapshots, in order of their ids.

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use crate::error::{FsError, Result};
 use crate::store::{Content, Identity, LowerFile, LowerStat, LowerTree, ObjectFile, split};
-use crate::tree::{Body, Directory, Entry, Homes, Inode, Meta, Origin, Times, Version};
+use crate::tree::{Body, Directory, Entry, Inode, Meta, Origin, Times, Version};
 use crate::types::{FileKind, InodeId, Name, Timestamp, ViewId};
 
 /// Listings that are kept.
@@ -254,14 +254,7 @@ impl Lower {
         // The root's is another: what it shows is not what it was when it was first seen.
         let since = (!path.is_empty()).then_some(stat.ctime);
         let lower = Origin { path: path.clone(), identity: stat.identity, since, base: stat.stamp() };
-        Ok(Inode {
-            meta,
-            body,
-            xattrs: None,
-            lower: Some(Arc::new(lower)),
-            homes: Homes::default(),
-            goes_on: InodeId(0),
-        })
+        Ok(Inode { lower: Some(Arc::new(lower)), ..Inode::new(meta, body) })
     }
 
     /// Gives an inode the extended attributes of the file at a path.

@@ -115,12 +115,11 @@ fn is_same(a: &Node, b: &Node) -> bool {
 
 /// Has a file the same owner, permissions, extended attributes and, as far as can be told without reading it, content?
 fn is_alike(a: &Inode, b: &Inode) -> bool {
-    let of = |inode: &Inode| (inode.meta.mode, inode.meta.uid, inode.meta.gid, inode.kind());
     let content = match (a.content(), b.content()) {
         (Some(old), Some(new)) => old.same(new) && a.meta.size == b.meta.size,
         _ => a.directory().is_some() || a.body == b.body,
     };
-    of(a) == of(b) && a.xattrs == b.xattrs && content
+    a.has_attributes_of(b) && content
 }
 
 /// What is gone and what is new are one where the new one goes on the other, took its place, or has its content.

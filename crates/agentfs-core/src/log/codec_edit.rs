@@ -8,7 +8,7 @@ use super::codec_lower::{
     StoredLower, StoredOrigin, loaded_lower, loaded_origin, stored_lower, stored_origin,
 };
 use crate::store::{Content, Extent, Object, Place};
-use crate::tree::{Body, Directory, Edit, Entry, Homes, Inode, Meta, Times, Xattrs};
+use crate::tree::{Body, Directory, Edit, Entry, Inode, Meta, Times, Xattrs};
 use crate::types::{Epoch, FileKind, InodeId, Name, ObjectId, PackId, Timestamp};
 
 /// Finds or makes what content is made of, one of a kind for each number or place.
@@ -170,10 +170,9 @@ fn put(
     lower: Option<StoredOrigin>,
     adopt: Adopter<'_>,
 ) -> Decoded<Edit> {
-    let (meta, body, xattrs) = (loaded_meta(meta)?, loaded_body(body, adopt)?, loaded_xattrs(xattrs));
-    let (lower, homes, goes_on) =
-        (lower.map(loaded_origin).transpose()?, Homes::default(), inode_id(goes_on)?);
-    Ok(Edit::Put(inode_id(ino)?, Arc::new(Inode { meta, body, xattrs, lower, homes, goes_on })))
+    let inode = Inode::new(loaded_meta(meta)?, loaded_body(body, adopt)?);
+    let (lower, goes_on) = (lower.map(loaded_origin).transpose()?, inode_id(goes_on)?);
+    Ok(Edit::Put(inode_id(ino)?, Arc::new(Inode { xattrs: loaded_xattrs(xattrs), lower, goes_on, ..inode })))
 }
 
 fn inode_id(number: u64) -> Decoded<InodeId> {

@@ -205,7 +205,7 @@ impl Merging<'_> {
             settled.data = Data::Take;
             return Ok(());
         }
-        let merged = self.merge_text(&base.inode, &ours.inode, &theirs.inode)?;
+        let merged = self.merge_text(Some(&base.inode), &ours.inode, &theirs.inode)?;
         if let Some(merged) = &merged
             && !merged.is_conflict
         {
@@ -229,10 +229,10 @@ impl Merging<'_> {
         Ok(())
     }
 
-    /// The lines of three texts, or `None` when they are none.
+    /// The lines of three texts, or `None` when they are none. Without a base both were made from nothing.
     pub(super) fn merge_text(
         &self,
-        base: &Inode,
+        base: Option<&Inode>,
         ours: &Inode,
         theirs: &Inode,
     ) -> Result<Option<text::Merged>> {
@@ -241,7 +241,8 @@ impl Merging<'_> {
             Err(FsError::FileTooLarge) => Ok(None),
             Err(error) => Err(error),
         };
-        let (Some(base), Some(ours), Some(theirs)) = (read(base)?, read(ours)?, read(theirs)?) else {
+        let base = base.map_or(Ok(Some(Vec::new())), read)?;
+        let (Some(base), Some(ours), Some(theirs)) = (base, read(ours)?, read(theirs)?) else {
             return Ok(None);
         };
         Ok(Some(text::merge(&base, &ours, &theirs, self.policy, self.labels)))
@@ -323,8 +324,7 @@ impl Merging<'_> {
 
     /// Has a file the same content and attributes at both sides?
     pub(super) fn is_alike(&self, a: &Inode, b: &Inode) -> Result<bool> {
-        let of = |inode: &Inode| (inode.meta.mode, inode.meta.uid, inode.meta.gid, inode.kind());
-        Ok(of(a) == of(b) && a.xattrs == b.xattrs && self.core.is_same_body(a, b)?)
+        Ok(a.has_attributes_of(b) && self.core.is_same_body(a, b)?)
     }
 
     pub(super) fn our_path(&self, node: &Node) -> Result<Arc<[u8]>> {

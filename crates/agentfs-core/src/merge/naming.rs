@@ -103,7 +103,7 @@ impl Merging<'_> {
         // What is in a directory before the directory.
         going.sort_by_key(|(path, _)| std::cmp::Reverse(path.len()));
         for (path, node) in going {
-            if self.is_emptied(node.ino, plan)? {
+            if self.has_nothing_left(node.ino, plan)? {
                 plan.removed.extend(node.places.iter().map(|place| (place.clone(), entry(node))));
                 self.step(plan, Verb::Delete, path);
             }
@@ -111,10 +111,10 @@ impl Merging<'_> {
         Ok(())
     }
 
-    fn is_emptied(&self, dir: InodeId, plan: &Plan) -> Result<bool> {
+    /// Do all its names go? Of those that come it says nothing.
+    fn has_nothing_left(&self, dir: InodeId, plan: &Plan) -> Result<bool> {
         let left = |name: &Name| !plan.removed.contains_key(&(dir, name.clone()));
-        let is_filled = plan.added.keys().any(|place| place.0 == dir);
-        Ok(!is_filled && !self.ours.entries(dir)?.iter().any(|(name, _)| left(name)))
+        Ok(!self.ours.entries(dir)?.iter().any(|(name, _)| left(name)))
     }
 
     /// What a name leads to when the plan is carried out so far.
@@ -239,12 +239,8 @@ impl Merging<'_> {
             }
             (Policy::Markers, known) => {
                 if let Some(known) = known.filter(|_| kind == ConflictKind::AddAdd) {
-                    let nothing =
-                        Inode { body: Body::File(crate::store::Content::Hole), ..(*known.inode).clone() };
-                    let nothing = Inode { meta: crate::tree::Meta { size: 0, ..nothing.meta }, ..nothing };
-                    let text = self
-                        .merge_text(&nothing, &known.inode, &theirs.inode)?
-                        .map(|text| Data::Text(text.text));
+                    let text = self.merge_text(None, &known.inode, &theirs.inode)?;
+                    let text = text.map(|text| Data::Text(text.text));
                     if let Some(data) = text.or_else(|| self.is_base.then(|| self.neither())) {
                         let ours = Node { places: vec![place.clone()], ..known };
                         let marked =
@@ -400,9 +396,10 @@ impl Merging<'_> {
     /// A directory that goes, and in which something stays or comes.
     fn full_directory(&self, plan: &Plan) -> Result<Option<InodeId>> {
         let stay: HashSet<InodeId> = plan.added.values().map(|added| added.ino()).collect();
+        let filled: HashSet<InodeId> = plan.added.keys().map(|place| place.0).collect();
         for entry in plan.removed.values() {
             let is_gone = entry.kind() == FileKind::Directory && !stay.contains(&entry.ino());
-            if is_gone && !self.is_emptied(entry.ino(), plan)? {
+            if is_gone && (filled.contains(&entry.ino()) || !self.has_nothing_left(entry.ino(), plan)?) {
                 return Ok(Some(entry.ino()));
             }
         }

@@ -147,25 +147,24 @@ pub(super) struct Merging<'a> {
     pub(super) our_of: HashMap<InodeId, Option<InodeId>>,
 }
 
-/// Plans a merge.
+/// Plans a merge of `theirs`, all files that differ between `request.base` and `request.theirs`.
 ///
 /// # Errors
 /// What the store or the host answers, `Cancelled`.
-pub fn plan(core: &FsCore, request: &Request<'_>) -> Result<Plan> {
+pub fn plan(core: &FsCore, request: &Request<'_>, theirs: &[Pair]) -> Result<Plan> {
     let step = || request.progress.step();
-    let theirs = compare(request.base, request.theirs, &step)?;
     let ours = compare(request.base, request.ours, &step)?;
     let our_of = ours.iter().filter_map(|pair| Some((pair.a.as_ref()?.ino, pair.b.as_ref().map(|b| b.ino))));
     let merging = Merging {
         our_keys: keys(&ours),
-        their_keys: keys(&theirs),
+        their_keys: keys(theirs),
         our_of: our_of.collect(),
         ..Merging::of(core, request)
     };
     let ours: HashMap<InodeId, &Pair> =
         ours.iter().filter_map(|pair| Some((pair.a.as_ref()?.ino, pair))).collect();
     let mut settled = Vec::new();
-    for pair in &theirs {
+    for pair in theirs {
         step()?;
         let triple = triple(request, &ours, pair)?;
         settled.extend(triple.map(|triple| merging.decide(triple)).transpose()?.flatten());
@@ -277,11 +276,12 @@ impl<'a> Merging<'a> {
             let entry = self.ours.version.get(place.0).and_then(|inode| inode.directory()?.get(&place.1));
             plan.guards.push(Guard::Name(place.0, place.1.clone(), entry));
         }
+        let stay: HashSet<InodeId> = plan.added.values().map(|added| added.ino()).collect();
         for ((dir, name), entry) in &plan.removed {
             if own(&entry.ino()).is_none() {
                 plan.unowned.extend(self.ours.below(*dir, name));
             }
-            let is_gone = !plan.added.values().any(|added| added.ino() == entry.ino());
+            let is_gone = !stay.contains(&entry.ino());
             let directory = own(&entry.ino()).filter(|inode| is_gone && inode.directory().is_some());
             plan.guards.extend(directory.map(|inode| Guard::Names(entry.ino(), inode)));
         }

@@ -1,5 +1,6 @@
 //! Branches: make, list, rename, delete.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::direct::Moment;
@@ -85,8 +86,14 @@ impl FsCore {
     /// Lets go of hidden snapshots that no merge begins from any more. The caller keeps branches and snapshots from coming and
     /// going, and makes it durable.
     pub(super) fn forget_points(&self) -> Vec<Arc<Snapshot>> {
+        let needed = self.catalog.read().needed_states(None);
+        self.forget_points_but(&needed)
+    }
+
+    /// As [`FsCore::forget_points`], of all but these.
+    pub(super) fn forget_points_but(&self, needed: &HashSet<SnapshotId>) -> Vec<Arc<Snapshot>> {
         let mut catalog = self.catalog.write();
-        let (points, needed) = (catalog.all_points().map(|(info, _)| info.id), catalog.needed_states(None));
+        let points = catalog.all_points().map(|(info, _)| info.id);
         let idle: Vec<SnapshotId> = points.filter(|id| !needed.contains(id)).collect();
         let mut gone = Vec::new();
         for id in idle {

@@ -6,7 +6,7 @@ use crate::branch::Draft;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::store::Content;
-use crate::tree::{ACCESS, Acl, Body, DEFAULT, Directory, Entry, Homes, Inode, Meta, Times, Xattrs};
+use crate::tree::{ACCESS, Acl, Body, DEFAULT, Directory, Entry, Inode, Meta, Times, Xattrs};
 use crate::types::{Attr, Caller, FileKind, InodeId, Name, Timestamp, ViewId};
 
 pub(super) const SGID: u16 = 0o2000;
@@ -131,5 +131,5 @@ pub(super) fn new_inode(
         size: 0,
         blocks: 0,
     };
-    Ok(Inode { meta, body, xattrs, lower: None, homes: Homes::default(), goes_on: InodeId(0) })
+    Ok(Inode { xattrs, ..Inode::new(meta, body) })
 }

@@ -12,6 +12,9 @@ use crate::store::{Content, Device, Extent, FileId, Move, Object, Pack, Place, S
 use crate::tree::{Aside, Edit, Inode, Version, visit_new};
 use crate::types::{BranchId, Epoch, Holder, InodeId, Knows, ObjectId, PackId, SnapshotId, ViewId};
 
+/// What a hidden snapshot is called to people.
+const POINT: &str = "the state that was merged or grown from";
+
 /// What the records say.
 #[derive(Default)]
 pub(super) struct History {
@@ -203,7 +206,7 @@ impl History {
             aside: Some(&branch.aside),
         });
         let points = self.points.iter().map(|(id, (_, version))| PastTree {
-            name: shown("the state that was merged or grown from", &None, id),
+            name: shown(POINT, &None, id),
             version,
             aside: None,
         });
@@ -251,7 +254,7 @@ impl History {
             mend(&shown("snapshot", &made.name, id), version);
         }
         for (id, (_, version)) in &mut self.points {
-            mend(&shown("the state that was merged or grown from", &None, id), version);
+            mend(&shown(POINT, &None, id), version);
         }
         for (id, branch) in &mut self.branches {
             mend(&shown("branch", &branch.made.name, id), &mut branch.version);

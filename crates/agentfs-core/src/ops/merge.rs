@@ -137,6 +137,7 @@ impl FsCore {
                 number: &|ino| self.number_in(branch.view, ino),
                 progress,
             },
+            &changes,
         );
         let mut knows = source.knows.clone();
         let deed = What {
@@ -280,6 +281,7 @@ impl FsCore {
                     number: &|ino| if ino.0 == 0 { self.fresh_inode() } else { Ok(ino) },
                     progress,
                 },
+                &compare(&below, &theirs, &|| progress.step())?,
             )?;
             if plan.is_stuck {
                 return Err(FsError::Refused(

@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::fs_core::FsCore;
 use crate::log::NO_PIECE;
 use crate::store::Device;
-use crate::tree::{Aside, Body, Directory, Edit, Entry, Fault, Homes, Inode, Meta, Times, Version, check};
+use crate::tree::{Aside, Body, Directory, Edit, Entry, Fault, Inode, Meta, Times, Version, check};
 use crate::types::{FileKind, InodeId, Name, Timestamp};
 
 /// What a repair did.
@@ -192,17 +192,7 @@ fn lost_and_found(version: &Version, room: InodeId) -> Vec<Edit> {
     };
     let body = Body::Directory(Directory::new(InodeId::ROOT));
     vec![
-        Edit::Put(
-            room,
-            Arc::new(Inode {
-                meta,
-                body,
-                xattrs: None,
-                lower: None,
-                homes: Homes::default(),
-                goes_on: InodeId(0),
-            }),
-        ),
+        Edit::Put(room, Arc::new(Inode::new(meta, body))),
         Edit::Link(InodeId::ROOT, name, Entry::new(room, FileKind::Directory)),
     ]
 }

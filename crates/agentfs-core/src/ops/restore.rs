@@ -75,7 +75,8 @@ impl FsCore {
             progress,
         };
         let plan = match paths {
-            [] => merge::plan(self, &request),
+            [] => compare(&ours, &theirs, &|| progress.step())
+                .and_then(|changes| merge::plan(self, &request, &changes)),
             paths => merge::plan_paths(self, &request, paths),
         };
         let is_whole = paths.is_empty();

@@ -124,8 +124,8 @@ impl FsCore {
     pub fn delete_snapshot(&self, snapshot: &str) -> Result<(SnapshotId, u64)> {
         let control = self.control.lock();
         let id = self.check_unused_snapshot(snapshot)?;
-        let is_needed = self.catalog.read().needed_states(Some(id)).contains(&id);
-        let removed = if is_needed {
+        let needed = self.catalog.read().needed_states(Some(id));
+        let removed = if needed.contains(&id) {
             self.journal.append(&Record::SnapshotHidden(id))?;
             self.catalog.write().hide(id);
             None
@@ -133,7 +133,7 @@ impl FsCore {
             self.journal.append(&Record::SnapshotDeleted(id))?;
             self.catalog.write().remove_snapshot(id)
         };
-        let points = self.forget_points();
+        let points = self.forget_points_but(&needed);
         if let Some(view) = self.views.of_snapshot(id) {
             self.views.retire(view, |view| !self.lookups.remembers_view(view));
         }

@@ -58,18 +58,15 @@ impl FsCore {
     /// `Refused` when there is nothing to undo, or its snapshot is gone; as [`FsCore::restore`] and
     /// [`FsCore::create_branch`].
     pub fn undo(&self, progress: &Progress) -> Result<Undone> {
-        let last = {
-            let catalog = self.catalog.read();
-            catalog.ancestry.events().iter().rev().find(|event| event.can_be_undone()).cloned()
-        };
-        let event = last.ok_or_else(|| FsError::Refused("there is nothing to undo".into()))?;
-        let kept = event.kept.map(|id| id.to_string()).unwrap_or_default();
+        let nothing = || FsError::Refused("there is nothing to undo".into());
+        let event = self.to_undo().ok_or_else(nothing)?;
+        let before = event.kept.ok_or_else(nothing)?;
+        let (kept, source) = (before.to_string(), before.0);
         self.find_snapshot(&kept).map_err(|_| {
             FsError::Refused(format!("the snapshot {kept} of the state before is gone: it cannot be undone"))
         })?;
         if event.deed == Deed::Deleted {
             let revived = self.create_branch(&kept, event.name.as_deref())?;
-            let source = event.kept.map_or(0, |kept| kept.0);
             self.note(Event {
                 deed: Deed::Undone,
                 when: Timestamp::now(),
@@ -86,10 +83,14 @@ impl FsCore {
         if !merged.is_noted {
             // It is as it was before already: that is noted all the same.
             let now = Timestamp::now();
-            let source = event.kept.map_or(0, |kept| kept.0);
             self.note(Event { deed: Deed::Undone, when: now, kept: None, source, ..event.clone() })?;
         }
         Ok(Undone::Restored(event.deed, Box::new(merged)))
+    }
+
+    /// What [`FsCore::undo`] would undo.
+    pub fn to_undo(&self) -> Option<Event> {
+        self.catalog.read().ancestry.to_undo().cloned()
     }
 
     /// What was done, oldest first.

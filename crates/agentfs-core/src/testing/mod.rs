@@ -22,6 +22,7 @@ mod direct;
 mod dump;
 mod errno;
 mod log_edit;
+mod merging;
 mod model;
 mod op;
 mod plant;
@@ -37,6 +38,7 @@ pub use direct::direct_ops;
 pub use dump::{Bytes, Dump, Node, Pairing};
 pub use errno::errno;
 pub use log_edit::{append_extent, rewrite_log};
+pub use merging::{merge, sound};
 pub use model::Model;
 pub use op::{
     FileOp, KeptOp, MAX_BRANCHES, MAX_SNAPSHOTS, NAMES, Op, Path, Place, ROOT_MODE, SLOTS, TARGETS, VolumeOp,

@@ -94,6 +94,17 @@ impl Meta {
 }
 
 impl Inode {
+    /// One without extended attributes and names, which comes from nowhere.
+    pub fn new(meta: Meta, body: Body) -> Inode {
+        Inode { meta, body, xattrs: None, lower: None, homes: Homes::default(), goes_on: InodeId(0) }
+    }
+
+    /// Has another the same kind, permissions, owner and extended attributes?
+    pub fn has_attributes_of(&self, other: &Inode) -> bool {
+        let of = |inode: &Inode| (inode.kind(), inode.meta.mode, inode.meta.uid, inode.meta.gid);
+        of(self) == of(other) && self.xattrs == other.xattrs
+    }
+
     /// Which file it is, of the number `ino`, whatever took its place since.
     pub fn identity(&self, ino: InodeId) -> InodeId {
         if self.goes_on.0 == 0 { ino } else { self.goes_on }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::homes::Home;
-use super::{Body, Directory, Entry, Homes, Inode, Meta, Origin, Times};
+use super::{Body, Directory, Entry, Inode, Meta, Origin, Times};
 use crate::error::{FsError, Result};
 use crate::types::{InodeId, Name, Timestamp};
 
@@ -20,15 +20,7 @@ impl Version {
     pub fn new(mode: u16, uid: u32, gid: u32, now: Timestamp) -> Version {
         let meta = Meta { mode, uid, gid, nlink: 2, times: Times::all(now), size: 0, blocks: 0 };
         let body = Body::Directory(Directory::new(InodeId::ROOT));
-        let root = Arc::new(Inode {
-            meta,
-            body,
-            xattrs: None,
-            lower: None,
-            homes: Homes::default(),
-            goes_on: InodeId(0),
-        });
-        Version { inodes: OrdMap::unit(InodeId::ROOT, root) }
+        Version::of_root(Inode::new(meta, body))
     }
 
     /// A tree with nothing but this root directory.

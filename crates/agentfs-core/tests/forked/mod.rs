@@ -7,10 +7,11 @@ pub mod plain;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use agentfs_core::testing::{CoreDriver, Driver, Dump, FileOp, Node, Op, Place, config, dump, plant};
+use agentfs_core::testing::{
+    CoreDriver, Driver, Dump, FileOp, Node, Op, Place, config, dump, merge, plant, sound,
+};
 use agentfs_core::{
-    DiffStatus, FileKind, FsCore, LowerTree, Memory, MergeWish, Merged, Policy, Progress, Unrecorded, ViewId,
-    check,
+    DiffStatus, FileKind, FsCore, LowerTree, Memory, Merged, Policy, Progress, Unrecorded, ViewId,
 };
 
 /// Where the tree is that both begin with.
@@ -35,16 +36,7 @@ impl Forked {
     pub fn new(ground: Ground, ops: &[Op], wanted: impl Fn(&FileOp) -> bool) -> Option<Forked> {
         let core = FsCore::new_volume(Arc::new(Memory::default()), Arc::new(Unrecorded), config()).unwrap();
         let mut driver = CoreDriver::new(Arc::new(core));
-        let third = ops.len() / 3;
-        let run = |driver: &mut CoreDriver, ops: &[Op], branch: u8| {
-            for op in ops {
-                let Op::File(_, op) = op else { continue };
-                if wanted(op) {
-                    let _ = driver.apply(&Op::File(Place::Branch(branch), op.clone()));
-                }
-            }
-        };
-        run(&mut driver, &ops[..third], 0);
+        edit(&mut driver, &ops[..ops.len() / 3], 0, &wanted);
         let base = dump(driver.core(), ViewId::MAIN);
         let mut lower = None;
         if ground == Ground::Lower {
@@ -57,11 +49,7 @@ impl Forked {
             driver = CoreDriver::new(Arc::new(opened.unwrap().0));
             lower = Some(dir);
         }
-        driver.core().create_snapshot("main", Some("s")).unwrap();
-        driver.core().create_branch("main", Some("b")).unwrap();
-        let mut driver = CoreDriver::new(driver.core().clone());
-        run(&mut driver, &ops[third..2 * third], 0);
-        run(&mut driver, &ops[2 * third..], 1);
+        let driver = fork(driver.core(), ops, &wanted);
         Some(Forked { driver, base, _lower: lower })
     }
 
@@ -74,27 +62,34 @@ impl Forked {
     }
 
     pub fn merge(&self, source: &str, into: &str, policy: Policy) -> Result<Merged, String> {
-        let wish = MergeWish {
-            source,
-            into: Some(into),
-            policy,
-            is_dry: false,
-            with_git: false,
-            left_out: &|_, _| false,
-        };
-        self.core().merge(&wish, &Progress::default()).map_err(|error| error.to_string())
+        merge(self.core(), source, into, policy).map_err(|error| error.to_string())
     }
 
     pub fn sound(&self) -> Result<(), String> {
-        for info in self.core().list_branches(None, usize::MAX) {
-            let version = self.core().version(info.view).unwrap();
-            let faults = check(&version);
-            if !faults.is_empty() || !version.leads_back() {
-                return Err(format!("{:?}: {faults:?}", info.name));
-            }
-        }
-        Ok(())
+        sound(self.core())
     }
+}
+
+/// Does operations on files in a branch, as far as they are `wanted`.
+pub fn edit(driver: &mut CoreDriver, ops: &[Op], branch: u8, wanted: &dyn Fn(&FileOp) -> bool) {
+    for op in ops {
+        let Op::File(_, op) = op else { continue };
+        if wanted(op) {
+            let _ = driver.apply(&Op::File(Place::Branch(branch), op.clone()));
+        }
+    }
+}
+
+/// Takes the snapshot `s` of `main`, grows the branch `b` from it, and edits both: the first third of the operations made the tree, one edits
+/// `main`, and the rest `b`.
+pub fn fork(core: &Arc<FsCore>, ops: &[Op], wanted: &dyn Fn(&FileOp) -> bool) -> CoreDriver {
+    core.create_snapshot("main", Some("s")).unwrap();
+    core.create_branch("main", Some("b")).unwrap();
+    let mut driver = CoreDriver::new(core.clone());
+    let third = ops.len() / 3;
+    edit(&mut driver, &ops[third..2 * third], 0, wanted);
+    edit(&mut driver, &ops[2 * third..], 1, wanted);
+    driver
 }
 
 /// What counts of a file: not its number, not its times.

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use agentfs_core::{BranchInfo, FsCore, FsError, Origin, Result, SnapshotInfo, Timestamp, ViewId};
+use agentfs_core::{BranchId, BranchInfo, FsCore, FsError, Origin, Result, SnapshotInfo, Timestamp, ViewId};
 use agentfs_proto::ids::format_id;
 use agentfs_proto::page::Page;
 use agentfs_proto::record::{
@@ -134,16 +134,28 @@ impl Dispatcher {
 
     fn delete_branch(&self, asker: Asker, asked: &BranchDelete) -> Result<BranchDeleteReply> {
         let branch = text(&asked.branch)?;
-        let (id, bytes_reclaimed) = {
+        let (id, bytes_reclaimed) =
+            self.retire(asker, branch, || self.core.delete_branch(branch, asked.force))?;
+        Ok(BranchDeleteReply { branch: id.to_string().into(), bytes_reclaimed })
+    }
+
+    /// Has a branch that nobody is in deleted, which `delete` does, and forgotten by all that know it.
+    pub(super) fn retire<T>(
+        &self,
+        asker: Asker,
+        branch: &str,
+        delete: impl FnOnce() -> Result<(BranchId, T)>,
+    ) -> Result<(BranchId, T)> {
+        let deleted = {
             let _changing = self.bindings.change();
             let view = self.check_left(asker, branch)?.view;
-            let (id, bytes_reclaimed) = self.core.delete_branch(branch, asked.force)?;
-            self.bindings.branch_gone(id);
+            let deleted = delete()?;
+            self.bindings.branch_gone(deleted.0);
             self.pid_view.forget_branch(view);
-            (id, bytes_reclaimed)
+            deleted
         };
-        self.prune(&id.to_string());
-        Ok(BranchDeleteReply { branch: id.to_string().into(), bytes_reclaimed })
+        self.prune(&deleted.0.to_string());
+        Ok(deleted)
     }
 
     /// Takes a snapshot of the branch that was named, or of the one whose control file was asked.
@@ -196,7 +208,7 @@ impl Dispatcher {
     }
 
     /// Has the kernel forget the nodes of what was deleted: they cost memory here, too.
-    pub(super) fn prune(&self, id: &str) {
+    fn prune(&self, id: &str) {
         let by_id = NodeId::special(ViewId::MAIN, Special::ById);
         if let Some(Err(error)) = self.caching.notices().map(|notices| notices.prune(by_id, id.as_bytes())) {
             tracing::debug!(%error, "a notice was not taken");

@@ -98,8 +98,7 @@ impl Dispatcher {
     }
 
     fn undo_last(&self, progress: &Progress) -> Result<MergeResult> {
-        let last = self.core.events().into_iter().rev().find(agentfs_core::Event::can_be_undone);
-        if let Some(event) = last.filter(|event| event.deed != Deed::Deleted) {
+        if let Some(event) = self.core.to_undo().filter(|event| event.deed != Deed::Deleted) {
             self.write_out(&event.branch.to_string())?;
         }
         Ok(match self.core.undo(progress)? {
@@ -117,15 +116,11 @@ impl Dispatcher {
     pub(super) fn discard(&self, asker: Asker, asked: &BranchDiscard) -> Result<DiscardReply> {
         let branch = text(&asked.branch)?;
         self.write_mapped(branch, Exactness::Any)?;
-        let (id, kept, bytes_reclaimed) = {
-            let _changing = self.bindings.change();
-            let view = self.check_left(asker, branch)?.view;
-            let (id, kept, bytes_reclaimed) = self.core.discard_branch(branch, asked.force)?;
-            self.bindings.branch_gone(id);
-            self.pid_view.forget_branch(view);
-            (id, kept, bytes_reclaimed)
+        let discard = || {
+            let (id, kept, bytes) = self.core.discard_branch(branch, asked.force)?;
+            Ok((id, (kept, bytes)))
         };
-        self.prune(&id.to_string());
+        let (id, (kept, bytes_reclaimed)) = self.retire(asker, branch, discard)?;
         Ok(DiscardReply { branch: id.to_string().into(), snapshot: snapshot_record(&kept), bytes_reclaimed })
     }
 

@@ -202,6 +202,13 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// The kernel may have forgotten what it is told of.
+fn told(notice: io::Result<()>) {
+    if let Err(error) = notice {
+        tracing::debug!(%error, "a notice was not taken");
+    }
+}
+
 impl Caching {
     pub(crate) fn new(
         ttl: Ttl,
@@ -245,9 +252,7 @@ impl Caching {
     /// Has the kernel drop what it has of attributes, pages or a listing, then does `then`; not at once.
     pub(crate) fn drop_cached_later(&self, node: NodeId, then: impl FnOnce() + Send + 'static) {
         let job: Job = Box::new(move |notices| {
-            if let Err(error) = notices.drop_cached(node) {
-                tracing::debug!(%error, "a notice was not taken");
-            }
+            told(notices.drop_cached(node));
             then();
         });
         // A job that is refused is dropped, and with it the reply: whoever waits gets an error.
@@ -256,11 +261,7 @@ impl Caching {
 
     /// Has the kernel drop what it has of a file's attributes; not at once.
     pub(crate) fn drop_attributes_later(&self, node: NodeId) {
-        let job: Job = Box::new(move |notices| {
-            if let Err(error) = notices.drop_attributes(node) {
-                tracing::debug!(%error, "a notice was not taken");
-            }
-        });
+        let job: Job = Box::new(move |notices| told(notices.drop_attributes(node)));
         let _ = self.jobs.get().map(|jobs| jobs.send(job));
     }
 
@@ -298,10 +299,10 @@ impl Caching {
             (value, !any && self.bindings.any(), !shown && self.bindings.shows(view))
         };
         if first {
-            self.expire_known(ViewId::MAIN, |dir| self.pid_view.nodes_of_main(dir));
+            self.expire_known(ViewId::MAIN);
         }
         if of_view {
-            self.expire_known(view, |dir| vec![NodeId::of(view, dir)]);
+            self.expire_known(view);
         }
         if first || of_view {
             self.expire_missing();
@@ -317,38 +318,32 @@ impl Caching {
         drop(self.gate.write().unwrap_or_else(PoisonError::into_inner));
         self.epoch.fetch_add(1, Ordering::SeqCst);
         let Some(notices) = self.notices.get() else { return };
-        let told = |result: io::Result<()>| {
-            if let Err(error) = result {
-                tracing::debug!(%error, "a notice was not taken");
-            }
-        };
-        let nodes = |ino| match view {
-            ViewId::MAIN => self.pid_view.nodes_of_main(ino),
-            view => vec![NodeId::of(view, ino)],
+        let all = |ino: InodeId, tell: &dyn Fn(NodeId) -> io::Result<()>| {
+            self.nodes(view, ino).into_iter().map(tell).for_each(told);
         };
         for (dir, name) in names {
-            nodes(*dir).into_iter().for_each(|node| told(notices.expire(node, name.as_bytes())));
+            all(*dir, &|node| notices.expire(node, name.as_bytes()));
         }
         let directories: HashSet<InodeId> = names.iter().map(|(dir, _)| *dir).collect();
-        for dir in directories {
-            nodes(dir).into_iter().for_each(|node| told(notices.drop_cached(node)));
-        }
-        for ino in inodes {
-            nodes(*ino).into_iter().for_each(|node| told(notices.drop_attributes(node)));
-        }
+        directories.into_iter().for_each(|dir| all(dir, &|node| notices.drop_cached(node)));
+        inodes.iter().for_each(|ino| all(*ino, &|node| notices.drop_attributes(node)));
         self.expire_recent_again();
     }
 
-    fn expire_known(&self, view: ViewId, nodes: impl Fn(InodeId) -> Vec<NodeId>) {
+    /// The nodes by which the kernel may know a directory of a view, or a file.
+    fn nodes(&self, view: ViewId, ino: InodeId) -> Vec<NodeId> {
+        match view {
+            ViewId::MAIN => self.pid_view.nodes_of_main(ino),
+            view => vec![NodeId::of(view, ino)],
+        }
+    }
+
+    fn expire_known(&self, view: ViewId) {
         let Some(notices) = self.notices.get() else { return };
-        let told = |result: std::io::Result<()>| {
-            if let Err(error) = result {
-                tracing::debug!(%error, "a notice was not taken");
-            }
-        };
-        let directory = |dir| nodes(dir).into_iter().for_each(|node| told(notices.drop_cached(node)));
+        let nodes = |dir| self.nodes(view, dir).into_iter();
+        let directory = |dir| nodes(dir).map(|node| notices.drop_cached(node)).for_each(told);
         let name = |dir, name: &Name| {
-            nodes(dir).into_iter().for_each(|node| told(notices.expire(node, name.as_bytes())))
+            nodes(dir).map(|node| notices.expire(node, name.as_bytes())).for_each(told);
         };
         self.core.known(view, directory, name);
     }

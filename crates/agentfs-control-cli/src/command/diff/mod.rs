@@ -14,7 +14,7 @@ use agentfs_proto::result::{DiffEntry, DiffResult};
 
 use self::files::Files;
 use self::sides::Sides;
-use super::job;
+use super::{from_root, job};
 use crate::client::{Client, unexpected};
 use crate::failure::Failure;
 use crate::output::{self, Output, shown};
@@ -83,7 +83,7 @@ fn compare(client: &Client, wish: &Wish<'_>) -> Result<Output, Failure> {
     let asked = DiffStart { a, b, with_git: wish.with_git, all: wish.all };
     let found = DiffResult::decode(&job::run(client, "diff", asked)?).map_err(|_| unexpected())?;
     tell_left_out(&found, wish.b);
-    let paths: Vec<Vec<u8>> = wish.paths.iter().map(|path| tidy(path.as_bytes())).collect();
+    let paths: Vec<Vec<u8>> = wish.paths.iter().map(|path| from_root(path.as_bytes()).join(&b'/')).collect();
     let colour = wish.colour.is_wanted();
     let Some(sides) = sides else {
         let asked = |entry: &DiffEntry| is_asked_for(entry, &paths);
@@ -101,12 +101,6 @@ fn compare(client: &Client, wish: &Wish<'_>) -> Result<Output, Failure> {
             Ok(Output::exit(code))
         }
     }
-}
-
-/// From the root on, without slashes at its ends.
-fn tidy(path: &[u8]) -> Vec<u8> {
-    let parts = path.split(|byte| *byte == b'/').filter(|part| !part.is_empty() && *part != b".");
-    parts.collect::<Vec<_>>().join(&b'/')
 }
 
 fn is_below(path: &[u8], tops: &[Vec<u8>]) -> bool {
@@ -207,7 +201,10 @@ mod tests {
             xattrs: false,
         };
         let asked = |entry: &DiffEntry, paths: &[&str]| {
-            is_asked_for(entry, &paths.iter().map(|path| tidy(path.as_bytes())).collect::<Vec<_>>())
+            is_asked_for(
+                entry,
+                &paths.iter().map(|path| from_root(path.as_bytes()).join(&b'/')).collect::<Vec<_>>(),
+            )
         };
         let file = entry("src/a.rs", None);
         for paths in [&[][..], &["src"], &["./src/"], &["/src/a.rs"], &["."], &["x", "src"]] {

@@ -10,7 +10,7 @@ use agentfs_proto::{Request, Response};
 
 use super::files::{Change, File};
 use crate::client::{Client, unexpected};
-use crate::command::frozen::{Frozen, find_tree, sweep};
+use crate::command::frozen::{Frozen, no_branch, sweep};
 use crate::failure::Failure;
 use crate::output::shown;
 use crate::patch::{LARGEST_TEXT, Side};
@@ -40,11 +40,15 @@ pub(super) enum Read {
 
 impl Tree<'_> {
     fn open<'a>(client: &'a Client, of: &str) -> Result<Tree<'a>, Failure> {
-        if of == LOWER && find_tree(client, of)?.is_none() {
-            let Response::Lower(lower) = client.call(Request::Lower)? else { return Err(unexpected()) };
-            return Ok(Tree::Lower(format!("/proc/{}/fd/{}", lower.pid, lower.descriptor).into()));
+        let for_what = format!("diff-{}", std::process::id());
+        match Frozen::find(client, of, &for_what)? {
+            Some(frozen) => Ok(Tree::Frozen(frozen)),
+            None if of == LOWER => {
+                let Response::Lower(lower) = client.call(Request::Lower)? else { return Err(unexpected()) };
+                Ok(Tree::Lower(format!("/proc/{}/fd/{}", lower.pid, lower.descriptor).into()))
+            }
+            None => Err(no_branch(of)),
         }
-        Frozen::any(client, of, &format!("diff-{}", std::process::id())).map(Tree::Frozen)
     }
 
     fn root(&self) -> &Path {

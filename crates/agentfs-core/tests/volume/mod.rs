@@ -1,0 +1,75 @@
+//! A volume whose files are made, written and read by path.
+
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::collections::BTreeSet;
+
+use agentfs_core::{Caller, CreateMode, FileKind, FsCore, InodeId, Name, OpenMode, ViewId};
+
+pub struct Volume(pub FsCore);
+
+pub fn name(name: &str) -> Name {
+    Name::new(name.as_bytes()).unwrap()
+}
+
+impl Volume {
+    pub fn view(&self, branch: &str) -> ViewId {
+        self.0.find_branch(branch).unwrap().view
+    }
+
+    pub fn find(&self, branch: &str, path: &str) -> Option<InodeId> {
+        let step = |at: Option<InodeId>, part: &str| {
+            Some(self.0.lookup(self.view(branch), at?, &name(part)).unwrap()?.ino)
+        };
+        path.split('/').filter(|part| !part.is_empty()).fold(Some(InodeId::ROOT), step)
+    }
+
+    fn place<'a>(&self, branch: &str, path: &'a str) -> (InodeId, &'a str) {
+        let (above, last) = path.rsplit_once('/').unwrap_or(("", path));
+        (self.find(branch, above).unwrap(), last)
+    }
+
+    pub fn make(&self, branch: &str, path: &str, kind: FileKind) -> InodeId {
+        let (dir, last) = self.place(branch, path);
+        let what = CreateMode { kind, mode: 0o755, umask: 0, rdev: 0 };
+        self.0.create(self.view(branch), dir, &name(last), what, Caller::ROOT).unwrap().ino
+    }
+
+    pub fn put(&self, branch: &str, path: &str, text: &str) {
+        let ino = self.find(branch, path).unwrap_or_else(|| self.make(branch, path, FileKind::File));
+        let handle = self.0.open(self.view(branch), ino, OpenMode::Truncate, Caller::ROOT).unwrap();
+        self.0.write(handle, 0, text.as_bytes(), false).unwrap();
+        self.0.release(handle).unwrap();
+    }
+
+    pub fn remove(&self, branch: &str, path: &str) {
+        let (dir, last) = self.place(branch, path);
+        self.0.unlink(self.view(branch), dir, &name(last)).unwrap();
+    }
+
+    pub fn link(&self, branch: &str, from: &str, to: &str) {
+        let (dir, last) = self.place(branch, to);
+        self.0.link(self.view(branch), self.find(branch, from).unwrap(), dir, &name(last)).unwrap();
+    }
+
+    pub fn text(&self, branch: &str, path: &str) -> Option<String> {
+        let (view, ino) = (self.view(branch), self.find(branch, path)?);
+        let mut bytes = vec![0; self.0.getattr(view, ino).unwrap().size as usize];
+        let handle = self.0.open(view, ino, OpenMode::Read, Caller::ROOT).unwrap();
+        let read = self.0.read(handle, 0, &mut bytes).unwrap();
+        self.0.release(handle).unwrap();
+        assert_eq!(read, bytes.len());
+        Some(String::from_utf8(bytes).unwrap())
+    }
+
+    /// The names in the root.
+    pub fn names(&self, branch: &str) -> BTreeSet<String> {
+        let mut names = BTreeSet::new();
+        let listed = self.0.readdir(self.view(branch), InodeId::ROOT, 2, |entry| {
+            names.insert(String::from_utf8(entry.name.to_vec()).unwrap());
+            true
+        });
+        listed.unwrap();
+        names
+    }
+}
