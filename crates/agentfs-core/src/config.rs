@@ -27,6 +27,9 @@ pub struct Config {
     pub log_slack: u64,
     /// Files up to so many bytes lie in packs; 0: none does.
     pub small_file: u32,
+    /// Frozen content of so many bytes, and more, is left where it is when the file is written to, where the host cannot
+    /// share blocks: what is written lies over it in layers. Less is copied.
+    pub layered_from: u64,
     /// When packs are full, and when they are emptied.
     pub packs: PackLimits,
     /// What a snapshot or branch of `main` has of the directory that the volume lies over.
@@ -51,6 +54,7 @@ impl Default for Config {
             log_factor: 4,
             log_slack: 4 << 20,
             small_file: 64 << 10,
+            layered_from: 1 << 20,
             packs: PackLimits { size: 64 << 20, slack: 8 << 20 },
             materialization: Materialization::Lazy,
             boot: 0,

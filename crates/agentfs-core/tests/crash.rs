@@ -23,7 +23,7 @@ use std::time::Instant;
 
 use agentfs_core::FileId;
 use agentfs_core::testing::{Cut, Disk, Io, caught};
-use crash_history::{DIRECT, Found, History, Point};
+use crash_history::{DIRECT, Found, History, LAYERED, Point};
 
 /// Operations in all, in parts that are histories of volumes of their own.
 const PARTS: u64 = 10;
@@ -60,7 +60,7 @@ fn crashes(history: &History, points: &AtomicUsize) -> Vec<String> {
     history.walk(|point: &Point<'_>| {
         for cut in [Cut::Kill, Cut::Synced, Cut::Written, Cut::Some(1), Cut::Some(2), Cut::Some(3)] {
             points.fetch_add(1, Ordering::Relaxed);
-            let check = || history.check(point, Found::of(point.disk.after(cut), cut)?);
+            let check = || history.check(point, Found::of(history.part, point.disk.after(cut), cut)?);
             wrong.extend(finding(&(history.part, point, cut), check));
         }
         wrong.len() < 5
@@ -105,6 +105,20 @@ fn every_crash_leaves_what_was_promised_of_what_was_written_past_the_daemon() {
     assert!(points.into_inner() > 20_000);
 }
 
+/// The same of files in layers, of which what is frozen stays where it is.
+#[test]
+fn every_crash_leaves_what_was_promised_of_what_was_written_in_layers() {
+    let (points, layered) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let wrong = in_parallel(8, |part| {
+        let history = History::record(LAYERED + part, 60, |_| false);
+        layered.fetch_add(history.layered, Ordering::Relaxed);
+        crashes(&history, &points)
+    });
+    println!("{points:?} crashes, {layered:?} times a file was in layers after an operation");
+    assert!(wrong.is_empty(), "{} findings:\n{}", wrong.len(), told(&wrong));
+    assert!(points.into_inner() > 20_000 && layered.into_inner() > 1000);
+}
+
 /// A device that leaves out some syncs is a program that forgot them: the matrix must see that.
 #[test]
 fn a_sync_that_is_left_out_is_found() {
@@ -129,7 +143,12 @@ fn a_sync_that_is_left_out_is_found() {
 /// wherever it is cut, trees hold together, and all content can be read.
 #[test]
 fn what_threads_do_at_once_is_sound_wherever_it_is_cut() {
-    let (trace, begun) = (crash_history::at_once(3, 700), Instant::now());
+    sound_wherever_it_is_cut(0);
+    sound_wherever_it_is_cut(LAYERED);
+}
+
+fn sound_wherever_it_is_cut(part_of: u64) {
+    let (trace, begun) = (crash_history::at_once(part_of, 3, 700), Instant::now());
     let points = AtomicUsize::new(0);
     let stride = 1 + trace.len() / 4000;
     let parts = 8;
@@ -144,7 +163,9 @@ fn what_threads_do_at_once_is_sound_wherever_it_is_cut() {
             }
             for cut in [Cut::Kill, Cut::Synced, Cut::Some(at as u64)] {
                 points.fetch_add(1, Ordering::Relaxed);
-                wrong.extend(finding(&(at, io_name(io), cut), || Found::of(disk.after(cut), cut).map(drop)));
+                wrong.extend(finding(&(at, io_name(io), cut), || {
+                    Found::of(part_of, disk.after(cut), cut).map(drop)
+                }));
             }
             if wrong.len() > 3 {
                 break;
@@ -164,8 +185,11 @@ fn io_name(io: &Io) -> String {
 #[test]
 fn every_io_that_fails_is_told_and_the_volume_goes_on() {
     let (faults, begun) = (AtomicUsize::new(0), Instant::now());
-    let wrong = in_parallel(PARTS, |part| {
-        let history = History::record(part, OPERATIONS, |_| false);
+    let wrong = in_parallel(PARTS + 4, |part| {
+        let history = match part.checked_sub(PARTS) {
+            None => History::record(part, OPERATIONS, |_| false),
+            Some(part) => History::record(LAYERED + part, 60, |_| false),
+        };
         let mut wrong = Vec::new();
         history.faults(|session, at, fault| {
             faults.fetch_add(1, Ordering::Relaxed);

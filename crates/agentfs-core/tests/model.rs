@@ -48,6 +48,20 @@ fn a_volume_whose_files_are_written_past_the_daemon_does_as_the_model() {
     assert!(direct.into_inner() > 10);
 }
 
+/// As every file that was frozen once has its content in layers.
+#[test]
+fn a_volume_whose_files_are_in_layers_does_as_the_model() {
+    for past_the_daemon in [false, true] {
+        random_cases("tests/model.proptest-regressions", 150, LENGTH, |ops| {
+            let config = Config { small_file: 0, layered_from: 1, ..config() };
+            let core = FsCore::new_volume(Arc::new(Memory::default()), Arc::new(Unrecorded), config).unwrap();
+            let driver = CoreDriver::new(Arc::new(core));
+            let driver = if past_the_daemon { driver.past_the_daemon() } else { driver };
+            Trial::new(driver).run(ops, INTERVAL).map_err(|mismatch| mismatch.to_string())
+        });
+    }
+}
+
 #[test]
 fn a_volume_in_memory_does_as_the_model() {
     run("memory", 150, || (Arc::new(Memory::default()), None));

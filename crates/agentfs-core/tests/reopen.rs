@@ -49,6 +49,18 @@ fn whatever_was_written_past_the_daemon_is_there_after_a_crash() {
     crash_and_compare(|| Config { small_file: 0, ..config() }, CoreDriver::past_the_daemon);
 }
 
+/// As every file that was frozen once has its content in layers.
+fn layered() -> Config {
+    Config { small_file: 0, layered_from: 1, ..config() }
+}
+
+#[test]
+fn whatever_was_written_in_layers_is_there_after_a_crash() {
+    crash_and_compare(layered, |driver| driver);
+    crash_and_compare(|| Config { log_factor: 0, log_slack: 0, ..layered() }, |driver| driver);
+    crash_and_compare(layered, CoreDriver::past_the_daemon);
+}
+
 fn crash_and_compare(config: fn() -> Config, prepare: fn(CoreDriver) -> CoreDriver) {
     let (executed, restarts, begun) = (AtomicUsize::new(0), AtomicUsize::new(0), Instant::now());
     random_cases("tests/reopen.proptest-regressions", 60, 200, |ops| {

@@ -293,7 +293,7 @@ fn a_store_of_format_1_is_read_as_it_is() {
     expect_format_1(&v);
     fs::write(v.path("new"), "of the present format").unwrap();
     assert!(v.terminate().success());
-    assert_eq!(fs::read_to_string(v.store().join("format")).unwrap(), "agentfs-store 4\n");
+    assert_eq!(fs::read_to_string(v.store().join("format")).unwrap(), "agentfs-store 5\n");
     v.remount();
     expect_format_1(&v);
     assert_eq!(fs::read_to_string(v.path("new")).unwrap(), "of the present format");
@@ -343,6 +343,38 @@ fn a_store_of_format_3_is_read_as_it_is_and_new_branches_of_it_are_merged() {
     // Two that have something in common, of which nothing is known.
     let (is_done, told) = cli("merge of-b --into b");
     assert!(is_done || told.contains("in common"), "{told}");
+}
+
+/// And one of format 4, in which no file has its content in layers.
+#[test]
+fn a_store_of_format_4_is_read_as_it_is_and_large_files_of_it_are_written_in_layers() {
+    if !can_mount() || !support::is_root("reading an image whose files are root's") {
+        return;
+    }
+    let mut v = with_image("format-4.tar.gz");
+    v.remount();
+    expect_format_1(&v);
+    let whole = |root: &Path| {
+        let bytes = fs::read(root.join("whole4")).unwrap();
+        (bytes.len(), bytes[100_000..100_007].to_vec(), bytes.iter().filter(|byte| **byte != b'L').count())
+    };
+    let expect = |v: &Volume| {
+        assert_eq!(fs::read_to_string(v.path("four-d/f")).unwrap(), "by a child\n");
+        assert_eq!(whole(&v.snapshot("four")), (300_000, b"LLLLLLL".to_vec(), 0));
+        assert_eq!(whole(&v.branch("child4")), (300_000, b"changed".to_vec(), 7));
+    };
+    expect(&v);
+    assert_eq!(whole(&v.path("")), (300_000, b"changed".to_vec(), 7));
+    v.take_snapshot("main", "five");
+    let file = fs::OpenOptions::new().write(true).open(v.path("whole4")).unwrap();
+    file.write_all_at(b"again", 200_000).unwrap();
+    drop(file);
+    assert!(v.terminate().success());
+    assert_eq!(fs::read_to_string(v.store().join("format")).unwrap(), "agentfs-store 5\n");
+    v.remount();
+    expect(&v);
+    assert_eq!(whole(&v.path("")), (300_000, b"changed".to_vec(), 12));
+    assert_eq!(whole(&v.snapshot("five")), (300_000, b"changed".to_vec(), 7));
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::branch::State;
 use crate::error::{FsError, Result};
-use crate::store::{Content, Identity, join};
+use crate::store::{Change, Content, Identity, join};
 use crate::tree::{Edit, Entry, Inode, Meta, Origin, Version, Xattrs};
 use crate::types::{FileKind, InodeId, Name, ObjectId, Timestamp};
 
@@ -152,6 +152,11 @@ impl<'a> Draft<'a> {
     /// Gives a regular file other bytes.
     pub fn set_content(&mut self, ino: InodeId, content: Content) {
         self.push(ino, Edit::Content(ino, content));
+    }
+
+    /// Changes content that is in layers.
+    pub fn set_layers(&mut self, ino: InodeId, changes: Vec<Change>) {
+        self.push(ino, Edit::Layers(ino, changes));
     }
 
     /// The extended attributes of a file, as changed so far.
@@ -308,9 +313,8 @@ impl<'a> Draft<'a> {
 
     /// A file takes the place of another: its bytes are to be durable before its new name is, as on ext4.
     pub fn replaces(&mut self, moved: InodeId) {
-        if let Some(Content::Whole(object)) = self.state.inode(moved).and_then(|inode| inode.content()) {
-            self.first.push(object.id);
-        }
+        let content = self.state.inode(moved).and_then(|inode| inode.content());
+        self.first.extend(content.into_iter().flat_map(Content::unsynced));
     }
 
     /// This object is to be durable before the records are.

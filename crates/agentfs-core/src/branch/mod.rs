@@ -12,7 +12,7 @@ mod tree_of;
 mod views;
 
 pub use ancestry::{Ancestry, learn};
-pub use branch::{Branch, Kept};
+pub use branch::{Branch, Kept, WritePermit};
 pub use catalog::{BranchInfo, Catalog, Origin, SnapshotInfo, check_name};
 pub use draft::{Cover, Draft, draft_on};
 pub use lower::{Lower, Since, changed, check as check_lower};

@@ -176,6 +176,7 @@ fn join_moved(gone: Vec<Node>, new: Vec<Node>, pairs: &mut Vec<Pair>) {
             let (pack, offset) = extent.place();
             Some((u64::from(offset) + 1, pack.0, u64::from(extent.len)))
         }
+        Content::Layered(layers) => Some((u64::MAX, layers.stamp(), node.inode.meta.size)),
         Content::Hole | Content::Lower(_) => None,
     };
     let mut by_content: HashMap<_, Vec<usize>> = HashMap::new();

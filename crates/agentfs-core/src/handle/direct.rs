@@ -19,6 +19,8 @@ pub struct DirectFiles {
     owners: Mutex<HashMap<ObjectId, (ViewId, InodeId)>>,
     /// Handles that may write so, in all.
     writers: AtomicU64,
+    /// How often objects have exchanged their names.
+    exchanges: AtomicU64,
 }
 
 impl DirectFiles {
@@ -56,8 +58,15 @@ impl DirectFiles {
         }
     }
 
+    /// How often objects have exchanged their names. Whoever opened a frozen one before asks this after each read: what is
+    /// open may be another's now, and be written to.
+    pub fn exchanges(&self) -> u64 {
+        self.exchanges.load(Ordering::Acquire)
+    }
+
     /// The object of a file has another number now.
     pub fn renumbered(&self, from: ObjectId, to: ObjectId) {
+        self.exchanges.fetch_add(1, Ordering::AcqRel);
         let mut owners = self.owners.lock();
         if let Some(owner) = owners.remove(&from) {
             owners.insert(to, owner);

@@ -7,5 +7,5 @@ mod table;
 
 pub use direct::DirectFiles;
 pub use lookups::Lookups;
-pub use open_file::{OpenFile, OpenFiles, Source};
+pub use open_file::{LayeredSource, OpenFile, OpenFiles, Source, Top};
 pub use table::{Handle, Handles};

@@ -8,7 +8,7 @@ use dashmap::mapref::entry::Entry;
 use parking_lot::{Mutex, RwLock};
 
 use crate::branch::Tree;
-use crate::store::{FileStat, LowerFile, Object, ObjectFile};
+use crate::store::{Backing, FileStat, LowerFile, Object, ObjectFile, Opens};
 use crate::types::{InodeId, ViewId};
 
 /// Where an open file's bytes come from.
@@ -23,6 +23,25 @@ pub enum Source {
     Lower(Arc<LowerFile>, Arc<dyn ObjectFile>),
     /// From this object, open on the host.
     Object(Arc<Object>, Arc<dyn ObjectFile>),
+    /// From objects, in layers: the version says where.
+    Layered(LayeredSource),
+}
+
+/// What is open of a file in layers.
+pub struct LayeredSource {
+    /// What was read.
+    pub opens: Arc<Opens>,
+    /// What was written last; in a later epoch another is.
+    pub top: Option<Top>,
+}
+
+/// The object that a branch writes the blocks of a file in layers to, in one epoch.
+#[derive(Clone)]
+pub struct Top {
+    /// Its file.
+    pub backing: Arc<Backing>,
+    /// That, open on the host.
+    pub open: Arc<dyn ObjectFile>,
 }
 
 /// An open regular file.

@@ -4,10 +4,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::codec_layers::{StoredChange, loaded_changes, stored_change, stored_pieces};
 use super::codec_lower::{
     StoredLower, StoredOrigin, loaded_lower, loaded_origin, stored_lower, stored_origin,
 };
-use crate::store::{Content, Extent, Object, Place};
+use crate::store::{Backing, Content, Extent, Object, Place};
 use crate::tree::{Body, Directory, Edit, Entry, Inode, Meta, Times, Xattrs};
 use crate::types::{Epoch, FileKind, InodeId, Name, ObjectId, PackId, Timestamp};
 
@@ -15,6 +16,8 @@ use crate::types::{Epoch, FileKind, InodeId, Name, ObjectId, PackId, Timestamp};
 pub trait Adopt {
     /// The object.
     fn object(&mut self, id: ObjectId, epoch: Epoch) -> Arc<Object>;
+    /// The object's file, to name stretches of it.
+    fn backing(&mut self, id: ObjectId, epoch: Epoch) -> Arc<Backing>;
     /// The extent at a place, with its length and checksum.
     fn extent(&mut self, place: Place, len: u32, crc: u32) -> Arc<Extent>;
 }
@@ -49,6 +52,7 @@ pub(super) enum StoredEdit {
     PutLower(u64, StoredMeta, StoredBody, Vec<(Bytes, Bytes)>, StoredOrigin),
     Origin(u64, Option<StoredOrigin>),
     PutFor(u64, u64, StoredMeta, StoredBody, Vec<(Bytes, Bytes)>, Option<StoredOrigin>),
+    Layers(u64, Vec<StoredChange>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -76,6 +80,7 @@ pub(super) enum StoredContent {
     Whole { object: u64, epoch: u64 },
     Packed { pack: u64, offset: u32, len: u32, crc: u32 },
     Lower(Box<StoredLower>),
+    Layered(Vec<StoredChange>),
 }
 
 /// The codes of kinds, by place.
@@ -131,6 +136,7 @@ pub(super) fn stored_edit(edit: &Edit) -> StoredEdit {
         Edit::Drop(ino) => StoredEdit::Drop(ino.0),
         Edit::Dirty(ino) => StoredEdit::Dirty(ino.0),
         Edit::Clean(ino) => StoredEdit::Clean(ino.0),
+        Edit::Layers(ino, changes) => StoredEdit::Layers(ino.0, changes.iter().map(stored_change).collect()),
     }
 }
 
@@ -159,6 +165,7 @@ fn edit(stored: StoredEdit, adopt: Adopter<'_>) -> Decoded<Edit> {
         StoredEdit::Drop(ino) => Edit::Drop(inode_id(ino)?),
         StoredEdit::Dirty(ino) => Edit::Dirty(inode_id(ino)?),
         StoredEdit::Clean(ino) => Edit::Clean(inode_id(ino)?),
+        StoredEdit::Layers(ino, changes) => Edit::Layers(inode_id(ino)?, loaded_changes(changes, adopt)?),
     })
 }
 
@@ -228,6 +235,7 @@ fn content(content: &Content) -> StoredContent {
             StoredContent::Packed { pack: pack.0, offset, len: extent.len, crc: extent.crc }
         }
         Content::Lower(file) => StoredContent::Lower(Box::new(stored_lower(file))),
+        Content::Layered(layers) => StoredContent::Layered(stored_pieces(layers)),
     }
 }
 
@@ -241,6 +249,9 @@ fn loaded_content(stored: StoredContent, adopt: Adopter<'_>) -> Decoded<Content>
             Content::Packed(adopt.extent((PackId(pack), offset), len, crc))
         }
         StoredContent::Lower(file) => Content::Lower(Arc::new(loaded_lower(*file)?)),
+        StoredContent::Layered(pieces) => {
+            Content::Layered(Arc::new(loaded_changes(pieces, adopt)?.into_iter().collect()))
+        }
     })
 }
 

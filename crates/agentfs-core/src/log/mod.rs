@@ -4,6 +4,7 @@
 mod codec;
 mod codec_edit;
 mod codec_history;
+mod codec_layers;
 mod codec_lower;
 mod doubt;
 mod frame;

@@ -193,6 +193,7 @@ impl Record {
     pub(super) fn grows(&self) -> bool {
         let adds = |edit: &Edit| match edit {
             Edit::Put(..) | Edit::Xattrs(_, Some(_)) => true,
+            Edit::Layers(_, changes) => changes.iter().any(|change| change.claim.is_some()),
             Edit::Content(_, content) => !matches!(content, Content::Hole),
             _ => false,
         };

@@ -430,6 +430,7 @@ fn inodes(record: &Record) -> impl Iterator<Item = InodeId> {
             | Edit::Drop(ino)
             | Edit::Dirty(ino)
             | Edit::Clean(ino)
+            | Edit::Layers(ino, _)
             | Edit::Origin(ino, _) => [Some(*ino), None],
             Edit::Parent(ino, parent) => [Some(*ino), Some(*parent)],
             Edit::Link(dir, _, entry) => [Some(*dir), Some(entry.ino())],

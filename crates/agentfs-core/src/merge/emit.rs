@@ -43,7 +43,7 @@ pub fn emit(plan: &Plan, draft: &mut Draft<'_>) -> Result<()> {
                 continue; // what was put in its place later took its last name
             }
         }
-        new.first.into_iter().for_each(|object| draft.is_to_be_durable(object));
+        new.first.iter().for_each(|object| draft.is_to_be_durable(*object));
         draft.put(*ino, inode);
     }
     for ((dir, name), entry) in &plan.removed {

@@ -312,7 +312,7 @@ impl Merging<'_> {
         inode.meta.times.ctime = Timestamp::now();
         let ino = self.fresh(node.ino, plan)?;
         inode.goes_on = other_than(ino, inode.goes_on);
-        plan.new.insert(ino, New { inode, first: None });
+        plan.new.insert(ino, New { inode, first: Vec::new() });
         plan.added.insert(place, Entry::new(ino, FileKind::Directory));
         self.step(plan, Verb::Add, path);
         Ok(Some(ino))

@@ -10,6 +10,7 @@ use crate::compare::{Node, Pair, Place, Sight, compare};
 use crate::error::Result;
 use crate::fs_core::FsCore;
 use crate::progress::Progress;
+use crate::store::Content;
 use crate::tree::{Entry, Inode, Meta, Xattrs};
 use crate::types::{InodeId, ObjectId};
 
@@ -83,7 +84,7 @@ pub struct New {
     /// What it is; of a directory without names.
     pub inode: Inode,
     /// The object that is to be durable before.
-    pub first: Option<ObjectId>,
+    pub first: Vec<ObjectId>,
 }
 
 /// What is to be done to the branch.
@@ -311,15 +312,16 @@ impl<'a> Merging<'a> {
         let Some(model) = settled.theirs.as_ref().or(settled.ours.as_ref()) else { return Ok(None) };
         let ours = settled.ours.as_ref().map(|node| &node.inode);
         let mut inode = Inode::clone(&model.inode);
-        let (mut first, mut is_ours) = (None, false);
+        let (mut first, mut is_ours) = (Vec::new(), false);
         match &settled.data {
             Data::Text(text) => {
                 let (content, object) = self.core.store_bytes(text)?;
-                (inode.body, first) = (crate::tree::Body::File(content), object);
+                inode.body = crate::tree::Body::File(content);
+                first.extend(object);
                 inode.meta.size = text.len() as u64;
                 inode.meta.blocks = inode.meta.size.div_ceil(4096) * 8;
             }
-            Data::Take => first = object_of(&inode),
+            Data::Take => first.extend(inode.content().into_iter().flat_map(Content::unsynced)),
             Data::Keep => is_ours = ours.is_some(),
         }
         if let Some(ours) = ours {
@@ -350,12 +352,5 @@ impl<'a> Merging<'a> {
 
     pub(super) fn clash(&self, kind: ConflictKind, path: Arc<[u8]>) {
         self.conflict(kind, path, None);
-    }
-}
-
-fn object_of(inode: &Inode) -> Option<ObjectId> {
-    match inode.content() {
-        Some(crate::store::Content::Whole(object)) => Some(object.id),
-        _ => None,
     }
 }

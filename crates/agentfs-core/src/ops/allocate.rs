@@ -46,6 +46,10 @@ impl FsCore {
     ) -> Result<()> {
         let (keep, end) = (mode.contains(FallocateFlags::KEEP_SIZE), offset + len);
         let mut source = file.source.write();
+        self.find_source(file, &mut source)?;
+        if self.is_for_layers(file, &source, u64::MAX)? {
+            return self.allocate_layered(file, &mut source, mode, (offset, len), strip);
+        }
         self.write_private(file, &mut source, u64::MAX, |branch, object| {
             self.with_room(|| object.allocate(mode, offset, len))?;
             let grown = |size: u64| if keep { size } else { size.max(end) };

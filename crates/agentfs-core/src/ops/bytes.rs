@@ -1,11 +1,12 @@
 //! The bytes of files that nobody has open, as versions have them.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use super::content::check_same;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
-use crate::store::{Content, LowerFile, ObjectFile};
+use crate::store::{Change, Claim, Content, LayeredFile, Layers, LowerFile, ObjectFile};
 use crate::tree::{Body, Inode};
 use crate::types::{Epoch, ObjectId};
 
@@ -13,15 +14,25 @@ use crate::types::{Epoch, ObjectId};
 const CHUNK: usize = 256 << 10;
 
 /// Where bytes come from.
-enum Bytes {
+enum Bytes<'a> {
     Zeros,
     Small(Vec<u8>),
-    Object(Arc<dyn ObjectFile>),
+    Object(&'a FsCore, Frozen),
     Lower(Arc<LowerFile>, Arc<dyn ObjectFile>),
 }
 
-impl Bytes {
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+/// Content that nobody writes in place, in objects. Under the number of one another file may come to lie, with the same
+/// bytes; what is open may then be written.
+struct Frozen {
+    content: Content,
+    size: u64,
+    open: Arc<dyn ObjectFile>,
+    /// How often files had changed places when it was opened.
+    since: u64,
+}
+
+impl Bytes<'_> {
+    fn read_at(&mut self, buf: &mut [u8], offset: u64) -> Result<()> {
         let found = match self {
             Bytes::Zeros => 0,
             Bytes::Small(bytes) => {
@@ -32,7 +43,13 @@ impl Bytes {
                 }
                 len
             }
-            Bytes::Object(file) => file.read_at(buf, offset)?,
+            Bytes::Object(core, frozen) => loop {
+                let found = frozen.open.read_at(buf, offset)?;
+                if frozen.since == core.direct.exchanges() {
+                    break found;
+                }
+                *frozen = core.open_frozen(&frozen.content, frozen.size)?;
+            },
             Bytes::Lower(lower, file) => {
                 let found = file.read_at(buf, offset)?;
                 check_same(lower, &**file)?;
@@ -44,14 +61,39 @@ impl Bytes {
     }
 }
 
+/// Where the bytes of a file are, if they are in objects.
+fn layers_of(content: &Content, size: u64) -> Option<Cow<'_, Layers>> {
+    match content {
+        Content::Layered(layers) => Some(Cow::Borrowed(layers)),
+        Content::Whole(object) => {
+            let claim = Claim::new(object.backing().clone(), 0, size);
+            Some(Cow::Owned(std::iter::once(Change::piece(0, claim)).collect()))
+        }
+        Content::Hole | Content::Packed(_) | Content::Lower(_) => None,
+    }
+}
+
 impl FsCore {
-    fn bytes_of(&self, content: &Content) -> Result<Bytes> {
+    fn bytes_of(&self, content: &Content, size: u64) -> Result<Bytes<'_>> {
         Ok(match content {
             Content::Hole => Bytes::Zeros,
             Content::Packed(extent) => Bytes::Small(extent.read()?),
-            Content::Whole(object) => Bytes::Object(self.store.open(object)?),
+            Content::Whole(_) | Content::Layered(_) => Bytes::Object(self, self.open_frozen(content, size)?),
             Content::Lower(lower) => Bytes::Lower(lower.clone(), self.open_lower(lower)?),
         })
+    }
+
+    fn open_frozen(&self, content: &Content, size: u64) -> Result<Frozen> {
+        let since = self.direct.exchanges();
+        let open: Arc<dyn ObjectFile> = match content {
+            Content::Whole(object) => self.store.open(object)?,
+            Content::Layered(layers) => {
+                let (layers, opens) = (layers.clone(), self.store.opens());
+                Arc::new(LayeredFile { layers, len: size, opens })
+            }
+            Content::Hole | Content::Packed(_) | Content::Lower(_) => return Err(FsError::Stale),
+        };
+        Ok(Frozen { content: content.clone(), size, open, since })
     }
 
     /// All bytes of a regular file of a version.
@@ -64,7 +106,7 @@ impl FsCore {
             return Err(FsError::FileTooLarge);
         }
         let mut bytes = vec![0; usize::try_from(inode.meta.size).map_err(|_| FsError::FileTooLarge)?];
-        self.bytes_of(content)?.read_at(&mut bytes, 0)?;
+        self.bytes_of(content, inode.meta.size)?.read_at(&mut bytes, 0)?;
         Ok(bytes)
     }
 
@@ -85,12 +127,21 @@ impl FsCore {
         if size == 0 || old.same(new) {
             return Ok(true);
         }
-        let (old, new) = (self.bytes_of(old)?, self.bytes_of(new)?);
+        let (a, b) = (layers_of(old, size), layers_of(new, size));
+        let (mut old, mut new) = (self.bytes_of(old, size)?, self.bytes_of(new, size)?);
         let (mut left, mut right) = (vec![0; CHUNK], vec![0; CHUNK]);
         let mut at = 0;
-        while at < size {
+        loop {
+            if let (Some(a), Some(b)) = (&a, &b) {
+                at = a.same_until(b, at); // what both have from the same place is not looked at
+            }
+            if at >= size {
+                return Ok(true);
+            }
             let len = (size - at).min(CHUNK as u64) as usize;
-            let (Some(left), Some(right)) = (left.get_mut(..len), right.get_mut(..len)) else { break };
+            let (Some(left), Some(right)) = (left.get_mut(..len), right.get_mut(..len)) else {
+                return Err(FsError::FileTooLarge); // never: they are that long
+            };
             old.read_at(left, at)?;
             new.read_at(right, at)?;
             if left != right {
@@ -98,19 +149,16 @@ impl FsCore {
             }
             at += len as u64;
         }
-        Ok(true)
     }
 
     /// Has a file that is about to be made have its bytes itself, where they are in the lower directory.
     ///
     /// # Errors
     /// `Changed`, what the store answers.
-    pub(crate) fn own_below(&self, inode: &mut Inode, first: &mut Option<ObjectId>) -> Result<()> {
+    pub(crate) fn own_below(&self, inode: &mut Inode, first: &mut Vec<ObjectId>) -> Result<()> {
         if let Some(Content::Lower(file)) = inode.content() {
             let content = self.copy_lower(file)?;
-            if let Content::Whole(object) = &content {
-                *first = Some(object.id);
-            }
+            first.extend(content.unsynced());
             inode.body = Body::File(content);
         }
         Ok(())

@@ -14,7 +14,7 @@ use crate::fs_core::FsCore;
 use crate::log;
 use crate::store::{Content, Device, FileId, Store};
 use crate::tree::{Directory, Fault, Version, check, visit_new};
-use crate::types::{InodeId, Name, PackId};
+use crate::types::{InodeId, Name, ObjectId, PackId};
 
 /// What is wrong with a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -186,7 +186,9 @@ impl Examination<'_> {
     fn contents(&mut self) -> Result<()> {
         let past = self.past;
         let (mut last, mut seen) = (None, HashSet::new());
-        let mut unsynced = HashSet::new();
+        // Objects that are named in part, by many.
+        let mut looked_at = HashSet::new();
+        let (mut unsynced, lengths) = (HashSet::new(), past.history.settled_sizes());
         for past_tree in past.history.trees() {
             let (tree, version) = (&past_tree.name, past_tree.version);
             let mut wrong = Vec::new();
@@ -198,23 +200,17 @@ impl Examination<'_> {
                         let read = extent.read().err().map(|error| error.to_string());
                         read.or_else(|| wrong_size(size, u64::from(extent.len)))
                     }
+                    // What is behind the end of a file is cut off before it shows.
                     Some(Content::Whole(object)) => {
-                        let len =
-                            self.store.device().open(FileId::Object(object.id)).and_then(|file| file.stat());
-                        match len {
-                            // What is behind the end of a file is cut off before it shows.
-                            Ok(stat) if stat.len >= size || past_tree.is_dirty(ino) => None,
-                            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                                Some(format!("its content, object {:x}, cannot be read: {e}", object.id.0))
-                            }
-                            _ if past.power_cut => {
-                                unsynced.insert(object.id);
-                                None
-                            }
-                            Ok(stat) => wrong_size(size, stat.len),
-                            Err(_) => Some(format!("its content, object {:x}, is missing", object.id.0)),
-                        }
+                        let least = if past_tree.is_dirty(ino) { 0 } else { size };
+                        self.object(object.id, least, &mut unsynced)
                     }
+                    Some(Content::Layered(layers)) if layers.end() > size => wrong_size(size, layers.end()),
+                    Some(Content::Layered(layers)) => layers.owners().find_map(|owner| {
+                        let id = owner.backing.id;
+                        let least = lengths.get(&id).copied().unwrap_or(0);
+                        if looked_at.insert(id) { self.object(id, least, &mut unsynced) } else { None }
+                    }),
                     Some(Content::Hole | Content::Lower(_)) | None => None,
                 };
                 wrong.extend(told.map(|told| (ino, told)));
@@ -236,6 +232,22 @@ impl Examination<'_> {
             ));
         }
         Ok(())
+    }
+
+    /// What is wrong with an object that is to have `least` bytes. After a power cut one that has not is noted.
+    fn object(&self, id: ObjectId, least: u64, unsynced: &mut HashSet<ObjectId>) -> Option<String> {
+        match self.store.device().open(FileId::Object(id)).and_then(|file| file.stat()) {
+            Ok(stat) if stat.len >= least => None,
+            Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                Some(format!("its content, object {:x}, cannot be read: {e}", id.0))
+            }
+            _ if self.past.power_cut => {
+                unsynced.insert(id);
+                None
+            }
+            Ok(stat) => wrong_size(least, stat.len),
+            Err(_) => Some(format!("its content, object {:x}, is missing", id.0)),
+        }
     }
 
     /// What lies there and nothing names.

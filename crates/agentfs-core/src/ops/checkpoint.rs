@@ -10,7 +10,7 @@ use crate::branch::{Branch, BranchInfo, Origin, SnapshotInfo};
 use crate::error::Result;
 use crate::fs_core::FsCore;
 use crate::log::{self, FrameWriter, Marks, NewBranch, NewSnapshot, Record};
-use crate::store::FileId;
+use crate::store::{Content, FileId};
 use crate::tree::{Body, Edit, Version, Xattrs, diff};
 use crate::types::{BranchId, Epoch, Event, Holder, InodeId, Knows, SnapshotId};
 
@@ -249,6 +249,9 @@ impl Checkpoint<'_> {
     }
 }
 
+/// About the bytes of a piece of content in the log.
+const PIECE: usize = 24;
+
 /// About the bytes of an edit in the log.
 fn weight(edit: &Edit) -> usize {
     let of_xattrs =
@@ -256,9 +259,12 @@ fn weight(edit: &Edit) -> usize {
     let own = match edit {
         Edit::Put(_, inode) => {
             let target = if let Body::Symlink(target) = &inode.body { target.len() } else { 0 };
-            target + inode.xattrs.as_deref().map_or(0, of_xattrs)
+            let pieces = if let Some(Content::Layered(layers)) = inode.content() { layers.len() } else { 0 };
+            target + inode.xattrs.as_deref().map_or(0, of_xattrs) + pieces * PIECE
         }
         Edit::Xattrs(_, xattrs) => xattrs.as_deref().map_or(0, of_xattrs),
+        Edit::Content(_, Content::Layered(layers)) => layers.len() * PIECE,
+        Edit::Layers(_, changes) => changes.len() * PIECE,
         Edit::Link(_, name, _) | Edit::Unlink(_, name) => name.as_bytes().len(),
         _ => 0,
     };

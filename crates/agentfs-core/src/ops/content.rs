@@ -9,7 +9,7 @@ use parking_lot::RwLockReadGuard;
 use crate::branch::{Branch, changed};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
-use crate::handle::{OpenFile, Source};
+use crate::handle::{LayeredSource, OpenFile, Source};
 use crate::store::{Content, LowerFile, Object, ObjectFile, Unnamed, is_no_space, no_space};
 use crate::types::Epoch;
 
@@ -46,6 +46,9 @@ impl FsCore {
                     cut_excess(file, &object, &*open)?;
                     Source::Object(object, open)
                 }
+                Content::Layered(_) => {
+                    Source::Layered(LayeredSource { opens: self.store.opens(), top: None })
+                }
             };
         }
         Ok(())
@@ -66,14 +69,18 @@ impl FsCore {
     /// Would a write have to copy first? A hint, to choose where to do it.
     pub fn write_copies(&self, file: &OpenFile) -> bool {
         let Ok(branch) = file.tree.branch() else { return false };
+        let copies = |object: &Object| {
+            let size = || file.tree.with_inode(file.ino, |inode| inode.meta.size).unwrap_or(0);
+            object.epoch() != branch.epoch() && (file.is_direct() || !self.is_worth_layers(size()))
+        };
         match file.source.try_read().as_deref() {
-            Some(Source::Object(object, _)) => object.epoch() != branch.epoch(),
-            Some(Source::Hole | Source::Small(_)) => false,
+            Some(Source::Object(object, _)) => copies(object),
+            Some(Source::Hole | Source::Small(_) | Source::Layered(_)) => false,
             Some(Source::Lower(..)) => true,
             Some(Source::Unknown) => match file.tree.content(file.ino) {
-                Ok(Content::Whole(object)) => object.epoch() != branch.epoch(),
+                Ok(Content::Whole(object)) => copies(&object),
                 Ok(Content::Lower(_)) => true,
-                Ok(Content::Hole | Content::Packed(_)) | Err(_) => false,
+                Ok(Content::Hole | Content::Packed(_) | Content::Layered(_)) | Err(_) => false,
             },
             None => true,
         }
@@ -107,7 +114,8 @@ impl FsCore {
             }
             // The copy is made without the permit: a snapshot need not wait for it.
             drop(permit);
-            if file.is_direct() {
+            // A snapshot that came meanwhile may have made it a file to be left where it is.
+            if file.is_direct() || self.is_for_layers(file, source, keep)? {
                 return Err(FsError::Contended);
             }
             fresh = Some(self.copy_content(file, source, keep)?);
@@ -215,6 +223,7 @@ impl FsCore {
         let gaps = self.store.packs.gaps();
         self.journal.sync()?;
         self.store.reap();
+        self.punch();
         if let Err(error) = self.store.packs.punch(gaps) {
             tracing::debug!(%error, "the host does not take space back from the middle of a file");
         }

@@ -1,5 +1,5 @@
-//! `copy_file_range`, within a branch and between branches: a whole file that is copied to an empty one shares its content
-//! where that does not change any more; all else is copied, inside the host where it can.
+//! `copy_file_range`, within a branch and between branches: what can be shared is (`share`); all else is copied, inside the
+//! host where it can.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use super::write::{check_end, note_change};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::handle::{Handle, OpenFile, Source};
-use crate::store::{Content, FallocateFlags, LowerFile, ObjectFile, copy_range};
+use crate::store::{FallocateFlags, LowerFile, ObjectFile, copy_range};
 use crate::types::{Caller, HandleId};
 
 /// Most bytes of one call (`MAX_RW_COUNT` of the kernel): the answer is a 32-bit number.
@@ -60,10 +60,20 @@ impl FsCore {
         check_end(to.1, len)?;
         let strip = Strip::by(caller);
         let is_whole = from.1 == 0 && to.1 == 0 && len == size;
+        let pieces = self.pieces_to_share(&source.file, (from.1, len))?;
         if len == 0 || (is_whole && self.share(&source.file, &target.file, len, strip)?) {
             return Ok(len);
         }
+        if let Some(pieces) = pieces
+            && self.share_pieces(&target.file, (to.1, len), pieces, strip)?
+        {
+            return Ok(len);
+        }
+        let in_layers = self.goes_into_layers(&target.file)?;
         match self.kind_of(&source.file)? {
+            Kind::Object(_) | Kind::Lower(..) if in_layers => {
+                self.copy_through(from, (&target.file, to.1), len.min(AT_ONCE), strip)
+            }
             Kind::Object(object) if len > CHUNK => {
                 self.copy_object(&*object, from.1, target, to.1, len.min(AT_ONCE), strip)
             }
@@ -79,44 +89,13 @@ impl FsCore {
         }
     }
 
-    /// Gives an empty file the content of another, if that is one that nobody writes in place.
-    fn share(&self, from: &OpenFile, to: &OpenFile, len: u64, strip: Strip) -> Result<bool> {
-        let branch = to.tree.branch()?;
-        let mut source = to.source.write();
-        let permit = branch.permit_write();
-        // Asked before the content: what was private then may have been cut since.
-        let writer = from.tree.branch().ok().map(|from| from.epoch());
-        let (content, size, blocks) = from
-            .tree
-            .with_inode(from.ino, |inode| (inode.content().cloned(), inode.meta.size, inode.meta.blocks))?;
-        let is_written = match &content {
-            Some(Content::Packed(_)) => false,
-            Some(Content::Whole(object)) => object.epoch() == permit.epoch || writer == Some(object.epoch()),
-            Some(Content::Hole | Content::Lower(_)) | None => true,
-        };
-        let shared = self.change_branch(branch, |draft| {
-            let empty = draft.inode(to.ino)?;
-            let is_empty = empty.meta.size == 0 && matches!(empty.content(), Some(Content::Hole));
-            let Some(content) = content.filter(|_| is_empty && !is_written && size == len) else {
-                return Ok(false);
-            };
-            draft.set_content(to.ino, content);
-            note_change(draft, to.ino, |_| size, strip)?;
-            draft.meta(to.ino)?.blocks = blocks;
-            Ok(true)
-        })?;
-        if shared {
-            *source = Source::Unknown;
-        }
-        Ok(shared)
-    }
-
     fn kind_of(&self, file: &OpenFile) -> Result<Kind> {
         // Taken out of the lock: the other file has one of its own, and both could be asked for the other way round.
         Ok(match &*self.source_to_read(file)? {
             Source::Object(_, object) => Kind::Object(object.clone()),
             Source::Lower(_, object) if self.is_live(file.view, file.ino) => Kind::Object(object.clone()),
             Source::Lower(lower, object) => Kind::Lower(lower.clone(), object.clone()),
+            Source::Layered(layered) => Kind::Object(Arc::new(self.layered_file(file, layered)?)),
             Source::Hole => Kind::Hole,
             Source::Small(_) | Source::Unknown => Kind::Small,
         })

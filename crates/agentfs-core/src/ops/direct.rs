@@ -246,7 +246,9 @@ impl FsCore {
         let epoch = file.tree.branch().ok().map(|branch| branch.epoch());
         match &*file.source.read() {
             Source::Object(object, _) => Some(object.epoch()) == epoch,
-            Source::Unknown | Source::Hole | Source::Small(_) | Source::Lower(..) => true,
+            Source::Unknown | Source::Hole | Source::Small(_) | Source::Lower(..) | Source::Layered(_) => {
+                true
+            }
         }
     }
 
@@ -296,15 +298,15 @@ impl FsCore {
                 return Err(error);
             }
         };
+        self.direct.renumbered(frozen.id, id);
         let others = self.open_files.which(|other| !std::ptr::eq(other, file) && other.may_have(&frozen));
         for other in others {
-            if let Source::Object(object, open) = &mut *other.source.write()
-                && object.id == frozen.id
-            {
-                *open = copy.clone();
+            match &mut *other.source.write() {
+                Source::Object(object, open) if object.id == frozen.id => *open = copy.clone(),
+                Source::Layered(layered) => layered.opens.forget(frozen.id),
+                _ => {}
             }
         }
-        self.direct.renumbered(frozen.id, id);
         *own = Source::Object(object, open);
         file.dirty.store(true, Ordering::Relaxed);
         Ok(())
@@ -371,7 +373,11 @@ impl FsCore {
         for file in self.open_files.which(all) {
             let opened = match &*self.source_to_read(&file)? {
                 Source::Object(object, open) => Some((object.clone(), open.clone())),
-                Source::Unknown | Source::Hole | Source::Small(_) | Source::Lower(..) => None,
+                Source::Unknown
+                | Source::Hole
+                | Source::Small(_)
+                | Source::Lower(..)
+                | Source::Layered(_) => None,
             };
             if let Some((object, open)) = opened {
                 let stat = open.stat()?;
@@ -472,6 +478,7 @@ impl OpenFile {
     fn may_have(&self, wanted: &Object) -> bool {
         match self.source.try_read().as_deref() {
             Some(Source::Object(object, _)) => object.id == wanted.id,
+            Some(Source::Layered(_)) => true,
             Some(_) => false,
             None => true,
         }

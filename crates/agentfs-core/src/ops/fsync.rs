@@ -8,14 +8,17 @@ use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::handle::{OpenFile, Source};
 use crate::log;
-use crate::store::{FileId, Folder};
-use crate::types::{HandleId, InodeId};
+use crate::store::{Backing, FileId, Folder, ObjectFile};
+use crate::types::{HandleId, InodeId, ObjectId};
 
 /// What the host may have forgotten is written anew when nobody else writes to it.
 pub(super) fn waits_for_direct_writers() -> FsError {
     let words = "the host could not write some content: that is tried again when files that are written past the daemon are closed";
     FsError::Io(io::Error::other(words))
 }
+
+/// An object to be synced; and its file, when that notes what is durable.
+type Unsynced = (ObjectId, Arc<dyn ObjectFile>, Option<Arc<Backing>>);
 
 impl FsCore {
     /// Makes what was written to the file durable in the store.
@@ -24,27 +27,51 @@ impl FsCore {
     /// `BadHandle`, and what the store answers.
     pub fn fsync(&self, handle: HandleId, data_only: bool) -> Result<()> {
         let handle = self.handles.get(handle)?;
-        // The object is taken out of the lock: others may read and write while the disk works.
-        let object = match &*self.source_to_read(&handle.file)? {
-            Source::Object(object, open) => Some((object.id, open.clone())),
-            // Small content is synced with the log.
-            Source::Hole | Source::Small(_) | Source::Unknown | Source::Lower(..) => None,
-        };
-        if let Some((id, object)) = object {
+        // Objects are taken out of the lock: others may read and write while the disk works.
+        let objects = self.unsynced_objects(&*self.source_to_read(&handle.file)?, &handle.file)?;
+        for (id, object, backing) in objects {
+            backing.iter().for_each(|backing| backing.set_synced(true));
             // The host tells of it once.
-            object.sync(data_only).inspect_err(|_| self.journal.give_up(id))?;
+            object.sync(data_only).inspect_err(|_| {
+                backing.iter().for_each(|backing| backing.set_synced(false));
+                self.journal.give_up(id);
+            })?;
         }
         self.journal.sync_inode(handle.file.ino)?;
         self.try_given_up(&handle.file)
     }
 
+    /// The objects that hold what was written to a file and is not known to be durable.
+    fn unsynced_objects(&self, source: &Source, file: &OpenFile) -> Result<Vec<Unsynced>> {
+        Ok(match source {
+            Source::Object(object, open) => vec![(object.id, open.clone(), None)],
+            Source::Layered(layered) => {
+                let layers = self.layered_file(file, layered)?.layers;
+                let unsynced =
+                    layers.owners().map(|owner| &owner.backing).filter(|backing| !backing.is_synced());
+                let opened = |backing: &Arc<Backing>| {
+                    Ok((backing.id, layered.opens.get(backing.id)?, Some(backing.clone())))
+                };
+                unsynced.map(opened).collect::<io::Result<_>>()?
+            }
+            // Small content is synced with the log.
+            Source::Hole | Source::Small(_) | Source::Unknown | Source::Lower(..) => Vec::new(),
+        })
+    }
+
     /// The host may have forgotten what it could not write of a file, and say nothing of it any more.
     fn try_given_up(&self, file: &OpenFile) -> Result<()> {
-        let is_given_up = |source: &Source| match source {
-            Source::Object(object, _) if self.journal.has_given_up(Some(object.id)) => Some(object.id),
-            _ => None,
+        let given_up = |source: &Source| -> Vec<ObjectId> {
+            let objects = match source {
+                Source::Object(object, _) => vec![object.id],
+                Source::Layered(layered) => self
+                    .layered_file(file, layered)
+                    .map_or(Vec::new(), |file| file.layers.owners().map(|owner| owner.backing.id).collect()),
+                _ => Vec::new(),
+            };
+            objects.into_iter().filter(|id| self.journal.has_given_up(Some(*id))).collect()
         };
-        if is_given_up(&file.source.read()).is_none() {
+        if !self.journal.has_given_up(None) || given_up(&file.source.read()).is_empty() {
             return Ok(());
         }
         // Nobody writes meanwhile.
@@ -53,7 +80,7 @@ impl FsCore {
             return Err(waits_for_direct_writers());
         }
         let source = file.source.write();
-        is_given_up(&source).map_or(Ok(()), |id| self.journal.try_given_up(Some(id)))
+        given_up(&source).into_iter().try_for_each(|id| self.journal.try_given_up(Some(id)))
     }
 
     /// Makes all that was answered until now durable in the log, as happens by itself every few seconds.
@@ -130,7 +157,7 @@ impl FsCore {
     }
 
     /// In the order of their ids.
-    fn all_branches(&self) -> Vec<Arc<Branch>> {
+    pub(super) fn all_branches(&self) -> Vec<Arc<Branch>> {
         self.catalog.read().all_branches().map(|(_, branch)| branch.clone()).collect()
     }
 

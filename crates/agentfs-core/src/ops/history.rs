@@ -8,7 +8,7 @@ use tracing::warn;
 
 use crate::branch::Ancestry;
 use crate::log::{Adopt, Marks, NewBranch, NewSnapshot, Record};
-use crate::store::{Content, Device, Extent, FileId, Move, Object, Pack, Place, Store};
+use crate::store::{Backing, Content, Device, Extent, FileId, Move, Object, Pack, Place, Store};
 use crate::tree::{Aside, Edit, Inode, Version, visit_new};
 use crate::types::{BranchId, Epoch, Holder, InodeId, Knows, ObjectId, PackId, SnapshotId, ViewId};
 
@@ -81,6 +81,11 @@ impl History {
     /// Does it tell of a branch `main`?
     pub(super) fn has_main(&self) -> bool {
         self.branches.values().any(|branch| branch.made.view == ViewId::MAIN)
+    }
+
+    /// Epochs up to this one are taken: objects are of it.
+    pub(super) fn pass_epoch(&mut self, epoch: Epoch) {
+        self.pass(0, epoch.0.saturating_add(1));
     }
 
     /// The numbers below which all are taken, by what was seen in use.
@@ -264,18 +269,24 @@ impl History {
     /// The largest size that any file says it has in each object, but for files that are dirty.
     pub(super) fn settled_sizes(&self) -> HashMap<ObjectId, u64> {
         let mut sizes = HashMap::new();
-        let mut note = |inode: &Inode| {
-            if let Some(Content::Whole(object)) = inode.content() {
-                let size = sizes.entry(object.id).or_insert(0);
-                *size = inode.meta.size.max(*size);
+        let mut note = |inode: &Inode, is_dirty: bool| {
+            let mut has = |id: ObjectId, size: u64| {
+                let known = sizes.entry(id).or_insert(0);
+                *known = size.max(*known);
+            };
+            match inode.content() {
+                Some(Content::Whole(object)) if !is_dirty => has(object.id, inode.meta.size),
+                // The records say which bytes are there.
+                Some(Content::Layered(layers)) => {
+                    layers.pieces().for_each(|(_, claim)| has(claim.backing().id, claim.at() + claim.len()))
+                }
+                _ => {}
             }
         };
         let mut last = None;
         for tree in self.trees() {
             visit_new(last, tree.version, &mut |ino, inode| {
-                if !tree.is_dirty(ino) {
-                    note(inode);
-                }
+                note(inode, tree.is_dirty(ino));
             });
             // What is dirty here may not be so in the next: there it is to be seen.
             if !tree.has_dirty() {
@@ -367,7 +378,7 @@ impl PastBranch {
         let mut edits = Vec::new();
         for ino in dirty {
             if let Some(inode) = self.version.get(ino) {
-                edits.extend(settled(device, ino, inode)?);
+                edits.extend(settled(device, ino, inode, self.epoch)?);
             }
             edits.push(Edit::Clean(ino));
         }
@@ -379,10 +390,25 @@ impl PastBranch {
 }
 
 /// The attributes of a file as its object has them.
-fn settled(device: &dyn Device, ino: InodeId, inode: &Inode) -> io::Result<Option<Edit>> {
-    let Some(Content::Whole(object)) = inode.content() else { return Ok(None) };
+fn settled(device: &dyn Device, ino: InodeId, inode: &Inode, epoch: Epoch) -> io::Result<Option<Edit>> {
     let mut meta = inode.meta;
-    match device.open(FileId::Object(object.id)).and_then(|file| file.stat()) {
+    let (object, is_whole) = match inode.content() {
+        Some(Content::Whole(object)) => (object.id, true),
+        // Of such a file only the times are not recorded.
+        Some(Content::Layered(layers)) => {
+            let own = layers.owners().find(|owner| owner.backing.epoch() == epoch);
+            let Some(own) = own else { return Ok(None) };
+            (own.backing.id, false)
+        }
+        Some(Content::Hole | Content::Packed(_) | Content::Lower(_)) | None => return Ok(None),
+    };
+    match device.open(FileId::Object(object)).and_then(|file| file.stat()) {
+        Ok(stat) if !is_whole => {
+            if stat.modified > meta.times.ctime {
+                (meta.times.mtime, meta.times.ctime) = (stat.modified, stat.modified);
+            }
+            Ok(Some(Edit::Meta(ino, meta)))
+        }
         Ok(stat) => {
             // Written after the last record of its attributes?
             if stat.len != meta.size || stat.modified > meta.times.ctime {
@@ -393,7 +419,7 @@ fn settled(device: &dyn Device, ino: InodeId, inode: &Inode) -> io::Result<Optio
             Ok(Some(Edit::Meta(ino, meta)))
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            warn!(inode = ino.0, object = object.id.0, "the content of a file is missing");
+            warn!(inode = ino.0, object = object.0, "the content of a file is missing");
             Ok(None)
         }
         Err(error) => Err(error),
@@ -403,12 +429,14 @@ fn settled(device: &dyn Device, ino: InodeId, inode: &Inode) -> io::Result<Optio
 /// What records name in a store, one of a kind for each number or place.
 pub(super) struct Adopted<'a> {
     store: &'a Store,
-    pub(super) objects: HashMap<ObjectId, Arc<Object>>,
+    pub(super) objects: HashMap<ObjectId, Arc<Backing>>,
     pub(super) packs: HashMap<PackId, Arc<Pack>>,
     /// By all places they were in, and their lengths.
     pub(super) extents: HashMap<(Place, u32), Arc<Extent>>,
     /// Where extents went that no record had named when they were moved.
     forward: HashMap<(Place, u32), Place>,
+    /// The highest epoch that any object was of.
+    epoch: Epoch,
 }
 
 impl<'a> Adopted<'a> {
@@ -419,7 +447,13 @@ impl<'a> Adopted<'a> {
             packs: HashMap::new(),
             extents: HashMap::new(),
             forward: HashMap::new(),
+            epoch: Epoch(0),
         }
+    }
+
+    /// The highest epoch that any object is of.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     fn pack(&mut self, id: PackId) -> Arc<Pack> {
@@ -451,7 +485,8 @@ impl<'a> Adopted<'a> {
     pub(super) fn vouches_for(&mut self, record: &Record) -> bool {
         let is_there = |content: Option<&Content>| match content {
             Some(Content::Packed(extent)) => extent.read().is_ok(),
-            Some(Content::Hole | Content::Whole(_) | Content::Lower(_)) | None => true,
+            // Named by a record that vouches for nothing, or by one before it.
+            Some(Content::Hole | Content::Whole(_) | Content::Lower(_) | Content::Layered(_)) | None => true,
         };
         match record {
             Record::EditsAfter(..) | Record::SnapshotKeeps(..) | Record::Merged(_) => false,
@@ -468,11 +503,17 @@ impl<'a> Adopted<'a> {
 
 impl Adopt for Adopted<'_> {
     fn object(&mut self, id: ObjectId, epoch: Epoch) -> Arc<Object> {
+        Object::of(self.backing(id, epoch))
+    }
+
+    fn backing(&mut self, id: ObjectId, epoch: Epoch) -> Arc<Backing> {
         self.store.passed(id.0);
-        let object = self.objects.entry(id).or_insert_with(|| self.store.adopt(id, epoch)).clone();
-        // Where a snapshot got a copy of what was being written, its branch goes on with what it had.
-        object.set_epoch(object.epoch().max(epoch));
-        object
+        let backing = self.objects.entry(id).or_insert_with(|| self.store.adopt_backing(id, epoch)).clone();
+        // Where a snapshot got a copy of what was being written, its branch goes on with what it had. And what came to be
+        // shared is nobody's to write from then on.
+        backing.set_epoch(backing.epoch().max(epoch));
+        self.epoch = self.epoch.max(epoch);
+        backing
     }
 
     fn extent(&mut self, place: Place, len: u32, crc: u32) -> Arc<Extent> {

@@ -32,6 +32,7 @@ impl FsCore {
                 found if found < len => return Err(FsError::damaged("the content is shorter than the file")),
                 found => found,
             },
+            Source::Layered(layered) => self.layered_file(file, layered)?.read_at(buf, offset)?,
             Source::Small(bytes) => copy_from(bytes, offset, buf),
             Source::Hole | Source::Unknown | Source::Lower(..) => 0,
         };

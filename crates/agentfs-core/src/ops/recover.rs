@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::log::{self, Damage, Journal, Log, LogWriter, NewBranch, NewSnapshot, Record, Start};
-use crate::store::{Device, FileId, Folder, LowerTree, Object, READ_TRIES, no_space};
+use crate::store::{Backing, Device, FileId, Folder, LowerTree, READ_TRIES, no_space};
 use crate::tree::{Edit, Version};
 use crate::types::{BranchId, InodeId, ObjectId};
 
@@ -72,6 +72,7 @@ impl<'a> Past<'a> {
             }
             ControlFlow::Continue(())
         })?;
+        history.pass_epoch(adopted.epoch());
         if let Some((piece, at)) = unknown {
             return Err(damaged(&format!("piece {piece} of the log has at byte {at} a record that is none")));
         }
@@ -135,7 +136,11 @@ fn damaged(what: &str) -> FsError {
 fn spoken_of(record: &Record) -> Option<(BranchId, Vec<InodeId>)> {
     let Record::Edits(branch, edits) = record else { return None };
     let inode = |edit: &Edit| match edit {
-        Edit::Put(ino, _) | Edit::Meta(ino, _) | Edit::Content(ino, _) | Edit::Clean(ino) => Some(*ino),
+        Edit::Put(ino, _)
+        | Edit::Meta(ino, _)
+        | Edit::Content(ino, _)
+        | Edit::Layers(ino, _)
+        | Edit::Clean(ino) => Some(*ino),
         _ => None,
     };
     Some((*branch, edits.iter().filter_map(inode).collect()))
@@ -226,7 +231,7 @@ impl FsCore {
 
     /// After a mount in which a sync failed: nothing that the host says to have is known to be durable. Where it cannot be
     /// written anew now, the volume is served as it is, takes no changes, and tends to it.
-    fn write_anew(&self, objects: &HashMap<ObjectId, Arc<Object>>) {
+    fn write_anew(&self, objects: &HashMap<ObjectId, Arc<Backing>>) {
         warn!("a sync failed when the volume was last mounted: all of it is written anew");
         self.store.packs.doubt();
         // What only the log named is named by nothing any more.

@@ -3,7 +3,7 @@
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::handle::Source;
-use crate::store::Seek;
+use crate::store::{ObjectFile, Seek};
 use crate::types::HandleId;
 
 impl FsCore {
@@ -26,6 +26,12 @@ impl FsCore {
             }
             (Source::Object(_, object) | Source::Lower(_, object), Seek::Hole) => {
                 Ok(object.seek(what, offset)?.unwrap_or(offset).min(size))
+            }
+            (Source::Layered(layered), Seek::Data) => {
+                self.layered_file(file, layered)?.seek(what, offset)?.ok_or(FsError::NoData)
+            }
+            (Source::Layered(layered), Seek::Hole) => {
+                Ok(self.layered_file(file, layered)?.seek(what, offset)?.unwrap_or(size))
             }
             (Source::Small(_), Seek::Data) => Ok(offset),
             (Source::Small(_), Seek::Hole) => Ok(size),

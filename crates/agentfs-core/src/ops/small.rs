@@ -78,7 +78,7 @@ impl FsCore {
             Source::Lower(lower, open) if lower.stat.len <= limit => {
                 self.read_lower(lower, &**open).map(Some)
             }
-            Source::Unknown | Source::Object(..) | Source::Lower(..) => Ok(None),
+            Source::Unknown | Source::Object(..) | Source::Lower(..) | Source::Layered(_) => Ok(None),
         }
     }
 

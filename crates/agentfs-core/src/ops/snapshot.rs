@@ -146,7 +146,13 @@ impl FsCore {
     pub(super) fn reclaim<T>(&self, garbage: T) -> u64 {
         let released = self.store.release(garbage);
         match self.journal.sync() {
-            Ok(()) => self.store.remove(released),
+            Ok(()) => match self.live() {
+                Some(live) => self.store.remove(released, &live),
+                None => {
+                    self.store.remove_later(released);
+                    0
+                }
+            },
             Err(error) => {
                 tracing::warn!(%error, "what was deleted keeps its space until the volume is mounted again");
                 self.store.remove_later(released);

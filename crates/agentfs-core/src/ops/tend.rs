@@ -7,7 +7,8 @@ use tracing::{info, warn};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::log::Record;
-use crate::store::Pack;
+use crate::store::{Live, Pack};
+use crate::types::Epoch;
 
 impl FsCore {
     /// Does a little of what has to be done now and then: deletes what nothing names, makes objects ahead, empties a pack
@@ -17,6 +18,7 @@ impl FsCore {
     /// What the store answers; it is tried again the next time.
     pub fn tend(&self) -> Result<()> {
         self.store.reap();
+        self.punch();
         self.lower.iter().for_each(|lower| lower.tend());
         if self.journal.is_poisoned() {
             return self.healing.attempt(|| self.heal());
@@ -27,6 +29,23 @@ impl FsCore {
             if self.is_worth_a_checkpoint() { self.shortening.attempt(|| self.shorten()) } else { Ok(()) };
         let retried = self.retrying.attempt(|| self.try_all_given_up());
         made_ahead.map_err(FsError::Io).and(emptied).and(shortened).and(retried)
+    }
+
+    /// In which epochs files are written; `None` while branches and snapshots come and go.
+    pub(super) fn live(&self) -> Option<Live> {
+        let _control = self.control.try_lock()?;
+        let (_, next) = self.next_numbers();
+        let epochs = self.all_branches().iter().map(|branch| branch.epoch()).collect();
+        Some(Live { epochs, next: Epoch(next) })
+    }
+
+    /// Gives back stretches of files that no version names any more.
+    pub(super) fn punch(&self) {
+        if self.store.has_parts()
+            && let Some(live) = self.live()
+        {
+            self.store.punch(&live);
+        }
     }
 
     fn shorten(&self) -> Result<()> {
@@ -67,6 +86,7 @@ impl FsCore {
         }
         self.checkpoint()?;
         self.store.reap();
+        self.punch();
         Ok(())
     }
 

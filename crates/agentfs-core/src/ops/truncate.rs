@@ -30,10 +30,13 @@ impl FsCore {
 
     pub(super) fn truncate_open(&self, file: &OpenFile, size: u64, strip: Strip) -> Result<()> {
         let mut source = file.source.write();
+        self.find_source(file, &mut source)?;
         match file.tree.content(file.ino)? {
             Content::Hole => self.record_size(file, size, strip),
             // What the kernel has open stays the file's.
-            Content::Packed(_) | Content::Whole(_) | Content::Lower(_) if size == 0 && !file.is_direct() => {
+            Content::Packed(_) | Content::Whole(_) | Content::Lower(_) | Content::Layered(_)
+                if size == 0 && !file.is_direct() =>
+            {
                 self.empty(file, strip)?;
                 *source = Source::Hole;
                 Ok(())
@@ -42,6 +45,10 @@ impl FsCore {
                 if self.resize_small(file, &mut source, size, strip)? =>
             {
                 Ok(())
+            }
+            Content::Layered(_) => self.resize_layered(file, &mut source, size, strip),
+            Content::Whole(_) if self.is_for_layers(file, &source, size)? => {
+                self.resize_layered(file, &mut source, size, strip)
             }
             Content::Packed(_) | Content::Whole(_) | Content::Lower(_) => {
                 self.resize_object(file, &mut source, size, strip)

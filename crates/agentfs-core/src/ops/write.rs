@@ -61,6 +61,9 @@ impl FsCore {
         if self.write_small(file, &mut source, offset, data, how)? {
             return Ok(data.len());
         }
+        if self.is_for_layers(file, &source, u64::MAX)? {
+            return self.write_layered(file, &mut source, offset, data, how);
+        }
         self.write_private(file, &mut source, u64::MAX, |branch, object| {
             let mut written = self.with_room(|| object.write_at(data, offset))?;
             while how.is_whole && written < data.len() {

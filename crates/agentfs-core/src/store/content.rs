@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Extent, FileStat, Identity, Object};
+use crate::types::ObjectId;
+
+use super::{Extent, FileStat, Identity, Layers, Object};
 
 /// A file of the lower directory as it was when somebody came to rely on it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub enum Content {
     Packed(Arc<Extent>),
     /// A file of the lower directory, as long as it is this one.
     Lower(Arc<LowerFile>),
+    /// Stretches of objects, and holes between them.
+    Layered(Arc<Layers>),
 }
 
 impl PartialEq for Content {
@@ -37,6 +41,20 @@ impl PartialEq for Content {
 impl Eq for Content {}
 
 impl Content {
+    /// The objects that have to be synced for its bytes to be durable.
+    pub fn unsynced(&self) -> Vec<ObjectId> {
+        match self {
+            Content::Whole(object) => vec![object.id],
+            Content::Layered(layers) => {
+                let unsynced = layers.owners().filter(|owner| !owner.backing.is_synced());
+                unsynced.map(|owner| owner.backing.id).collect()
+            }
+            // With the log.
+            Content::Packed(_) => Vec::new(),
+            Content::Hole | Content::Lower(_) => Vec::new(),
+        }
+    }
+
     /// Do both name the same bytes?
     pub fn same(&self, other: &Content) -> bool {
         match (self, other) {
@@ -46,7 +64,15 @@ impl Content {
                 Arc::ptr_eq(a, b) || (a.place(), a.len) == (b.place(), b.len)
             }
             (Content::Lower(a), Content::Lower(b)) => a == b,
-            (Content::Hole | Content::Whole(_) | Content::Packed(_) | Content::Lower(_), _) => false,
+            (Content::Layered(a), Content::Layered(b)) => Arc::ptr_eq(a, b) || a == b,
+            (
+                Content::Hole
+                | Content::Whole(_)
+                | Content::Packed(_)
+                | Content::Lower(_)
+                | Content::Layered(_),
+                _,
+            ) => false,
         }
     }
 }

@@ -1,9 +1,12 @@
 //! Bytes: objects and packs in a backstore, reached through one narrow device. Knows no names and no inodes.
 
+mod backing;
 mod content;
 mod copy;
 mod device;
 mod host_fs;
+mod layered;
+mod layers;
 mod lower;
 mod memory;
 mod object;
@@ -12,11 +15,14 @@ mod packs;
 mod probe;
 mod reaper;
 
+pub use backing::{BLOCK, Backing, Claim, Live};
 pub use content::{Content, LowerFile};
 pub use copy::copy_range;
 pub use device::{Device, FallocateFlags, FileId, FileStat, Folder, ObjectFile, Seek, Space};
 pub(crate) use device::{is_no_space, no_space};
 pub use host_fs::{HostFs, StoreError};
+pub use layered::{LayeredFile, Opens, blocks_in};
+pub use layers::{Change, Layers};
 pub use lower::{Identity, LowerStat, LowerTree, join, split, stamp};
 pub use memory::Memory;
 pub use object::{Object, Store, Unnamed};

@@ -8,39 +8,48 @@ use parking_lot::Mutex;
 
 use super::packs::{PackLimits, Packs};
 use super::reaper::{self, Durability, Reaper, Released};
-use super::{Device, FileId, Folder, ObjectFile};
+use super::{Backing, Device, FileId, Folder, Live, ObjectFile, Opens};
 use crate::types::{Epoch, ObjectId};
 
-/// A backing object that at least one content names.
+/// All of a backing file, named by at least one content.
 pub struct Object {
     /// Its number in the store.
     pub id: ObjectId,
-    /// The epoch of the branch that may write it; no other may.
-    epoch: AtomicU64,
-    reaper: Arc<Reaper>,
+    backing: Arc<Backing>,
 }
 
 impl std::fmt::Debug for Object {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "object {} of epoch {}", self.id.0, self.epoch().0)
+        self.backing.fmt(f)
     }
 }
 
 impl Object {
+    /// All of a file.
+    pub fn of(backing: Arc<Backing>) -> Arc<Object> {
+        backing.name_whole();
+        Arc::new(Object { id: backing.id, backing })
+    }
+
+    /// The file.
+    pub fn backing(&self) -> &Arc<Backing> {
+        &self.backing
+    }
+
     /// The epoch of the branch that may write it; no other may.
     pub fn epoch(&self) -> Epoch {
-        Epoch(self.epoch.load(Ordering::Acquire))
+        self.backing.epoch()
     }
 
     /// It goes on as private content in another epoch of its branch: no other version names it.
     pub fn set_epoch(&self, epoch: Epoch) {
-        self.epoch.store(epoch.0, Ordering::Release);
+        self.backing.set_epoch(epoch);
     }
 }
 
 impl Drop for Object {
     fn drop(&mut self) {
-        self.reaper.remove_later(FileId::Object(self.id));
+        self.backing.drop_whole();
     }
 }
 
@@ -218,9 +227,27 @@ impl Store {
         self.device.open(FileId::Object(object.id)).map_err(missing_is_damage)
     }
 
+    /// Opens the file of an object that a content names in part.
+    ///
+    /// # Errors
+    /// What the device answers.
+    pub fn open_backing(&self, backing: &Backing) -> io::Result<Arc<dyn ObjectFile>> {
+        self.device.open(FileId::Object(backing.id)).map_err(missing_is_damage)
+    }
+
+    /// What a file in layers keeps open: nothing yet.
+    pub fn opens(&self) -> Arc<Opens> {
+        Arc::new(Opens::new(self.device.clone()))
+    }
+
     /// Makes an unnamed object private content of `epoch`, deleted when nothing names it any more.
     pub fn adopt(&self, id: ObjectId, epoch: Epoch) -> Arc<Object> {
-        Arc::new(Object { id, epoch: AtomicU64::new(epoch.0), reaper: self.reaper.clone() })
+        Object::of(self.adopt_backing(id, epoch))
+    }
+
+    /// As [`Store::adopt`], of one that is to be named by stretches.
+    pub fn adopt_backing(&self, id: ObjectId, epoch: Epoch) -> Arc<Backing> {
+        Backing::new(id, epoch, self.reaper.clone(), !self.is_of_earlier(id.0))
     }
 
     /// Deletes an object that was never adopted.
@@ -233,9 +260,21 @@ impl Store {
         reaper::release(garbage)
     }
 
-    /// Deletes what was released; returns the bytes it held.
-    pub fn remove(&self, released: Released) -> u64 {
-        released.remove(&*self.device)
+    /// Deletes what was released, and stretches of files that are not written in an epoch that is `live`; returns the bytes it
+    /// held.
+    pub fn remove(&self, released: Released, live: &Live) -> u64 {
+        released.remove(&*self.device, live)
+    }
+
+    /// Is there a file of which something was let go?
+    pub fn has_parts(&self) -> bool {
+        self.reaper.has_parts()
+    }
+
+    /// Gives back the stretches of files that nothing names any more, as far as the log is durable, of those that are not
+    /// written to in an epoch that is `live`. Returns the bytes that came back.
+    pub fn punch(&self, live: &Live) -> u64 {
+        self.reaper.punch(&*self.device, live)
     }
 
     /// Deletes what was released when the log has become durable.

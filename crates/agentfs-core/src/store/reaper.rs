@@ -4,13 +4,14 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use tracing::warn;
 
-use super::{Device, FileId};
+use super::backing::{Live, punch_all};
+use super::{Backing, Device, FileId};
 
 thread_local! {
     /// While set, what this thread drops is listed here instead of going to the reaper.
@@ -23,6 +24,8 @@ pub struct Released {
     files: Vec<FileId>,
     /// Bytes in packs, which come back when these are emptied.
     packed: u64,
+    /// Of these files only a part.
+    parts: Vec<Weak<Backing>>,
 }
 
 /// How far the log is durable: a file goes only when the record that let go of it will be found again.
@@ -37,6 +40,8 @@ pub trait Durability: Send + Sync {
 pub(super) struct Reaper {
     /// Leaf lock.
     due: Mutex<VecDeque<(FileId, u64)>>,
+    /// Leaf lock: files of which something was let go, each once.
+    parts: Mutex<VecDeque<(Weak<Backing>, u64)>>,
     durability: Arc<dyn Durability>,
     idle: AtomicBool,
     freed: AtomicU64,
@@ -44,7 +49,13 @@ pub(super) struct Reaper {
 
 impl Reaper {
     pub(super) fn new(durability: Arc<dyn Durability>) -> Reaper {
-        Reaper { due: Mutex::default(), durability, idle: AtomicBool::new(true), freed: AtomicU64::new(1) }
+        Reaper {
+            due: Mutex::default(),
+            parts: Mutex::default(),
+            durability,
+            idle: AtomicBool::new(true),
+            freed: AtomicU64::new(1),
+        }
     }
 
     /// Nothing names `id` any more.
@@ -54,6 +65,19 @@ impl Reaper {
         if captured.is_none() && !self.idle.load(Ordering::Relaxed) {
             self.due.lock().push_back((id, self.durability.position()));
         }
+    }
+
+    /// Something of a file is named by nothing any more. False when nobody will look.
+    pub(super) fn look_later(&self, backing: &Arc<Backing>) -> bool {
+        self.freed.fetch_add(1, Ordering::Relaxed);
+        let part = Arc::downgrade(backing);
+        let captured =
+            CAPTURED.with_borrow_mut(|list| list.as_mut().map(|list| list.parts.push(part.clone())));
+        let is_idle = self.idle.load(Ordering::Relaxed);
+        if captured.is_none() && !is_idle {
+            self.parts.lock().push_back((part, self.durability.position()));
+        }
+        captured.is_some() || !is_idle
     }
 
     /// Nothing names so many bytes of a pack any more.
@@ -89,6 +113,28 @@ impl Reaper {
     }
 }
 
+impl Reaper {
+    pub(super) fn has_parts(&self) -> bool {
+        !self.parts.lock().is_empty()
+    }
+
+    /// Gives stretches back that have fallen due, but for those of files that are written to in an epoch that is `live`.
+    /// Returns the bytes that came back.
+    pub(super) fn punch(&self, device: &dyn Device, live: &Live) -> u64 {
+        let durable = self.durability.durable();
+        let due = {
+            let mut parts = self.parts.lock();
+            let count = parts.iter().take_while(|(_, position)| *position <= durable).count();
+            if self.idle.load(Ordering::Relaxed) {
+                return 0;
+            } else {
+                parts.drain(..count).collect::<Vec<_>>()
+            }
+        };
+        punch_all(due.iter().filter_map(|(part, _)| part.upgrade()), device, live)
+    }
+}
+
 /// Drops `garbage` and returns what only it named.
 pub(super) fn release<T>(garbage: T) -> Released {
     CAPTURED.set(Some(Released::default()));
@@ -98,7 +144,8 @@ pub(super) fn release<T>(garbage: T) -> Released {
 
 impl Released {
     /// Deletes the files; returns the bytes that came back or will when packs are emptied.
-    pub(super) fn remove(self, device: &dyn Device) -> u64 {
+    pub(super) fn remove(self, device: &dyn Device, live: &Live) -> u64 {
+        let parts = punch_all(self.parts.iter().filter_map(Weak::upgrade), device, live);
         let held = self.files.into_iter().map(|id| match id {
             // Its bytes were counted by what lay in it.
             FileId::Pack(_) => {
@@ -107,11 +154,13 @@ impl Released {
             }
             _ => remove(device, id),
         });
-        held.sum::<u64>() + self.packed
+        held.sum::<u64>() + self.packed + parts
     }
 
     pub(super) fn remove_later(self, reaper: &Reaper) {
         self.files.into_iter().for_each(|id| reaper.remove_later(id));
+        let position = reaper.durability.position();
+        reaper.parts.lock().extend(self.parts.into_iter().map(|part| (part, position)));
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::config::Config;
 use crate::log::{self, Adopt, FrameWriter, Journal, Log, Record, Unrecorded};
-use crate::store::{Content, Device, Extent, FileId, Memory, Object, Pack, Place, Store};
+use crate::store::{Backing, Content, Device, Extent, FileId, Memory, Object, Pack, Place, Store};
 use crate::tree::Edit;
 use crate::types::{Epoch, ObjectId, PackId};
 
@@ -25,6 +25,9 @@ impl Names {
 }
 
 impl Adopt for Names {
+    fn backing(&mut self, id: ObjectId, epoch: Epoch) -> Arc<Backing> {
+        self.store.adopt_backing(id, epoch)
+    }
     fn object(&mut self, id: ObjectId, epoch: Epoch) -> Arc<Object> {
         self.store.adopt(id, epoch)
     }

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
 
-use super::{Directory, Edit, Inode, Version};
+use super::{Body, Directory, Edit, Inode, Version};
+use crate::store::{Content, Layers};
 use crate::types::InodeId;
 
 /// Shows `visit` the inodes of `to` that are not, or not the same, in `from`.
@@ -34,7 +35,7 @@ pub fn diff(from: Option<&Version>, to: &Version, visit: &mut dyn FnMut(Edit)) {
     let mut dropped = Vec::new();
     for item in from.inodes.diff(&to.inodes) {
         match item {
-            DiffItem::Add(ino, inode) => visit(Edit::Put(*ino, inode.clone())),
+            DiffItem::Add(ino, inode) => put(*ino, inode, visit),
             DiffItem::Update { old, new } => change(*new.0, old.1, new.1, visit),
             DiffItem::Remove(ino, _) => dropped.push(Edit::Drop(*ino)),
         }
@@ -47,6 +48,27 @@ pub fn diff(from: Option<&Version>, to: &Version, visit: &mut dyn FnMut(Edit)) {
         }
     }
     dropped.into_iter().for_each(visit);
+}
+
+/// Pieces of content that go into one edit.
+const PIECES_PER_EDIT: usize = 8192;
+
+fn put(ino: InodeId, inode: &Arc<Inode>, visit: &mut dyn FnMut(Edit)) {
+    match inode.content() {
+        // An edit goes into one record, which is not to grow without end.
+        Some(Content::Layered(layers)) if layers.len() > PIECES_PER_EDIT => {
+            let nothing = Layers::default();
+            let body = Body::File(Content::Layered(Arc::new(nothing.clone())));
+            visit(Edit::Put(ino, Arc::new(Inode { body, ..Inode::clone(inode) })));
+            change_layers(ino, &nothing, layers, visit);
+        }
+        _ => visit(Edit::Put(ino, inode.clone())),
+    }
+}
+
+fn change_layers(ino: InodeId, old: &Layers, new: &Layers, visit: &mut dyn FnMut(Edit)) {
+    let changes = old.changes_to(new);
+    changes.chunks(PIECES_PER_EDIT).for_each(|some| visit(Edit::Layers(ino, some.to_vec())));
 }
 
 fn name_all(ino: InodeId, inode: &Inode, visit: &mut dyn FnMut(Edit)) {
@@ -72,10 +94,10 @@ fn change(ino: InodeId, old: &Inode, new: &Inode, visit: &mut dyn FnMut(Edit)) {
     if old.lower != new.lower {
         visit(Edit::Origin(ino, new.lower.clone()));
     }
-    if let (Some(old), Some(new)) = (old.content(), new.content())
-        && !old.same(new)
-    {
-        visit(Edit::Content(ino, new.clone()));
+    match (old.content(), new.content()) {
+        (Some(Content::Layered(old)), Some(Content::Layered(new))) => change_layers(ino, old, new, visit),
+        (Some(old), Some(new)) if !old.same(new) => visit(Edit::Content(ino, new.clone())),
+        _ => {}
     }
     if let (Some(old), Some(new)) = (old.directory(), new.directory())
         && old.parent != new.parent

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::homes::Home;
 use super::{Body, Directory, Entry, Inode, Meta, Origin, Version, Xattrs};
-use crate::store::Content;
+use crate::store::{Change, Content};
 use crate::types::{InodeId, Name};
 
 /// What a branch has beside its version.
@@ -45,6 +45,8 @@ pub enum Edit {
     Dirty(InodeId),
     /// It is no longer: they are those recorded.
     Clean(InodeId),
+    /// Of its content, which is in layers, these stretches are now made of this.
+    Layers(InodeId, Vec<Change>),
 }
 
 impl Edit {
@@ -77,6 +79,13 @@ impl Edit {
             Edit::Content(ino, content) => {
                 change(version, &mut aside.orphans, ino, |inode| inode.body = Body::File(content));
             }
+            Edit::Layers(ino, changes) => change(version, &mut aside.orphans, ino, |inode| {
+                // Repeated behind a checkpoint, what came before other content meets that.
+                if let Body::File(Content::Layered(layers)) = &mut inode.body {
+                    let layers = Arc::make_mut(layers);
+                    changes.iter().for_each(|change| layers.apply(change));
+                }
+            }),
             Edit::Xattrs(ino, xattrs) => {
                 change(version, &mut aside.orphans, ino, |inode| inode.xattrs = xattrs)
             }

@@ -146,9 +146,14 @@ impl Inode {
         hasher.finish()
     }
 
-    /// Does its content lie in an object of its own?
+    /// Does its content lie in objects?
     pub fn has_object(&self) -> bool {
-        matches!(self.content(), Some(Content::Whole(_)))
+        matches!(self.content(), Some(Content::Whole(_) | Content::Layered(_)))
+    }
+
+    /// Is its content in layers?
+    pub fn is_layered(&self) -> bool {
+        matches!(self.content(), Some(Content::Layered(_)))
     }
 
     /// What `stat` shows.

@@ -32,12 +32,12 @@ impl History {
         let device = Arc::new(CrashDevice::new(session.disk.after(Cut::Kill)));
         device.fail(at, fault);
         let mut before = session.model.clone();
-        let core = match FsCore::open_volume(device.clone(), small(BOOT)) {
+        let core = match FsCore::open_volume(device.clone(), small(self.part, BOOT)) {
             Ok((core, _)) => Arc::new(core),
             Err(_) if !device.is_armed() => {
                 // It is told, and the next try works.
                 let (core, _) =
-                    FsCore::open_volume(device.clone(), small(BOOT)).map_err(|e| e.to_string())?;
+                    FsCore::open_volume(device.clone(), small(self.part, BOOT)).map_err(|e| e.to_string())?;
                 return agrees(&core, &mut [&mut before], &HashSet::new());
             }
             Err(error) => return Err(format!("the mount fails by itself: {error}")),
@@ -83,7 +83,7 @@ impl History {
         device.trace().iter().for_each(|io| disk.apply(io));
         for cut in [Cut::Kill, Cut::Synced] {
             let boot = if cut == Cut::Kill { BOOT } else { BOOT + 1 };
-            let opened = FsCore::open_volume(Arc::new(disk.after(cut)), small(boot));
+            let opened = FsCore::open_volume(Arc::new(disk.after(cut)), small(self.part, boot));
             let (core, recovered) = opened.map_err(|e| format!("after {cut:?}: {e}"))?;
             if let Some(damage) = recovered.damage {
                 return Err(format!("after {cut:?}: {damage}"));

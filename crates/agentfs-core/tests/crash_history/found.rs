@@ -21,10 +21,10 @@ pub struct Found {
 
 impl Found {
     /// Opens what a crash left, has it swept and tended, and looks at all there is.
-    pub fn of(device: Memory, cut: Cut) -> Result<Found, String> {
+    pub fn of(part: u64, device: Memory, cut: Cut) -> Result<Found, String> {
         let boot = if cut == Cut::Kill { BOOT } else { BOOT + 1 };
         let (core, recovered) =
-            FsCore::open_volume(Arc::new(device), small(boot)).map_err(|e| e.to_string())?;
+            FsCore::open_volume(Arc::new(device), small(part, boot)).map_err(|e| e.to_string())?;
         if let Some(damage) = recovered.damage {
             return Err(damage.to_string());
         }

@@ -15,8 +15,8 @@ use agentfs_core::{BranchId, FileId, FileKind, FsCore, InodeId, Name, ViewId};
 
 pub use self::found::Found;
 use self::found::MODEL;
-use self::steps::{BOOT, Step, run, run_model, small, steps};
-pub use self::steps::{DIRECT, at_once};
+use self::steps::{BOOT, Step, is_direct, run, run_model, small, steps};
+pub use self::steps::{DIRECT, LAYERED, at_once};
 
 /// Steps between two mounts.
 const SESSION: usize = 25;
@@ -52,6 +52,8 @@ struct Session {
 pub struct History {
     pub part: u64,
     pub trace: Vec<Io>,
+    /// Files that were in layers, after each step, in all.
+    pub layered: usize,
     moments: Vec<Moment>,
     sessions: Vec<Session>,
 }
@@ -84,7 +86,8 @@ impl fmt::Debug for Point<'_> {
 impl History {
     /// Runs steps that depend on `part` alone. Panics when the core does otherwise than the model.
     pub fn record(part: u64, count: usize, deaf: fn(FileId) -> bool) -> History {
-        let mut history = History { part, trace: Vec::new(), moments: Vec::new(), sessions: Vec::new() };
+        let mut history =
+            History { part, trace: Vec::new(), layered: 0, moments: Vec::new(), sessions: Vec::new() };
         let (mut disk, mut model, mut driver) = (Disk::default(), Model::new(), None);
         for (number, chunk) in steps(part, count).chunks(SESSION).enumerate() {
             let end = if number % 2 == 0 { Step::Kill } else { Step::Close };
@@ -92,9 +95,9 @@ impl History {
             let base = history.trace.len();
             let device = Arc::new(CrashDevice::deaf(disk.after(Cut::Kill), deaf));
             let start = (disk.clone(), model.clone());
-            let core = Arc::new(FsCore::open_volume(device.clone(), small(BOOT)).unwrap().0);
+            let core = Arc::new(FsCore::open_volume(device.clone(), small(part, BOOT)).unwrap().0);
             let driver = match &mut driver {
-                None if part >= DIRECT => driver.insert(CoreDriver::new(core).past_the_daemon()),
+                None if is_direct(part) => driver.insert(CoreDriver::new(core).past_the_daemon()),
                 None => driver.insert(CoreDriver::new(core)),
                 Some(known) => {
                     known.reopened(core);
@@ -115,6 +118,10 @@ impl History {
     }
 
     fn note(&mut self, step: &Step, ios: usize, model: &mut Model, core: &FsCore, succeeded: bool) {
+        for info in core.list_branches(None, usize::MAX) {
+            let version = core.version(info.view).unwrap();
+            self.layered += version.iter().filter(|(_, inode)| inode.is_layered()).count();
+        }
         let before = self.moments.last();
         let branches = core.list_branches(None, usize::MAX).into_iter().enumerate();
         let branches: Trees =

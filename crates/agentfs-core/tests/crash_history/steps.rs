@@ -5,8 +5,8 @@ use std::sync::Arc;
 use agentfs_core::testing::proptest::strategy::{Strategy, ValueTree};
 use agentfs_core::testing::proptest::test_runner::{Config as Cases, RngAlgorithm, TestRng, TestRunner};
 use agentfs_core::testing::{
-    Answer, CoreDriver, CrashDevice, Driver, FileOp, Io, KeptOp, Model, Op, Outcome, Path, Place, config,
-    direct_ops, ops,
+    Answer, CoreDriver, CrashDevice, Driver, FileOp, Io, KeptOp, Model, Op, Outcome, Path, Place, VolumeOp,
+    config, direct_ops, ops,
 };
 use agentfs_core::{Config, FsCore, Memory, PackLimits};
 
@@ -27,13 +27,14 @@ pub enum Step {
 }
 
 /// Small files, so that both kinds of content are met; a log that is shortened when steps say so.
-pub(super) fn small(boot: u128) -> Config {
+pub(super) fn small(part: u64, boot: u128) -> Config {
     let packs = PackLimits { size: 4096, slack: 0 };
-    Config { small_file: 4096, log_factor: 1000, packs, boot, ..config() }
+    let (small_file, layered_from) = if part >= LAYERED { (0, 4096) } else { (4096, 1 << 20) };
+    Config { small_file, layered_from, log_factor: 1000, packs, boot, ..config() }
 }
 
 pub(super) fn steps(part: u64, count: usize) -> Vec<Step> {
-    if part >= DIRECT {
+    if is_direct(part) {
         return direct_steps(part, count);
     }
     let seed: Vec<u8> = part.to_le_bytes().repeat(4);
@@ -50,8 +51,12 @@ pub(super) fn steps(part: u64, count: usize) -> Vec<Step> {
             _ => vec![],
         };
         // Three of four small, near the beginning: such files lie in packs.
-        let op = if at % 4 == 0 { op } else { near(op) };
-        let small = if at % 5 == 3 { small_file(at) } else { vec![] };
+        let op = if at % 4 == 0 || part >= LAYERED { op } else { near(op) };
+        let small = match at % 5 {
+            3 if part < LAYERED => small_file(at),
+            3 => large_file(at),
+            _ => vec![],
+        };
         [vec![Step::Do(op)], small, other].concat()
     };
     ops.into_iter().enumerate().flat_map(with_others).collect()
@@ -59,6 +64,13 @@ pub(super) fn steps(part: u64, count: usize) -> Vec<Step> {
 
 /// From this part on histories are of files that are written past the daemon.
 pub const DIRECT: u64 = 1000;
+
+/// From this part on histories are of files in layers.
+pub const LAYERED: u64 = 2000;
+
+pub(super) fn is_direct(part: u64) -> bool {
+    (DIRECT..LAYERED).contains(&part)
+}
 
 fn direct_steps(part: u64, count: usize) -> Vec<Step> {
     let with_others = |(at, op): (usize, Op)| match at % 40 {
@@ -78,6 +90,19 @@ pub(super) fn small_file(at: usize) -> Vec<Step> {
     // The second goes on where the first ended: as a rule it grows in its pack.
     let ops = [FileOp::CreateFile(path.clone(), 0o644), write(offset), write(offset + u32::from(len))];
     ops.map(|op| Step::Do(Op::File(Place::Branch(0), op))).to_vec()
+}
+
+/// Makes a file of some blocks, unless it is there, has it frozen, and writes to it.
+fn large_file(at: usize) -> Vec<Step> {
+    let path = Path::new([2, 3, 4][at / 5 % 3], &[]);
+    let (offset, len, fill) = (at as u32 * 997 % 20_000, at as u16 * 37 % 6000 + 100, at as u8);
+    let write = |offset, len| FileOp::Write { path: path.clone(), offset, len, fill };
+    let file = |op| Step::Do(Op::File(Place::Branch(0), op));
+    let freeze = (at % 3 == 0).then_some(Step::Do(Op::Volume(VolumeOp::Snapshot(0))));
+    let thaw = (at % 4 == 0).then_some(Step::Do(Op::Volume(VolumeOp::DeleteSnapshot(at as u8))));
+    let made = [FileOp::CreateFile(path.clone(), 0o644), write(0, 9000)].map(file);
+    let changed = [write(offset, len), FileOp::Punch(path.clone(), offset / 2, 5000)].map(file);
+    made.into_iter().chain(freeze).chain(changed).chain(thaw).collect()
 }
 
 /// The operation, with content near the beginning of the file.
@@ -133,9 +158,9 @@ pub(super) fn run_model(model: &mut Model, step: &Step) -> Outcome {
 }
 
 /// The I/Os of some threads that each do so many operations at once, while another shortens the log and empties packs.
-pub fn at_once(threads: u64, count: usize) -> Vec<Io> {
+pub fn at_once(part: u64, threads: u64, count: usize) -> Vec<Io> {
     let device = Arc::new(CrashDevice::new(Memory::default()));
-    let core = Arc::new(FsCore::open_volume(device.clone(), small(BOOT)).unwrap().0);
+    let core = Arc::new(FsCore::open_volume(device.clone(), small(part, BOOT)).unwrap().0);
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -152,7 +177,7 @@ pub fn at_once(threads: u64, count: usize) -> Vec<Io> {
                     let mut driver = CoreDriver::new(core);
                     // Others delete what this one knows: only operations on files.
                     let is_on_files = |step: &Step| matches!(step, Step::Do(Op::File(Place::Branch(_), _)));
-                    for step in steps(100 + seed, count).into_iter().filter(is_on_files) {
+                    for step in steps(part + 100 + seed, count).into_iter().filter(is_on_files) {
                         let _ = run(&mut driver, &step);
                     }
                     driver.close();

@@ -1,0 +1,523 @@
+//! Content in layers: which stretch of a file lies in which object. Flat, however many snapshots there were between: a write
+//! takes a place in the map, and versions share what they have in common of it. What no piece covers is a hole.
+
+use std::hash::{Hash, Hasher};
+use std::sync::Arc;
+
+use imbl::OrdMap;
+use imbl::ordmap::DiffItem;
+use siphasher::sip::SipHasher13;
+
+use super::{Backing, Claim};
+use crate::types::ObjectId;
+
+/// The pieces of a file, by their first bytes. None overlaps another.
+#[derive(Clone, Debug, Default)]
+pub struct Layers {
+    pieces: OrdMap<u64, Arc<Claim>>,
+    /// The objects that they lie in.
+    owners: OrdMap<ObjectId, Owner>,
+    /// Bytes in all pieces.
+    bytes: u64,
+}
+
+/// An object that pieces of a file lie in.
+#[derive(Clone, Debug)]
+pub struct Owner {
+    /// The object's file.
+    pub backing: Arc<Backing>,
+    /// Pieces.
+    pub pieces: u64,
+    /// Bytes in them.
+    pub bytes: u64,
+}
+
+impl PartialEq for Owner {
+    fn eq(&self, other: &Owner) -> bool {
+        (self.backing.id, self.pieces, self.bytes) == (other.backing.id, other.pieces, other.bytes)
+    }
+}
+
+impl PartialEq for Layers {
+    fn eq(&self, other: &Layers) -> bool {
+        // Costs what differs: what they share is not looked at.
+        self.bytes == other.bytes && self.pieces.diff(&other.pieces).next().is_none()
+    }
+}
+
+impl Eq for Layers {}
+
+/// What a stretch of a file is made of from now on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The first byte.
+    pub start: u64,
+    /// Bytes, 1 at least.
+    pub len: u64,
+    /// So many bytes of an object; a hole without.
+    pub claim: Option<Arc<Claim>>,
+}
+
+impl Change {
+    /// The stretch becomes a hole.
+    pub fn hole(start: u64, len: u64) -> Change {
+        Change { start, len, claim: None }
+    }
+
+    /// The stretch lies in an object.
+    pub fn piece(start: u64, claim: Arc<Claim>) -> Change {
+        Change { start, len: claim.len(), claim: Some(claim) }
+    }
+}
+
+/// A part of a piece.
+#[derive(Clone, Copy, Debug)]
+pub struct Part<'a> {
+    /// The first byte in the file.
+    pub start: u64,
+    /// Behind the last.
+    pub end: u64,
+    /// The piece.
+    pub claim: &'a Arc<Claim>,
+    /// Bytes of the piece before it.
+    pub skip: u64,
+}
+
+impl Part<'_> {
+    /// Where it begins in its object.
+    pub fn at(&self) -> u64 {
+        self.claim.at() + self.skip
+    }
+
+    /// A name of it.
+    pub fn to_claim(self) -> Arc<Claim> {
+        if self.end - self.start == self.claim.len() {
+            self.claim.clone()
+        } else {
+            self.claim.part(self.skip, self.end - self.start)
+        }
+    }
+}
+
+impl Layers {
+    /// Is all of it a hole?
+    pub fn is_empty(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    /// Bytes in all pieces.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Pieces.
+    pub fn len(&self) -> usize {
+        self.pieces.len()
+    }
+
+    /// Behind the last byte of the last piece.
+    pub fn end(&self) -> u64 {
+        self.pieces.get_max().map_or(0, |(start, claim)| start + claim.len())
+    }
+
+    /// The objects that pieces lie in.
+    pub fn owners(&self) -> impl Iterator<Item = &Owner> {
+        self.owners.values()
+    }
+
+    /// What lies in an object.
+    pub fn owner(&self, id: ObjectId) -> Option<&Owner> {
+        self.owners.get(&id)
+    }
+
+    /// All pieces, in order.
+    pub fn pieces(&self) -> impl Iterator<Item = (u64, &Arc<Claim>)> {
+        self.pieces.iter().map(|(start, claim)| (*start, claim))
+    }
+
+    /// Stands for all pieces and their places.
+    pub fn stamp(&self) -> u64 {
+        let mut hasher = SipHasher13::new();
+        for (start, claim) in self.pieces() {
+            (start, claim.backing().id, claim.at(), claim.len()).hash(&mut hasher);
+        }
+        hasher.finish()
+    }
+
+    /// What covers `[from, to)`, in order, without the holes.
+    pub fn parts(&self, from: u64, to: u64) -> impl Iterator<Item = Part<'_>> {
+        let first = self.pieces.get_prev(&from).filter(|(start, claim)| *start + claim.len() > from);
+        let first = first.map_or(from, |(start, _)| *start);
+        self.pieces.range(first..to.max(first)).map(move |(start, claim)| {
+            let (begin, end) = ((*start).max(from), (start + claim.len()).min(to));
+            Part { start: begin, end, claim, skip: begin - start }
+        })
+    }
+
+    /// Does `[from, to)` lie in this object all of it, at the same place there?
+    pub fn lies_in(&self, id: ObjectId, from: u64, to: u64) -> bool {
+        let mut at = from;
+        for part in self.parts(from, to) {
+            if part.start != at || part.claim.backing().id != id || part.at() != part.start {
+                return false;
+            }
+            at = part.end;
+        }
+        at >= to
+    }
+
+    /// The object that all of a file of `size` bytes lies in, at the same place there.
+    pub fn only(&self, size: u64) -> Option<&Arc<Backing>> {
+        let (start, claim) = self.pieces.get_min().filter(|_| self.pieces.len() == 1)?;
+        (*start == 0 && claim.at() == 0 && claim.len() == size).then(|| claim.backing())
+    }
+
+    /// The first byte at or behind `offset` that is in no hole.
+    pub fn next_data(&self, offset: u64) -> Option<u64> {
+        let inside = self.pieces.get_prev(&offset).filter(|(start, claim)| *start + claim.len() > offset);
+        inside.map(|_| offset).or_else(|| self.pieces.get_next(&offset).map(|(start, _)| *start))
+    }
+
+    /// The first byte at or behind `offset` that is in no piece.
+    pub fn next_hole(&self, offset: u64) -> u64 {
+        let mut at = offset;
+        for part in self.parts(offset, u64::MAX) {
+            if part.start > at {
+                break;
+            }
+            at = part.end;
+        }
+        at
+    }
+
+    /// Bytes in all pieces when these changes, none of which overlaps another, are made.
+    pub fn bytes_with(&self, changes: &[Change]) -> u64 {
+        changes.iter().fold(self.bytes, |bytes, change| {
+            let parts = self.parts(change.start, change.start + change.len);
+            let covered: u64 = parts.map(|part| part.end - part.start).sum();
+            bytes - covered + change.claim.as_ref().map_or(0, |claim| claim.len())
+        })
+    }
+
+    /// The first byte at or behind `from` from which on something else may lie in the other.
+    pub fn same_until(&self, other: &Layers, from: u64) -> u64 {
+        let mut at = from;
+        loop {
+            let (mine, theirs) = (self.parts(at, u64::MAX).next(), other.parts(at, u64::MAX).next());
+            let (Some(mine), Some(theirs)) = (mine, theirs) else {
+                return if mine.is_none() && theirs.is_none() { u64::MAX } else { at };
+            };
+            let is_same = (mine.start, mine.claim.backing().id, mine.at())
+                == (theirs.start, theirs.claim.backing().id, theirs.at());
+            if !is_same {
+                return at;
+            }
+            at = mine.end.min(theirs.end);
+        }
+    }
+
+    /// Makes a change.
+    pub fn apply(&mut self, change: &Change) {
+        let end = change.start.saturating_add(change.len);
+        self.clear(change.start, end);
+        if let Some(claim) = &change.claim {
+            self.put(change.start, claim.clone());
+        }
+    }
+
+    /// Makes `[from, to)` a hole.
+    fn clear(&mut self, from: u64, to: u64) {
+        let cut: Vec<(u64, Arc<Claim>)> =
+            self.parts(from, to).map(|part| (part.start - part.skip, part.claim.clone())).collect();
+        for (start, claim) in cut {
+            self.take(start);
+            let end = start + claim.len();
+            if start < from {
+                self.insert(start, claim.part(0, from - start));
+            }
+            if end > to {
+                self.insert(to, claim.part(to - start, end - to));
+            }
+        }
+    }
+
+    /// Puts a piece where there is a hole, together with what it goes on from, and what goes on from it.
+    fn put(&mut self, start: u64, claim: Arc<Claim>) {
+        let (mut start, mut claim) = (start, claim);
+        let before = self.pieces.get_prev(&start).map(|(at, before)| (*at, before.clone()));
+        if let Some((at, before)) = before
+            && at + before.len() == start
+            && before.goes_on_in(&claim)
+        {
+            claim = Claim::new(claim.backing().clone(), before.at(), before.len() + claim.len());
+            self.take(at);
+            start = at;
+        }
+        let end = start + claim.len();
+        let after = self.pieces.get(&end).cloned();
+        if let Some(after) = after.filter(|after| claim.goes_on_in(after)) {
+            claim = Claim::new(claim.backing().clone(), claim.at(), claim.len() + after.len());
+            self.take(end);
+        }
+        self.insert(start, claim);
+    }
+
+    fn insert(&mut self, start: u64, claim: Arc<Claim>) {
+        self.bytes += claim.len();
+        let id = claim.backing().id;
+        match self.owners.get_mut(&id) {
+            Some(owner) => (owner.pieces, owner.bytes) = (owner.pieces + 1, owner.bytes + claim.len()),
+            None => {
+                let owner = Owner { backing: claim.backing().clone(), pieces: 1, bytes: claim.len() };
+                self.owners.insert(id, owner);
+            }
+        }
+        self.pieces.insert(start, claim);
+    }
+
+    fn take(&mut self, start: u64) {
+        let Some(claim) = self.pieces.remove(&start) else { return };
+        self.bytes -= claim.len();
+        let id = claim.backing().id;
+        let left = self.owners.get_mut(&id).map_or(0, |owner| {
+            (owner.pieces, owner.bytes) = (owner.pieces - 1, owner.bytes - claim.len());
+            owner.pieces
+        });
+        if left == 0 {
+            self.owners.remove(&id);
+        }
+    }
+
+    /// The changes that make `to` out of it. Costs what differs.
+    pub fn changes_to(&self, to: &Layers) -> Vec<Change> {
+        let (mut holes, mut pieces) = (Vec::new(), Vec::new());
+        for item in self.pieces.diff(&to.pieces) {
+            let (old, new) = match item {
+                DiffItem::Add(start, claim) => (None, Some((start, claim))),
+                DiffItem::Remove(start, claim) => (Some((start, claim)), None),
+                DiffItem::Update { old, new } => (Some(old), Some(new)),
+            };
+            holes.extend(old.map(|(start, claim)| Change::hole(*start, claim.len())));
+            pieces.extend(new.map(|(start, claim)| Change::piece(*start, claim.clone())));
+        }
+        holes.append(&mut pieces);
+        holes
+    }
+}
+
+impl FromIterator<Change> for Layers {
+    fn from_iter<T: IntoIterator<Item = Change>>(changes: T) -> Layers {
+        let mut layers = Layers::default();
+        changes.into_iter().for_each(|change| layers.apply(&change));
+        layers
+    }
+}
+
+#[cfg(all(test, feature = "testing"))]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic)]
+mod tests {
+    use std::collections::{BTreeSet, HashSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::log::{Journal, Unrecorded};
+    use crate::store::{BLOCK, Device, Live, Memory, Store};
+    use crate::types::Epoch;
+
+    /// Bytes are looked at in units of so many, of which several make a block.
+    const UNIT: u64 = 1024;
+    const UNITS: usize = 48;
+    const OBJECTS: usize = 3;
+
+    /// What a version is to have in each unit: an object, and which unit of that.
+    type Plain = Vec<Option<(usize, u64)>>;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Piece { version: u8, start: usize, len: usize, object: usize, at: u64 },
+        Hole { version: u8, start: usize, len: usize },
+        Copy(u8),
+        Drop(u8),
+        Punch,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let stretch = || (any::<u8>(), 0..UNITS, 1..20_usize);
+        prop_oneof![
+            6 => (stretch(), 0..OBJECTS, any::<bool>(), 0..UNITS as u64).prop_map(
+                |((version, start, len), object, is_same, at)| {
+                    let len = len.min(UNITS - start);
+                    let at = if is_same { start as u64 } else { at.min((UNITS - len) as u64) };
+                    Step::Piece { version, start, len, object, at }
+                }
+            ),
+            3 => stretch().prop_map(|(version, start, len)| {
+                Step::Hole { version, start, len: len.min(UNITS - start) }
+            }),
+            2 => any::<u8>().prop_map(Step::Copy),
+            2 => any::<u8>().prop_map(Step::Drop),
+            1 => Just(Step::Punch),
+        ]
+    }
+
+    /// Some files of which versions have parts, in memory.
+    struct World {
+        store: Store,
+        device: Arc<Memory>,
+        backings: Vec<Arc<Backing>>,
+        /// Blocks of each file that the host holds.
+        held: Vec<BTreeSet<u64>>,
+        /// Blocks that ever were named.
+        touched: Vec<BTreeSet<u64>>,
+        versions: Vec<(Layers, Plain)>,
+    }
+
+    impl World {
+        fn new() -> World {
+            let (device, journal): (_, Arc<dyn Journal>) =
+                (Arc::new(Memory::default()), Arc::new(Unrecorded));
+            let store = Store::new(device.clone(), Arc::new(journal), Config::default().packs);
+            store.serve();
+            let made: Vec<_> = (0..OBJECTS).map(|_| store.create().unwrap()).collect();
+            let bytes = vec![1; UNITS * UNIT as usize];
+            made.iter().for_each(|(_, file)| assert_eq!(file.write_at(&bytes, 0).unwrap(), bytes.len()));
+            let backings = made.iter().map(|(id, _)| store.adopt_backing(*id, Epoch(1))).collect();
+            let all = (0..UNITS as u64 * UNIT / BLOCK).collect::<BTreeSet<_>>();
+            let versions = vec![(Layers::default(), vec![None; UNITS])];
+            let (held, touched) = (vec![all; OBJECTS], vec![BTreeSet::new(); OBJECTS]);
+            World { store, device, backings, held, touched, versions }
+        }
+
+        fn apply(&mut self, step: &Step) {
+            let live = self.versions.len();
+            let pick = |version: u8| usize::from(version) % live;
+            match *step {
+                Step::Piece { version, start, len, object, at } => {
+                    // What went is not named again.
+                    let blocks: BTreeSet<u64> =
+                        (at..at + len as u64).map(|unit| unit * UNIT / BLOCK).collect();
+                    if !blocks.is_subset(&self.held[object]) {
+                        return;
+                    }
+                    self.touched[object].extend(blocks);
+                    let (layers, plain) = &mut self.versions[pick(version)];
+                    let claim = Claim::new(self.backings[object].clone(), at * UNIT, len as u64 * UNIT);
+                    let change = Change::piece(start as u64 * UNIT, claim);
+                    let bytes = layers.bytes_with(std::slice::from_ref(&change));
+                    layers.apply(&change);
+                    assert_eq!(bytes, layers.bytes());
+                    (0..len).for_each(|n| plain[start + n] = Some((object, at + n as u64)));
+                }
+                Step::Hole { version, start, len } => {
+                    let (layers, plain) = &mut self.versions[pick(version)];
+                    layers.apply(&Change::hole(start as u64 * UNIT, len as u64 * UNIT));
+                    plain[start..start + len].fill(None);
+                }
+                Step::Copy(version) => {
+                    let copy = self.versions[pick(version)].clone();
+                    if self.versions.len() < 6 {
+                        self.versions.push(copy);
+                    }
+                }
+                Step::Drop(version) => {
+                    if self.versions.len() > 1 {
+                        self.versions.remove(pick(version));
+                    }
+                }
+                Step::Punch => self.punch(),
+            }
+        }
+
+        /// The blocks of a file that versions have something of.
+        fn needed(&self, object: usize) -> BTreeSet<u64> {
+            let units = self.versions.iter().flat_map(|(_, plain)| plain.iter().flatten());
+            units.filter(|(of, _)| *of == object).map(|(_, at)| at * UNIT / BLOCK).collect()
+        }
+
+        fn punch(&mut self) {
+            self.store.punch(&Live { epochs: HashSet::new(), next: Epoch(u64::MAX) });
+            for object in 0..OBJECTS {
+                let file = self.device.open(crate::store::FileId::Object(self.backings[object].id)).unwrap();
+                let has = |block: &u64| {
+                    let mut byte = [0];
+                    file.read_at(&mut byte, block * BLOCK).unwrap();
+                    byte == [1]
+                };
+                let all = 0..UNITS as u64 * UNIT / BLOCK;
+                let held: BTreeSet<u64> = all.filter(has).collect();
+                assert_eq!(file.stat().unwrap().blocks, held.len() as u64 * BLOCK / 512);
+                assert!(held.is_superset(&self.needed(object)), "a block went that a version has");
+                self.held[object] = held;
+            }
+        }
+
+        fn check(&self) {
+            for (layers, plain) in &self.versions {
+                let mut found: Plain = vec![None; UNITS];
+                let mut last = 0;
+                for (start, claim) in layers.pieces() {
+                    assert!(start >= last, "pieces overlap");
+                    last = start + claim.len();
+                    let object = self.backings.iter().position(|b| b.id == claim.backing().id).unwrap();
+                    for n in 0..claim.len() / UNIT {
+                        found[((start / UNIT) + n) as usize] = Some((object, claim.at() / UNIT + n));
+                    }
+                }
+                assert_eq!(&found, plain);
+                assert_eq!(layers.bytes(), plain.iter().flatten().count() as u64 * UNIT);
+                for (object, backing) in self.backings.iter().enumerate() {
+                    let bytes = plain.iter().flatten().filter(|(of, _)| *of == object).count() as u64 * UNIT;
+                    assert_eq!(layers.owner(backing.id).map_or(0, |owner| owner.bytes), bytes);
+                    let place = |n: usize| plain[n] == Some((object, n as u64));
+                    for (from, to) in [(0, UNITS), (3, 9), (10, 11)] {
+                        let lies = (from..to).all(place);
+                        let (from, to) = (from as u64 * UNIT, to as u64 * UNIT);
+                        assert_eq!(layers.lies_in(backing.id, from, to), lies);
+                    }
+                }
+                let at = |unit: Option<usize>| unit.map(|unit| unit as u64 * UNIT);
+                for from in 0..UNITS {
+                    let data = (from..UNITS).find(|n| plain[*n].is_some());
+                    assert_eq!(layers.next_data(from as u64 * UNIT), at(data));
+                    let hole = (from..UNITS).find(|n| plain[*n].is_none()).unwrap_or(UNITS);
+                    assert_eq!(Some(layers.next_hole(from as u64 * UNIT)), at(Some(hole)));
+                }
+            }
+            let (first, plain) = &self.versions[0];
+            for (other, other_plain) in &self.versions {
+                let mut made = first.clone();
+                first.changes_to(other).iter().for_each(|change| made.apply(change));
+                assert_eq!(&made, other);
+                assert_eq!(first == other, plain == other_plain);
+                let differs = |n: &usize| plain[*n] != other_plain[*n];
+                let first_difference = (0..UNITS).find(differs).map_or(u64::MAX, |n| n as u64 * UNIT);
+                let told = first.same_until(other, 0);
+                assert!(told <= first_difference);
+                // It says less only where one has a hole, or a piece begins or ends.
+                assert!(told == first_difference || told < UNITS as u64 * UNIT);
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+        #[test]
+        fn pieces_are_where_they_were_put_and_what_nobody_has_is_given_back(
+            steps in proptest::collection::vec(step(), 1..80)
+        ) {
+            let mut world = World::new();
+            for step in &steps {
+                world.apply(step);
+                world.check();
+            }
+            world.punch();
+            for object in 0..OBJECTS {
+                // What nothing ever named was never let go of.
+                let held: BTreeSet<u64> = world.held[object].intersection(&world.touched[object]).copied().collect();
+                prop_assert_eq!(held, world.needed(object));
+            }
+        }
+    }
+}
