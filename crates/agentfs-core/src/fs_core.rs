@@ -46,6 +46,8 @@ pub struct FsCore {
     pub(crate) room_made: Mutex<u64>,
     /// What was left for the log when room was last made on a full host, in some unit.
     pub(crate) relieved: AtomicU64,
+    /// Leaf lock: files in layers that are written so much that they are better off in one object.
+    pub(crate) hot: Mutex<HashSet<(ViewId, InodeId)>>,
     /// With what `tend` tries again what failed: writing the log anew, shortening it, content that was given up.
     pub(crate) healing: Patience,
     pub(crate) shortening: Patience,
@@ -89,6 +91,7 @@ impl FsCore {
             named_at_open: Mutex::new(None),
             room_made: Mutex::new(0),
             relieved: AtomicU64::new(u64::MAX),
+            hot: Mutex::default(),
             healing: Patience::new(30),
             shortening: Patience::new(300),
             retrying: Patience::new(300),

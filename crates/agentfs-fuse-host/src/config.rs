@@ -16,6 +16,9 @@ use crate::views::Ttl;
 /// Every change comes through the kernel that caches: what it knows stays true.
 const DEFAULT_TTL_MS: u64 = 3_600_000;
 
+/// No file has more.
+const MOST_BYTES: u64 = i64::MAX as u64;
+
 /// All that the daemon needs to know.
 #[derive(Debug)]
 pub(crate) struct Settings {
@@ -78,6 +81,7 @@ struct File {
     overlay: Overlay,
     security: Security,
     data_path: Option<DataPath>,
+    layered_from: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -173,6 +177,8 @@ impl Settings {
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let defaults = Config::default();
+        let layered_from = number(env, "AGENTFS_FUSE_LAYERED_FROM", 1, MOST_BYTES)?;
+        let layered_from = layered_from.or(file.layered_from).unwrap_or(defaults.layered_from);
         Ok(Settings {
             lower: lower(args, &file.overlay)?,
             clones_only: file.overlay.materialization == Some(Copying::CloneEager),
@@ -187,6 +193,9 @@ impl Settings {
                     None | Some(Copying::Lazy) => Materialization::Lazy,
                     Some(Copying::Eager | Copying::CloneEager) => Materialization::Eager,
                 },
+                // What lies in packs is written anew as a whole.
+                small_file: u64::from(defaults.small_file).min(layered_from) as u32,
+                layered_from,
                 boot: boot_id(),
                 ..defaults
             },
@@ -228,10 +237,11 @@ fn read(path: &Path) -> Result<File> {
 }
 
 /// The variables of the environment that mean something to the daemon.
-const VARIABLES: [&str; 7] = [
+const VARIABLES: [&str; 8] = [
     "AGENTFS_FUSE_ALLOW_OTHER",
     "AGENTFS_FUSE_DATA_PATH",
     "AGENTFS_FUSE_KEEP_AWAKE",
+    "AGENTFS_FUSE_LAYERED_FROM",
     "AGENTFS_FUSE_MAX_BACKGROUND",
     "AGENTFS_FUSE_MAX_WRITE",
     "AGENTFS_FUSE_TRACE_WRITES",

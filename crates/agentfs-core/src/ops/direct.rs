@@ -21,6 +21,10 @@ use crate::types::{Epoch, HandleId, InodeId, Timestamp, ViewId};
 const ATTEMPTS: u32 = 4;
 const PATIENCE: Duration = Duration::from_millis(400);
 
+/// Frozen content in a branch is read past the daemon up to so many times that from which on it would be worth layers: while
+/// it is, the first write takes as long as copying it.
+const STALL: u64 = 64;
+
 /// A file that is being written past the daemon, and what the host said of it.
 struct Written {
     file: Arc<OpenFile>,
@@ -99,6 +103,9 @@ impl FsCore {
         }
         self.find_source(file, &mut source)?;
         let Source::Object(object, open) = &*source else { return Ok(None) };
+        if !file.is_direct() && self.would_stall_writers(file, object)? {
+            return Ok(None);
+        }
         if handle.writable {
             let branch = file.tree.branch()?;
             let is_own = object.epoch() == branch.epoch();
@@ -126,6 +133,13 @@ impl FsCore {
         }
         handle.direct.store(true, Ordering::Release);
         Ok(Some(open.clone()))
+    }
+
+    /// While a frozen file is read past the daemon, its first write has to copy it.
+    fn would_stall_writers(&self, file: &OpenFile, object: &Object) -> Result<bool> {
+        let is_frozen = file.tree.branch().is_ok_and(|branch| branch.epoch() != object.epoch());
+        let size = || file.tree.with_inode(file.ino, |inode| inode.meta.size);
+        Ok(is_frozen && self.is_worth_layers(size()? / STALL))
     }
 
     fn may_be_direct(&self, file: &OpenFile) -> Result<bool> {

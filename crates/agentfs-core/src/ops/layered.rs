@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::privileges::Strip;
 use super::write::{Writing, note_written};
@@ -23,14 +24,14 @@ use crate::types::{Epoch, ObjectId};
 const MOST_STRETCHES: usize = 4096;
 
 /// A file in layers, or one that comes to be so, that is being written to. No snapshot comes between.
-struct Stack<'a> {
+pub(super) struct Stack<'a> {
     core: &'a FsCore,
     file: &'a OpenFile,
     branch: &'a Branch,
     permit: WritePermit<'a>,
-    layers: Arc<Layers>,
-    size: u64,
-    opens: Arc<Opens>,
+    pub(super) layers: Arc<Layers>,
+    pub(super) size: u64,
+    pub(super) opens: Arc<Opens>,
     top: Option<Top>,
 }
 
@@ -83,7 +84,7 @@ impl FsCore {
         Ok(Top { backing, open })
     }
 
-    fn stack<'a>(&'a self, file: &'a OpenFile, source: &Source) -> Result<Stack<'a>> {
+    pub(super) fn stack<'a>(&'a self, file: &'a OpenFile, source: &Source) -> Result<Stack<'a>> {
         let branch = file.tree.branch()?;
         let permit = branch.permit_write();
         if self.journal.is_poisoned() {
@@ -145,12 +146,13 @@ impl FsCore {
         if reached <= offset && !data.is_empty() {
             return Err(no_space().into());
         }
+        stack.note_heat(&top);
         if is_own {
             self.change_branch(file.tree.branch()?, |draft| note_written(draft, file.ino, |size| size, how))?;
         } else {
             let claim = if reached < to { claim.part(0, reached - from) } else { claim };
             let size = stack.size.max(end.min(reached));
-            stack.commit(source, vec![Change::piece(from, claim)], size, how)?;
+            stack.commit(source, vec![Change::piece(from, claim)], size, Some(how))?;
         }
         Ok((end.min(reached) - offset) as usize)
     }
@@ -169,7 +171,7 @@ impl FsCore {
         let holes = holes.into_iter().map(|(from, to)| Change::hole(from, to - from));
         let moved = pieces.pieces().map(|(start, claim)| Change::piece(start, claim.clone()));
         let size = stack.size.max(offset + len);
-        stack.commit(source, holes.chain(moved).collect(), size, strip.into())
+        stack.commit(source, holes.chain(moved).collect(), size, Some(strip.into()))
     }
 
     /// Is what is written to a file to go into layers now?
@@ -190,7 +192,7 @@ impl FsCore {
         let own = stack.own_top()?;
         let end = stack.layers.end();
         let cut = (size < end).then(|| Change::hole(size, end - size));
-        stack.commit(source, cut.into_iter().collect(), size, strip.into())?;
+        stack.commit(source, cut.into_iter().collect(), size, Some(strip.into()))?;
         // What was cut off does not show any more, and takes space until this is done.
         if let Some(top) = own
             && top.open.stat()?.len > size
@@ -218,7 +220,7 @@ impl FsCore {
             let own = own.filter(|top| {
                 stack.layers.parts(offset, end).any(|part| part.claim.backing().id == top.backing.id)
             });
-            stack.commit(source, vec![Change::hole(offset, len)], size, strip.into())?;
+            stack.commit(source, vec![Change::hole(offset, len)], size, Some(strip.into()))?;
             return own.map_or(Ok(()), |top| Ok(punch(&*top.open, offset, end)?));
         }
         let top = stack.top()?;
@@ -233,7 +235,7 @@ impl FsCore {
         if top.open.stat()?.len < reach {
             top.open.set_len(reach)?;
         }
-        stack.commit(source, changes, size, strip.into())
+        stack.commit(source, changes, size, Some(strip.into()))
     }
 }
 
@@ -259,7 +261,7 @@ impl Stack<'_> {
     }
 
     /// The object that new blocks go to, if there is one already.
-    fn own_top(&mut self) -> Result<Option<Top>> {
+    pub(super) fn own_top(&mut self) -> Result<Option<Top>> {
         if self.top.is_none() {
             let own = self.layers.owners().find(|owner| owner.backing.epoch() == self.epoch());
             let backing = own.map(|owner| owner.backing.clone());
@@ -268,8 +270,22 @@ impl Stack<'_> {
         Ok(self.top.clone())
     }
 
+    /// Notes it when so much was written to the file that it is better off in one object.
+    fn note_heat(&self, top: &Top) {
+        if self.is_hot(top) {
+            self.core.hot.lock().insert((self.file.view, self.file.ino));
+        }
+    }
+
+    /// Was more written to the file than it would cost to have it in one object?
+    pub(super) fn is_hot(&self, top: &Top) -> bool {
+        let own = self.layers.owner(top.backing.id).map_or(0, |owner| owner.bytes);
+        let rest = self.layers.bytes() - own;
+        rest > 0 && top.backing.written.load(Ordering::Relaxed) >= rest
+    }
+
     /// The object that new blocks go to.
-    fn top(&mut self) -> Result<Top> {
+    pub(super) fn top(&mut self) -> Result<Top> {
         if let Some(top) = self.own_top()? {
             return Ok(top);
         }
@@ -305,8 +321,15 @@ impl Stack<'_> {
         Ok(Cow::Owned(bytes))
     }
 
-    /// Makes changes, and gives the file its size, times and what a change takes from it.
-    fn commit(self, source: &mut Source, changes: Vec<Change>, size: u64, how: Writing) -> Result<()> {
+    /// Makes changes, and gives the file its size; unless its bytes stay what they are also its times, and takes from it what
+    /// a change takes.
+    pub(super) fn commit(
+        self,
+        source: &mut Source,
+        changes: Vec<Change>,
+        size: u64,
+        how: Option<Writing>,
+    ) -> Result<()> {
         let Stack { core, file, branch, permit, layers, opens, top, .. } = self;
         let bytes = layers.bytes_with(&changes);
         // Most changes leave neither all of the file in one object, nor nothing of it.
@@ -329,7 +352,7 @@ impl Stack<'_> {
                 None => draft.set_layers(file.ino, changes),
             }
             first.into_iter().for_each(|object| draft.is_to_be_durable(object));
-            note_written(draft, file.ino, |_| size, how)?;
+            how.map_or(Ok(()), |how| note_written(draft, file.ino, |_| size, how))?;
             draft.meta(file.ino)?.blocks = blocks_in(bytes);
             Ok(())
         })?;
@@ -357,14 +380,16 @@ fn content_with(layers: &Layers, changes: &[Change], size: u64, top: Option<&Top
     if after.is_empty() {
         return Ok(Content::Hole);
     }
-    match (top, after.only(size)) {
-        (Some(top), Some(backing)) if backing.id == top.backing.id => {
+    match top.filter(|top| after.lies_all_in(top.backing.id)) {
+        Some(top) => {
+            // A write that failed may have left something where nothing is.
+            gaps(&after, 0, size).into_iter().try_for_each(|(from, to)| punch(&*top.open, from, to))?;
             if top.open.stat()?.len != size {
                 top.open.set_len(size)?;
             }
             top.backing.set_synced(false);
             Ok(Content::Whole(Object::of(top.backing.clone())))
         }
-        _ => Ok(Content::Layered(Arc::new(after))),
+        None => Ok(Content::Layered(Arc::new(after))),
     }
 }

@@ -25,6 +25,7 @@ mod materialize;
 mod merge;
 mod open;
 mod privileges;
+mod promote;
 mod read;
 mod readdir;
 mod recover;

@@ -120,6 +120,13 @@ impl FsCore {
         }
     }
 
+    /// As [`FsCore::settle`], of a file that nobody has open to write.
+    pub(super) fn settle_unused(&self, file: &OpenFile) {
+        if file.writers.load(Ordering::Relaxed) == 0 {
+            self.settle(file);
+        }
+    }
+
     /// Records the size and times of a file that is not written in place any more, and the space it holds.
     pub(super) fn settle(&self, file: &OpenFile) {
         // Whoever writes waits for this, and marks the file anew.

@@ -147,7 +147,8 @@ impl FsCore {
         let released = self.store.release(garbage);
         match self.journal.sync() {
             Ok(()) => match self.live() {
-                Some(live) => self.store.remove(released, &live),
+                // Some of what it let go of may have been let go of in part before.
+                Some(live) => self.store.remove(released, &live) + self.store.punch(&live),
                 None => {
                     self.store.remove_later(released);
                     0

@@ -25,10 +25,11 @@ impl FsCore {
         }
         let made_ahead = self.store.fill_pool();
         let emptied = self.empty_a_pack();
+        let promoted = self.promote();
         let shortened =
             if self.is_worth_a_checkpoint() { self.shortening.attempt(|| self.shorten()) } else { Ok(()) };
         let retried = self.retrying.attempt(|| self.try_all_given_up());
-        made_ahead.map_err(FsError::Io).and(emptied).and(shortened).and(retried)
+        made_ahead.map_err(FsError::Io).and(emptied).and(promoted).and(shortened).and(retried)
     }
 
     /// In which epochs files are written; `None` while branches and snapshots come and go.
@@ -58,7 +59,7 @@ impl FsCore {
         Ok(())
     }
 
-    fn has_room_for(&self, bytes: u64) -> Result<bool> {
+    pub(super) fn has_room_for(&self, bytes: u64) -> Result<bool> {
         let space = self.store.device().space()?;
         Ok(space.available.saturating_mul(u64::from(space.block_size)) >= bytes)
     }

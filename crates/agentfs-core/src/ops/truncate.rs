@@ -1,7 +1,5 @@
 //! Changing a file's size, by `truncate` or `O_TRUNC`.
 
-use std::sync::atomic::Ordering;
-
 use super::privileges::Strip;
 use super::write::{MAX_SIZE, note_change};
 use crate::error::{FsError, Result};
@@ -21,9 +19,7 @@ impl FsCore {
         self.copy_up(view, ino)?;
         let file = self.open_files.acquire(&tree, view, ino);
         let done = self.with_own_direct(&file, || self.truncate_open(&file, size, Strip::by(caller)));
-        if file.writers.load(Ordering::Relaxed) == 0 {
-            self.settle(&file);
-        }
+        self.settle_unused(&file);
         self.let_go(&file);
         done
     }

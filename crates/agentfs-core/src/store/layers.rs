@@ -166,10 +166,16 @@ impl Layers {
         at >= to
     }
 
-    /// The object that all of a file of `size` bytes lies in, at the same place there.
-    pub fn only(&self, size: u64) -> Option<&Arc<Backing>> {
-        let (start, claim) = self.pieces.get_min().filter(|_| self.pieces.len() == 1)?;
-        (*start == 0 && claim.at() == 0 && claim.len() == size).then(|| claim.backing())
+    /// Do all pieces lie in this object, each at the same place there?
+    pub fn lies_all_in(&self, id: ObjectId) -> bool {
+        self.owners.len() == 1
+            && self.owner(id).is_some()
+            && self.pieces().all(|(start, claim)| claim.at() == start)
+    }
+
+    /// The first piece, or part of one, from `from` on that lies elsewhere than at the same place in this object.
+    pub fn next_not_in(&self, id: ObjectId, from: u64) -> Option<Part<'_>> {
+        self.parts(from, u64::MAX).find(|part| part.claim.backing().id != id || part.at() != part.start)
     }
 
     /// The first byte at or behind `offset` that is in no hole.

@@ -98,8 +98,8 @@ fn large_file(at: usize) -> Vec<Step> {
     let (offset, len, fill) = (at as u32 * 997 % 20_000, at as u16 * 37 % 6000 + 100, at as u8);
     let write = |offset, len| FileOp::Write { path: path.clone(), offset, len, fill };
     let file = |op| Step::Do(Op::File(Place::Branch(0), op));
-    let freeze = (at % 3 == 0).then_some(Step::Do(Op::Volume(VolumeOp::Snapshot(0))));
-    let thaw = (at % 4 == 0).then_some(Step::Do(Op::Volume(VolumeOp::DeleteSnapshot(at as u8))));
+    let freeze = at.is_multiple_of(3).then_some(Step::Do(Op::Volume(VolumeOp::Snapshot(0))));
+    let thaw = at.is_multiple_of(4).then_some(Step::Do(Op::Volume(VolumeOp::DeleteSnapshot(at as u8))));
     let made = [FileOp::CreateFile(path.clone(), 0o644), write(0, 9000)].map(file);
     let changed = [write(offset, len), FileOp::Punch(path.clone(), offset / 2, 5000)].map(file);
     made.into_iter().chain(freeze).chain(changed).chain(thaw).collect()

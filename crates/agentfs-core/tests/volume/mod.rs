@@ -12,6 +12,16 @@ pub fn name(name: &str) -> Name {
     Name::new(name.as_bytes()).unwrap()
 }
 
+/// All bytes of a file.
+pub fn bytes_of(core: &FsCore, view: ViewId, ino: InodeId) -> Vec<u8> {
+    let mut bytes = vec![0xAA; core.getattr(view, ino).unwrap().size as usize];
+    let handle = core.open(view, ino, OpenMode::Read, Caller::ROOT).unwrap();
+    let read = core.read(handle, 0, &mut bytes).unwrap();
+    core.release(handle).unwrap();
+    assert_eq!(read, bytes.len());
+    bytes
+}
+
 impl Volume {
     pub fn view(&self, branch: &str) -> ViewId {
         self.0.find_branch(branch).unwrap().view
@@ -42,6 +52,20 @@ impl Volume {
         self.0.release(handle).unwrap();
     }
 
+    /// Writes to a file that is there, and closes it.
+    pub fn write_at(&self, branch: &str, path: &str, offset: u64, bytes: &[u8]) {
+        let (view, ino) = (self.view(branch), self.find(branch, path).unwrap());
+        let handle = self.0.open(view, ino, OpenMode::Write, Caller::ROOT).unwrap();
+        assert_eq!(self.0.write(handle, offset, bytes, false).unwrap(), bytes.len());
+        self.0.release(handle).unwrap();
+    }
+
+    pub fn bytes(&self, branch: &str, path: &str) -> Option<Vec<u8>> {
+        let view = self.view(branch);
+        let ino = self.find(branch, path)?;
+        Some(bytes_of(&self.0, view, ino))
+    }
+
     pub fn remove(&self, branch: &str, path: &str) {
         let (dir, last) = self.place(branch, path);
         self.0.unlink(self.view(branch), dir, &name(last)).unwrap();
@@ -53,12 +77,7 @@ impl Volume {
     }
 
     pub fn text(&self, branch: &str, path: &str) -> Option<String> {
-        let (view, ino) = (self.view(branch), self.find(branch, path)?);
-        let mut bytes = vec![0; self.0.getattr(view, ino).unwrap().size as usize];
-        let handle = self.0.open(view, ino, OpenMode::Read, Caller::ROOT).unwrap();
-        let read = self.0.read(handle, 0, &mut bytes).unwrap();
-        self.0.release(handle).unwrap();
-        assert_eq!(read, bytes.len());
+        let bytes = self.bytes(branch, path)?;
         Some(String::from_utf8(bytes).unwrap())
     }
 

@@ -1,0 +1,87 @@
+//! Files in layers that are written much: what they have elsewhere is copied to the top, some at a time, until all is in one
+//! object. A copy is paid for then by what was written: it never takes more space than that did.
+
+use super::layered::Stack;
+use crate::error::{FsError, Result};
+use crate::fs_core::FsCore;
+use crate::handle::{OpenFile, Source};
+use crate::store::{Change, Claim, copy_range};
+use crate::types::{InodeId, ViewId};
+
+/// Bytes that are copied at once: readers and writers of the file, and snapshots, wait no longer than that takes.
+const AT_ONCE: u64 = 1 << 20;
+/// Bytes that are copied in one turn.
+const PER_TURN: u64 = 32 << 20;
+
+/// How far a turn came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Came {
+    /// There is more to copy.
+    Further,
+    /// There is not, or it is not worth it any more.
+    ToAnEnd,
+}
+
+impl FsCore {
+    /// Takes a file that is hot a step on.
+    ///
+    /// # Errors
+    /// What the store answers; the file is as it was, and is left alone until it is written to again.
+    pub(super) fn promote(&self) -> Result<()> {
+        let next = self.hot.lock().iter().next().copied();
+        let Some((view, ino)) = next else { return Ok(()) };
+        let came = self.promote_some(view, ino);
+        if !matches!(came, Ok(Came::Further)) {
+            self.hot.lock().remove(&(view, ino));
+        }
+        match came {
+            // It is gone.
+            Ok(_) | Err(FsError::Stale) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn promote_some(&self, view: ViewId, ino: InodeId) -> Result<Came> {
+        let tree = self.views.get(view)?;
+        tree.with_inode(ino, |_| ())?;
+        let file = self.open_files.acquire(&tree, view, ino);
+        let mut came = Ok(Came::Further);
+        let mut left = PER_TURN;
+        while left > 0 && matches!(came, Ok(Came::Further)) {
+            came = self.promote_stretch(&file);
+            left = left.saturating_sub(AT_ONCE);
+        }
+        self.settle_unused(&file);
+        self.let_go(&file);
+        came
+    }
+
+    fn promote_stretch(&self, file: &OpenFile) -> Result<Came> {
+        let mut source = file.source.write();
+        self.find_source(file, &mut source)?;
+        if !matches!(&*source, Source::Layered(_)) {
+            return Ok(Came::ToAnEnd);
+        }
+        let mut stack: Stack<'_> = self.stack(file, &source)?;
+        // A snapshot that came meanwhile has what was written; the next writes begin anew.
+        let Some(top) = stack.own_top()?.filter(|top| stack.is_hot(top)) else { return Ok(Came::ToAnEnd) };
+        let part = stack.layers.next_not_in(top.backing.id, 0);
+        let Some((start, from, at, end)) =
+            part.map(|part| (part.start, part.claim.backing().id, part.at(), part.end))
+        else {
+            return Ok(Came::ToAnEnd);
+        };
+        let len = (end - start).min(AT_ONCE);
+        if !self.has_room_for(2 * (stack.layers.bytes() + len))? {
+            return Ok(Came::ToAnEnd);
+        }
+        let other = stack.opens.get(from)?;
+        let claim = Claim::new(top.backing.clone(), start, len);
+        top.backing.set_synced(false);
+        let copied = self.with_room(|| copy_range(&*other, at, &*top.open, start, len))?;
+        let claim = if copied < len { claim.part(0, copied) } else { claim };
+        let size = stack.size;
+        stack.commit(&mut source, vec![Change::piece(start, claim)], size, None)?;
+        Ok(Came::Further)
+    }
+}

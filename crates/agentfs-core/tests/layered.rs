@@ -1,0 +1,286 @@
+//! Large files that were frozen and are written to: what was durable stays, space comes back, copies share.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, clippy::print_stdout)]
+
+mod volume;
+
+use std::sync::Arc;
+
+use agentfs_core::testing::{Chance, CrashDevice, Cut, Disk, config};
+use agentfs_core::{
+    Caller, Config, Device, FallocateFlags, FileId, FileKind, Folder, FsCore, InodeId, Memory, OpenMode,
+    ViewId,
+};
+use volume::{Volume, bytes_of};
+
+const BLOCK: u64 = 4096;
+
+/// Every file that was frozen has its content in layers when it is written to.
+fn layered(boot: u128) -> Config {
+    Config { small_file: 0, layered_from: BLOCK, boot, max_snapshots: 1000, ..config() }
+}
+
+fn open(device: Arc<dyn Device>, boot: u128) -> Volume {
+    Volume(FsCore::open_volume(device, layered(boot)).unwrap().0)
+}
+
+/// Bytes that no other write writes.
+fn filled(fill: u8, len: usize) -> Vec<u8> {
+    vec![fill.max(1); len]
+}
+
+fn sync_file(v: &Volume, path: &str) {
+    let ino = v.find("main", path).unwrap();
+    let handle = v.0.open(ViewId::MAIN, ino, OpenMode::Read, Caller::ROOT).unwrap();
+    v.0.fsync(handle, true).unwrap();
+    v.0.release(handle).unwrap();
+}
+
+fn is_layered(v: &Volume, branch: &str, path: &str) -> bool {
+    let ino = v.find(branch, path).unwrap();
+    v.0.version(v.view(branch)).unwrap().get(ino).unwrap().is_layered()
+}
+
+/// Bytes that the store holds in objects.
+fn held(device: &dyn Device) -> u64 {
+    let of = |id: FileId| device.open(id).unwrap().stat().unwrap().blocks * 512;
+    device.list(Folder::Objects).unwrap().into_iter().map(of).sum()
+}
+
+/// Has what fell free given back.
+fn tend(v: &Volume) {
+    for _ in 0..3 {
+        v.0.sync().unwrap();
+        v.0.tend().unwrap();
+    }
+}
+
+/// A file as it was after each write, with the I/Os until then.
+type Moments = Vec<(usize, Vec<u8>)>;
+
+/// Writes to a durable file in many places, and takes snapshots between, on a device that leaves out the syncs of these files.
+fn written_without_fsync(seed: u64, deaf: fn(FileId) -> bool) -> (Vec<agentfs_core::testing::Io>, Moments) {
+    let (mut chance, len) = (Chance(seed), 24 * BLOCK as usize);
+    let device = Arc::new(CrashDevice::deaf(Memory::default(), deaf));
+    let v = open(device.clone(), 1);
+    v.make("main", "f", FileKind::File);
+    v.write_at("main", "f", 0, &filled(1, len));
+    sync_file(&v, "f");
+    v.0.create_snapshot("main", None).unwrap();
+    let (mut moments, mut layered) = (vec![(device.count(), filled(1, len))], 0);
+    for n in 0..60_u8 {
+        let mut now = moments.last().unwrap().1.clone();
+        let size = 1 + chance.below(3 * BLOCK) as usize;
+        let at = chance.below((now.len() - size) as u64) as usize;
+        let (at, size) = if n % 2 == 0 { (at - at % BLOCK as usize, size) } else { (at, size) };
+        now[at..at + size].fill(n + 2);
+        v.write_at("main", "f", at as u64, &filled(n + 2, size));
+        match n % 12 {
+            4 => drop(v.0.create_snapshot("main", None).unwrap()),
+            8 => v.0.sync().unwrap(),
+            10 => tend(&v),
+            _ => {}
+        }
+        moments.push((device.count(), now));
+        layered += usize::from(is_layered(&v, "main", "f"));
+    }
+    assert!(layered > 20, "in layers after {layered} of 60 writes");
+    (device.trace(), moments)
+}
+
+/// Of which bytes does a crash leave neither what they were nor what was written over them?
+fn lost_bytes(seed: u64, deaf: fn(FileId) -> bool) -> (usize, usize) {
+    let (trace, moments) = written_without_fsync(seed, deaf);
+    let (mut disk, mut lost, mut points) = (Disk::default(), 0, 0);
+    for (ios, io) in trace.iter().enumerate() {
+        disk.apply(io);
+        if ios < moments[0].0 || ios % 3 != 0 {
+            continue;
+        }
+        let reached = moments.iter().position(|(end, _)| *end > ios).unwrap_or(moments.len() - 1);
+        for cut in [Cut::Synced, Cut::Written, Cut::Some(ios as u64), Cut::Some(ios as u64 + 7)] {
+            let v = open(Arc::new(disk.after(cut)), 2);
+            let found = v.bytes("main", "f").unwrap();
+            let known = |at: usize, some: &[u8]| {
+                moments[..=reached].iter().any(|(_, then)| then[at..at + some.len()] == *some)
+            };
+            for (n, block) in found.chunks(BLOCK as usize).enumerate() {
+                let at = n * BLOCK as usize;
+                let bytes = if known(at, block) { &[] } else { block };
+                lost += bytes.iter().enumerate().filter(|(n, byte)| !known(at + n, &[**byte])).count();
+            }
+            lost += usize::from(found.len() != moments[0].1.len());
+            points += 1;
+        }
+    }
+    (points, lost)
+}
+
+/// A write that was never synced may be lost; what it was to take the place of is not, nor is anything beside it.
+#[test]
+fn a_power_cut_leaves_each_byte_as_it_was_durable_or_as_it_was_written() {
+    let all: Vec<_> = (1..4).map(|seed| lost_bytes(seed, |_| false)).collect();
+    println!("{all:?} crashes, bytes lost");
+    assert!(all.iter().all(|(points, lost)| *points > 200 && *lost == 0), "{all:?}");
+    // What forgets to sync the blocks before the record that names them is found.
+    let forgotten = |id: FileId| matches!(id, FileId::Object(_));
+    assert!((1..4).any(|seed| lost_bytes(seed, forgotten).1 > 0), "a sync that is left out does not show");
+}
+
+#[test]
+fn a_file_that_is_overwritten_gives_all_space_back_with_its_snapshot() {
+    let device = Arc::new(Memory::default());
+    let v = open(device.clone(), 1);
+    let len = 100 * BLOCK;
+    v.make("main", "f", FileKind::File);
+    v.write_at("main", "f", 0, &filled(1, len as usize));
+    let whole = held(&*device);
+    // All of it, and every third block of it.
+    v.0.create_snapshot("main", Some("all")).unwrap();
+    for at in (0..100).rev() {
+        v.write_at("main", "f", at * BLOCK, &filled(2, BLOCK as usize));
+    }
+    assert!(!is_layered(&v, "main", "f"), "all of it is in one object");
+    assert_eq!(held(&*device), 2 * whole);
+    assert_eq!(v.0.delete_snapshot("all").unwrap().1, whole);
+    assert_eq!(held(&*device), whole);
+    v.0.create_snapshot("main", Some("thirds")).unwrap();
+    (0..100).step_by(3).for_each(|at| v.write_at("main", "f", at * BLOCK, &filled(3, BLOCK as usize)));
+    assert!(is_layered(&v, "main", "f"));
+    assert_eq!(held(&*device), whole + 34 * BLOCK);
+    assert_eq!(v.0.delete_snapshot("thirds").unwrap().1, 34 * BLOCK, "it says what came back");
+    assert_eq!(held(&*device), whole);
+    let expected: Vec<u8> =
+        (0..100).flat_map(|at| filled(if at % 3 == 0 { 3 } else { 2 }, BLOCK as usize)).collect();
+    assert_eq!(v.bytes("main", "f").unwrap(), expected);
+    drop(v);
+    assert_eq!(open(device.clone(), 1).bytes("main", "f").unwrap(), expected);
+}
+
+/// Writes, cuts, snapshots, branches and deletions by chance: what is left at the end is what is needed.
+#[test]
+fn what_nothing_names_any_more_takes_no_space_whatever_was_done() {
+    for seed in 1..40 {
+        let (device, mut chance) = (Arc::new(Memory::default()), Chance(seed));
+        let mut v = open(device.clone(), 1);
+        v.make("main", "f", FileKind::File);
+        v.write_at("main", "f", 0, &filled(1, 40 * BLOCK as usize));
+        let mut expected = filled(1, 40 * BLOCK as usize);
+        for n in 0..80_u8 {
+            match chance.below(12) {
+                0 => drop(v.0.create_snapshot("main", None).unwrap()),
+                // There may be enough.
+                1 => drop(v.0.create_branch("main", None)),
+                2 => {
+                    let all = v.0.list_branches(None, 100);
+                    let some = &all[chance.below(all.len() as u64) as usize];
+                    // `main` is refused.
+                    let _ = v.0.delete_branch(&some.id.to_string(), true);
+                }
+                3 => {
+                    let all = v.0.list_snapshots(None, 1000);
+                    if !all.is_empty() {
+                        let some = &all[chance.below(all.len() as u64) as usize];
+                        let _ = v.0.delete_snapshot(&some.id.to_string());
+                    }
+                }
+                4 => {
+                    let (at, len) = (chance.below(36 * BLOCK), 1 + chance.below(4 * BLOCK));
+                    let handle =
+                        v.0.open(ViewId::MAIN, v.find("main", "f").unwrap(), OpenMode::Write, Caller::ROOT);
+                    let handle = handle.unwrap();
+                    let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+                    v.0.allocate(handle, mode, at, len, Caller::ROOT).unwrap();
+                    v.0.release(handle).unwrap();
+                    expected[at as usize..(at + len) as usize].fill(0);
+                }
+                5 => tend(&v),
+                6 if n % 3 == 0 => {
+                    v.0.close().unwrap();
+                    drop(v);
+                    v = open(device.clone(), 1);
+                }
+                _ => {
+                    let at = chance.below(39 * BLOCK) as usize;
+                    let len = 1 + chance.below(BLOCK * 2) as usize;
+                    let len = len.min(expected.len() - at);
+                    v.write_at("main", "f", at as u64, &filled(n + 2, len));
+                    expected[at..at + len].fill(n + 2);
+                }
+            }
+        }
+        assert_eq!(v.bytes("main", "f").unwrap(), expected);
+        for branch in v.0.list_branches(None, 100).iter().filter(|info| info.name.as_deref() != Some("main"))
+        {
+            v.0.delete_branch(&branch.id.to_string(), true).unwrap();
+        }
+        for snapshot in v.0.list_snapshots(None, 1000) {
+            v.0.delete_snapshot(&snapshot.id.to_string()).unwrap();
+        }
+        tend(&v);
+        let blocks = v.0.getattr(ViewId::MAIN, v.find("main", "f").unwrap()).unwrap().blocks * 512;
+        // At both ends of a hole a block may be left in part, and what was made ahead is empty.
+        let pieces = expected.windows(2).filter(|pair| (pair[0] == 0) != (pair[1] == 0)).count() as u64;
+        let now = held(&*device);
+        assert!(
+            now <= blocks + (pieces + 2) * BLOCK && now + (pieces + 2) * BLOCK >= blocks,
+            "seed {seed}: {now} bytes held, the file has {blocks}"
+        );
+        assert_eq!(v.bytes("main", "f").unwrap(), expected);
+        v.0.close().unwrap();
+        drop(v);
+        assert_eq!(open(device.clone(), 1).bytes("main", "f").unwrap(), expected);
+    }
+}
+
+fn copy(v: &Volume, (from, at): (&str, u64), (to, to_at): (&str, u64), len: u64) -> u64 {
+    let open =
+        |path: &str, mode| v.0.open(ViewId::MAIN, v.find("main", path).unwrap(), mode, Caller::ROOT).unwrap();
+    let (source, target) = (open(from, OpenMode::Read), open(to, OpenMode::Write));
+    let copied = v.0.copy_range((source, at), (target, to_at), len, Caller::ROOT).unwrap();
+    [source, target].into_iter().for_each(|handle| v.0.release(handle).unwrap());
+    copied
+}
+
+/// Not only what was frozen is shared: what the branch writes in place becomes nobody's to write.
+#[test]
+fn a_copy_of_a_large_file_takes_no_space_and_both_go_their_own_ways() {
+    let device = Arc::new(Memory::default());
+    let v = open(device.clone(), 1);
+    let len = 64 * BLOCK;
+    v.make("main", "f", FileKind::File);
+    v.make("main", "copy", FileKind::File);
+    v.make("main", "moved", FileKind::File);
+    v.write_at("main", "f", 0, &filled(1, len as usize));
+    let whole = held(&*device);
+    assert_eq!(copy(&v, ("f", 0), ("copy", 0), len), len);
+    // To another place in a file, and not at the bounds of blocks.
+    assert_eq!(copy(&v, ("f", 100), ("moved", 5000), len - 100), len - 100);
+    assert_eq!(held(&*device), whole);
+    v.write_at("main", "f", 10, b"one");
+    v.write_at("main", "copy", 20, b"two");
+    v.write_at("main", "moved", 5020, b"three");
+    assert_eq!(held(&*device), whole + 5 * BLOCK - 2 * BLOCK);
+    let expect = |v: &Volume| {
+        let mut expected = [filled(1, len as usize), filled(1, len as usize), vec![0; 5000]];
+        expected[2].extend(filled(1, len as usize - 100));
+        expected[0][10..13].copy_from_slice(b"one");
+        expected[1][20..23].copy_from_slice(b"two");
+        expected[2][5020..5025].copy_from_slice(b"three");
+        for (path, expected) in ["f", "copy", "moved"].iter().zip(expected) {
+            assert!(v.bytes("main", path).unwrap() == expected, "{path} is not what was written");
+        }
+    };
+    expect(&v);
+    // A kill, and a snapshot of which all three are written again.
+    drop(v);
+    let v = open(device.clone(), 1);
+    expect(&v);
+    v.0.create_snapshot("main", Some("s")).unwrap();
+    ["f", "copy", "moved"].iter().for_each(|path| v.write_at("main", path, 9000, b"again"));
+    let snapshot = v.0.find_snapshot("s").unwrap();
+    let view = v.0.enter_snapshot(snapshot.id, InodeId::ROOT).unwrap();
+    let then = bytes_of(&v.0, view, v.find("main", "copy").unwrap());
+    assert_eq!((&then[20..23], &then[9000..9005]), (&b"two"[..], &[1; 5][..]));
+    assert_eq!(&v.bytes("main", "copy").unwrap()[9000..9005], b"again");
+}
