@@ -268,6 +268,9 @@ fn refuse_unsupported(file: &File) -> Result<()> {
             "security.root_bypass_permissions cannot be false: the kernel exempts root from permission checks"
         );
     }
+    if file.layered_from.is_some_and(|bytes| !(1..=MOST_BYTES).contains(&bytes)) {
+        bail!("layered_from must be a number of bytes from 1 to {MOST_BYTES}");
+    }
     Ok(())
 }
 

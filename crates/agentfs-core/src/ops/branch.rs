@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use super::direct::Moment;
+use super::freeze::Moment;
 use super::history::point_of;
 use crate::branch::{BranchInfo, Catalog, Origin, Snapshot, SnapshotInfo, check_name};
 use crate::error::{FsError, Result};

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::direct::Moment;
+use super::freeze::Moment;
 use super::merge::Merged;
 use crate::branch::{Branch, BranchInfo, Cover, SnapshotInfo, Tree};
 use crate::compare::{Pair, Sight};

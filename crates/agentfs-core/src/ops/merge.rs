@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::carry_out::What;
 use super::diff::tree_called;
-use super::direct::Moment;
+use super::freeze::Moment;
 use crate::branch::{Branch, BranchInfo, Origin, Snapshot, SnapshotInfo, Tree, learn};
 use crate::compare::{Pair, Sight, compare};
 use crate::error::{FsError, Result};

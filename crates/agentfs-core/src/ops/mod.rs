@@ -1,5 +1,6 @@
 //! The operations, a file a verb. Each plans on the state of one branch and changes it in one edit step.
 
+mod adopted;
 mod allocate;
 mod attr;
 mod branch;
@@ -13,6 +14,7 @@ mod copy_range;
 mod create;
 mod diff;
 mod direct;
+mod freeze;
 mod fsync;
 mod history;
 mod keep;

@@ -8,8 +8,9 @@ use std::sync::{Arc, OnceLock};
 
 use tracing::{info, warn};
 
+use super::adopted::Adopted;
 use super::checkpoint::PastState;
-use super::history::{Adopted, History, PastBranch};
+use super::history::{History, PastBranch};
 use crate::branch::{Branch, BranchInfo, Lower, Origin, Snapshot, SnapshotInfo, Tree};
 use crate::config::Config;
 use crate::error::{FsError, Result};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::direct::Moment;
+use super::freeze::Moment;
 use crate::branch::{Origin, Snapshot, SnapshotInfo, check_name};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::layers::Part;
 use super::object::missing_is_damage;
 use super::{BLOCK, Device, FallocateFlags, FileId, FileStat, Layers, ObjectFile, Seek};
 use crate::types::ObjectId;
@@ -68,22 +69,79 @@ fn read_only() -> io::Error {
     rustix::io::Errno::BADF.into()
 }
 
+/// An object that most of a stretch of a file lies in. It is read in one go, and what lies over it elsewhere is read over it:
+/// the host reads ahead only where nothing is left out.
+struct Ground {
+    id: ObjectId,
+    /// What is to be added to a place in the file for the place in the object.
+    shift: u64,
+    start: u64,
+    end: u64,
+}
+
+impl Ground {
+    /// The object that has more than three quarters of what it is to be read for, in more parts than one.
+    fn of(parts: &[Part<'_>]) -> Option<Ground> {
+        let largest = parts.iter().filter(|_| parts.len() > 1).max_by_key(|part| part.end - part.start)?;
+        let id = largest.claim.backing().id;
+        let mut ground = Ground { id, shift: shift(largest), start: u64::MAX, end: 0 };
+        let mut bytes = 0;
+        for part in parts.iter().filter(|part| ground.has(part)).collect::<Vec<_>>() {
+            (ground.start, ground.end) = (ground.start.min(part.start), ground.end.max(part.end));
+            bytes += part.end - part.start;
+        }
+        (bytes / 3 > (ground.end - ground.start) / 4 && bytes > largest.end - largest.start).then_some(ground)
+    }
+
+    fn has(&self, part: &Part<'_>) -> bool {
+        part.claim.backing().id == self.id && shift(part) == self.shift
+    }
+}
+
+fn room(buf: &mut [u8], (from, to): (u64, u64)) -> &mut [u8] {
+    buf.get_mut(from as usize..to as usize).unwrap_or_default()
+}
+
+fn shift(part: &Part<'_>) -> u64 {
+    part.at().wrapping_sub(part.start)
+}
+
+impl LayeredFile {
+    fn read_object(&self, id: ObjectId, room: &mut [u8], at: u64) -> io::Result<()> {
+        if self.opens.get(id)?.read_at(room, at)? == room.len() {
+            return Ok(());
+        }
+        let text = format!("the content is shorter than the file: object {:x}", id.0);
+        Err(io::Error::new(io::ErrorKind::InvalidData, text))
+    }
+}
+
 impl ObjectFile for LayeredFile {
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
         let len = self.len.saturating_sub(offset).min(buf.len() as u64) as usize;
-        let (mut rest, mut at) = (buf.get_mut(..len).unwrap_or_default(), offset);
-        for part in self.layers.parts(offset, offset + len as u64) {
-            let (hole, from) = std::mem::take(&mut rest).split_at_mut((part.start - at) as usize);
-            hole.fill(0);
-            let (room, behind) = from.split_at_mut((part.end - part.start) as usize);
-            let id = part.claim.backing().id;
-            if self.opens.get(id)?.read_at(room, part.at())? < room.len() {
-                let text = format!("the content is shorter than the file: object {:x}", id.0);
-                return Err(io::Error::new(io::ErrorKind::InvalidData, text));
-            }
-            (rest, at) = (behind, part.end);
+        let end = offset + len as u64;
+        let parts: Vec<Part<'_>> = self.layers.parts(offset, end).collect();
+        let ground = Ground::of(&parts);
+        if let Some(ground) = &ground {
+            self.read_object(
+                ground.id,
+                room(buf, (ground.start - offset, ground.end - offset)),
+                ground.start.wrapping_add(ground.shift),
+            )?;
         }
-        rest.fill(0);
+        let mut at = offset;
+        for part in &parts {
+            room(buf, (at - offset, part.start - offset)).fill(0);
+            if !ground.as_ref().is_some_and(|ground| ground.has(part)) {
+                self.read_object(
+                    part.claim.backing().id,
+                    room(buf, (part.start - offset, part.end - offset)),
+                    part.at(),
+                )?;
+            }
+            at = part.end;
+        }
+        room(buf, (at - offset, end - offset)).fill(0);
         Ok(len)
     }
 
