@@ -44,6 +44,10 @@ bench-overlay:
 bench-merging:
     scripts/bench-merging
 
+# What large files cost that were frozen and are written to, on a host without reflinks.
+bench-large:
+    scripts/bench-large
+
 # What looking at a path costs: nobody bound, bound, inside branch-exec
 bench-views *ARGS:
     scripts/bench-views {{ARGS}}
