@@ -48,6 +48,8 @@ pub struct FsCore {
     pub(crate) relieved: AtomicU64,
     /// Leaf lock: files in layers that are written so much that they are better off in one object.
     pub(crate) hot: Mutex<HashSet<(ViewId, InodeId)>>,
+    /// Leaf lock: files in layers that are in many objects.
+    pub(crate) scattered: Mutex<HashSet<(ViewId, InodeId)>>,
     /// With what `tend` tries again what failed: writing the log anew, shortening it, content that was given up.
     pub(crate) healing: Patience,
     pub(crate) shortening: Patience,
@@ -92,6 +94,7 @@ impl FsCore {
             room_made: Mutex::new(0),
             relieved: AtomicU64::new(u64::MAX),
             hot: Mutex::default(),
+            scattered: Mutex::default(),
             healing: Patience::new(30),
             shortening: Patience::new(300),
             retrying: Patience::new(300),

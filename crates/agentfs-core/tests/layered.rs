@@ -157,6 +157,80 @@ fn a_file_that_is_overwritten_gives_all_space_back_with_its_snapshot() {
     assert_eq!(open(device.clone(), 1).bytes("main", "f").unwrap(), expected);
 }
 
+fn objects(v: &Volume, path: &str) -> usize {
+    let ino = v.find("main", path).unwrap();
+    v.0.version(ViewId::MAIN).unwrap().get(ino).unwrap().objects()
+}
+
+/// A file that was written a little between each two of many snapshots lies in few objects, and is what it was in each.
+#[test]
+fn what_many_snapshots_have_a_little_of_is_gathered() {
+    let device = Arc::new(Memory::default());
+    let (mut v, mut chance) = (open(device.clone(), 1), Chance(5));
+    let mut expected = filled(1, 600 * BLOCK as usize);
+    v.make("main", "f", FileKind::File);
+    v.write_at("main", "f", 0, &expected);
+    let mut then = Vec::new();
+    for n in 0..300_usize {
+        let taken = v.0.create_snapshot("main", None).unwrap();
+        then.push((taken.id, expected.clone()));
+        let at = chance.below(599 * BLOCK) as usize;
+        v.write_at("main", "f", at as u64, &filled(n as u8, 100));
+        expected[at..at + 100].fill((n as u8).max(1));
+        v.0.tend().unwrap();
+        assert!(objects(&v, "f") <= 66, "{} objects after {n} snapshots", objects(&v, "f"));
+    }
+    assert!(is_layered(&v, "main", "f"));
+    for round in 0..2 {
+        assert!(v.bytes("main", "f").unwrap() == expected);
+        for (id, expected) in then.iter().step_by(7) {
+            let view = v.0.enter_snapshot(*id, InodeId::ROOT).unwrap();
+            assert!(bytes_of(&v.0, view, v.find("main", "f").unwrap()) == *expected);
+            v.0.forget(view, InodeId::ROOT, 1);
+        }
+        if round == 0 {
+            drop(v); // a kill
+            v = open(device.clone(), 1);
+        }
+    }
+    // All but the blocks that were written to went into one object, and comes back with the snapshots.
+    for (id, _) in &then {
+        v.0.delete_snapshot(&id.to_string()).unwrap();
+    }
+    tend(&v);
+    assert!(held(&*device) <= 602 * BLOCK, "{} bytes are held of {}", held(&*device), 600 * BLOCK);
+    assert!(v.bytes("main", "f").unwrap() == expected);
+}
+
+/// What is written as often as the rest is large comes to be in one object again.
+#[test]
+fn a_file_that_is_written_much_is_in_one_object_again() {
+    let device = Arc::new(Memory::default());
+    let v = open(device.clone(), 1);
+    let mut expected = filled(1, 500 * BLOCK as usize);
+    v.make("main", "f", FileKind::File);
+    v.write_at("main", "f", 0, &expected);
+    v.0.create_snapshot("main", Some("s")).unwrap();
+    expected[7 * BLOCK as usize..][..3000].fill(9);
+    for n in 0..499 {
+        v.write_at("main", "f", 7 * BLOCK, &filled(9, 3000));
+        if n == 200 {
+            tend(&v);
+            assert!(is_layered(&v, "main", "f"), "too early");
+        }
+    }
+    let mtime = v.0.getattr(ViewId::MAIN, v.find("main", "f").unwrap()).unwrap().mtime;
+    (0..300).for_each(|_| v.write_at("main", "f", 7 * BLOCK, &filled(9, 3000)));
+    tend(&v);
+    assert!(!is_layered(&v, "main", "f") && v.bytes("main", "f").unwrap() == expected);
+    let now = v.0.getattr(ViewId::MAIN, v.find("main", "f").unwrap()).unwrap();
+    assert!(now.mtime > mtime && now.blocks * 512 == 500 * BLOCK);
+    v.0.delete_snapshot("s").unwrap();
+    assert_eq!(held(&*device), 500 * BLOCK);
+    drop(v);
+    assert!(open(device.clone(), 1).bytes("main", "f").unwrap() == expected);
+}
+
 /// Writes, cuts, snapshots, branches and deletions by chance: what is left at the end is what is needed.
 #[test]
 fn what_nothing_names_any_more_takes_no_space_whatever_was_done() {

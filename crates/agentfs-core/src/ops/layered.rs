@@ -23,6 +23,9 @@ use crate::types::{Epoch, ObjectId};
 /// More stretches of data than this are not looked for in an object: what is behind them counts as data.
 const MOST_STRETCHES: usize = 4096;
 
+/// A file in more objects than this may be in many that have little of it.
+pub(super) const SCATTERED: usize = 64;
+
 /// A file in layers, or one that comes to be so, that is being written to. No snapshot comes between.
 pub(super) struct Stack<'a> {
     core: &'a FsCore,
@@ -146,7 +149,7 @@ impl FsCore {
         if reached <= offset && !data.is_empty() {
             return Err(no_space().into());
         }
-        stack.note_heat(&top);
+        stack.note_wear(&top);
         if is_own {
             self.change_branch(file.tree.branch()?, |draft| note_written(draft, file.ino, |size| size, how))?;
         } else {
@@ -270,10 +273,14 @@ impl Stack<'_> {
         Ok(self.top.clone())
     }
 
-    /// Notes it when so much was written to the file that it is better off in one object.
-    fn note_heat(&self, top: &Top) {
+    /// Notes it when so much was written to the file that it is better off in one object, or when it is in so many that
+    /// it is better off in fewer.
+    fn note_wear(&self, top: &Top) {
+        let file = (self.file.view, self.file.ino);
         if self.is_hot(top) {
-            self.core.hot.lock().insert((self.file.view, self.file.ino));
+            self.core.hot.lock().insert(file);
+        } else if self.layers.owners().len() > SCATTERED {
+            self.core.scattered.lock().insert(file);
         }
     }
 

@@ -16,6 +16,7 @@ mod diff;
 mod direct;
 mod freeze;
 mod fsync;
+mod gather;
 mod history;
 mod keep;
 mod known;

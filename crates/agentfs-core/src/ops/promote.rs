@@ -30,30 +30,39 @@ impl FsCore {
     pub(super) fn promote(&self) -> Result<()> {
         let next = self.hot.lock().iter().next().copied();
         let Some((view, ino)) = next else { return Ok(()) };
-        let came = self.promote_some(view, ino);
-        if !matches!(came, Ok(Came::Further)) {
+        let came = self.with_layers_of((view, ino), |file| {
+            let (mut came, mut left) = (Came::Further, PER_TURN);
+            while left > 0 && came == Came::Further {
+                came = self.promote_stretch(file)?;
+                left = left.saturating_sub(AT_ONCE);
+            }
+            Ok(came)
+        });
+        if !matches!(came, Ok(Some(Came::Further))) {
             self.hot.lock().remove(&(view, ino));
         }
-        match came {
-            // It is gone.
-            Ok(_) | Err(FsError::Stale) => Ok(()),
-            Err(error) => Err(error),
-        }
+        came.map(drop)
     }
 
-    fn promote_some(&self, view: ViewId, ino: InodeId) -> Result<Came> {
-        let tree = self.views.get(view)?;
-        tree.with_inode(ino, |_| ())?;
-        let file = self.open_files.acquire(&tree, view, ino);
-        let mut came = Ok(Came::Further);
-        let mut left = PER_TURN;
-        while left > 0 && matches!(came, Ok(Came::Further)) {
-            came = self.promote_stretch(&file);
-            left = left.saturating_sub(AT_ONCE);
+    /// Does something to a file that need not be open; `None` when it is gone.
+    pub(super) fn with_layers_of<T>(
+        &self,
+        (view, ino): (ViewId, InodeId),
+        work: impl FnOnce(&OpenFile) -> Result<T>,
+    ) -> Result<Option<T>> {
+        let Ok(tree) = self.views.get(view) else { return Ok(None) };
+        if tree.with_inode(ino, |_| ()).is_err() {
+            return Ok(None);
         }
+        let file = self.open_files.acquire(&tree, view, ino);
+        let done = work(&file);
         self.settle_unused(&file);
         self.let_go(&file);
-        came
+        match done {
+            // It went meanwhile.
+            Err(FsError::Stale) => Ok(None),
+            done => done.map(Some),
+        }
     }
 
     fn promote_stretch(&self, file: &OpenFile) -> Result<Came> {

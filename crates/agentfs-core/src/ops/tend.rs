@@ -25,7 +25,7 @@ impl FsCore {
         }
         let made_ahead = self.store.fill_pool();
         let emptied = self.empty_a_pack();
-        let promoted = self.promote();
+        let promoted = self.promote().and(self.gather());
         let shortened =
             if self.is_worth_a_checkpoint() { self.shortening.attempt(|| self.shorten()) } else { Ok(()) };
         let retried = self.retrying.attempt(|| self.try_all_given_up());

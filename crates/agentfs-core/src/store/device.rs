@@ -130,6 +130,8 @@ pub trait ObjectFile: Send + Sync {
     fn seek(&self, what: Seek, offset: u64) -> io::Result<Option<u64>>;
     /// Makes content durable (and, unless `data_only`, its times too), and the name of an object or pack.
     fn sync(&self, data_only: bool) -> io::Result<()>;
+    /// Its first bytes will be read soon: the host may fetch them.
+    fn will_need(&self, _len: u64) {}
     /// Waits for writes to it that are under way, by whomever; the host notes a change then.
     fn await_writes(&self) -> io::Result<()> {
         Ok(())
@@ -145,6 +147,11 @@ pub trait ObjectFile: Send + Sync {
 /// The host is full.
 pub(crate) fn no_space() -> io::Error {
     rustix::io::Errno::NOSPC.into()
+}
+
+/// It is only read.
+pub(super) fn read_only() -> io::Error {
+    rustix::io::Errno::BADF.into()
 }
 
 /// Has the host no room for this, or its owner's quota none?

@@ -3,13 +3,16 @@
 
 use std::collections::HashSet;
 use std::io::{self, Write};
+use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::fs::{self, AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, SeekFrom};
+use rustix::fs::{
+    self, Advice, AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, SeekFrom,
+};
 use rustix::io::Errno;
 
 use super::copy::copy_all;
@@ -441,6 +444,11 @@ impl ObjectFile for HostFile {
     fn sync(&self, data_only: bool) -> io::Result<()> {
         if data_only { fs::fdatasync(&self.fd) } else { fs::fsync(&self.fd) }?;
         self.dirs.sync_name(self.id)
+    }
+
+    fn will_need(&self, len: u64) {
+        // What it does not fetch now comes when it is read.
+        let _ = fs::fadvise(&self.fd, 0, NonZeroU64::new(len), Advice::WillNeed);
     }
 
     fn await_writes(&self) -> io::Result<()> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::device::read_only;
 use super::layers::Part;
 use super::object::missing_is_damage;
 use super::{BLOCK, Device, FallocateFlags, FileId, FileStat, Layers, ObjectFile, Seek};
@@ -12,6 +13,9 @@ use crate::types::ObjectId;
 
 /// Objects that are kept open for a file in layers: those that were read last.
 const MOST_OPEN: usize = 16;
+
+/// An object that has no more bytes is fetched as a whole.
+const SHORT: u64 = 1 << 20;
 
 /// The objects of a file in layers that are open.
 pub struct Opens {
@@ -41,6 +45,12 @@ impl Opens {
             }
         }
         let file = self.device.open(FileId::Object(id)).map_err(missing_is_damage)?;
+        if let Ok(stat) = file.stat()
+            && stat.blocks * 512 <= SHORT
+            && stat.len <= SHORT
+        {
+            file.will_need(stat.len);
+        }
         let mut open = self.open.lock();
         if open.len() >= MOST_OPEN {
             open.remove(0);
@@ -63,10 +73,6 @@ pub struct LayeredFile {
     pub len: u64,
     /// What of it is open.
     pub opens: Arc<Opens>,
-}
-
-fn read_only() -> io::Error {
-    rustix::io::Errno::BADF.into()
 }
 
 /// An object that most of a stretch of a file lies in. It is read in one go, and what lies over it elsewhere is read over it:

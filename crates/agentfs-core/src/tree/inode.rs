@@ -156,6 +156,15 @@ impl Inode {
         matches!(self.content(), Some(Content::Layered(_)))
     }
 
+    /// How many objects its content lies in.
+    pub fn objects(&self) -> usize {
+        match self.content() {
+            Some(Content::Whole(_)) => 1,
+            Some(Content::Layered(layers)) => layers.owners().len(),
+            Some(Content::Hole | Content::Packed(_) | Content::Lower(_)) | None => 0,
+        }
+    }
+
     /// What `stat` shows.
     pub fn attr(&self, ino: InodeId) -> Attr {
         let meta = &self.meta;
