@@ -6,10 +6,10 @@ mod volume;
 
 use std::sync::Arc;
 
-use agentfs_core::testing::{Chance, CrashDevice, Cut, Disk, config};
+use agentfs_core::testing::{Chance, CrashDevice, Cut, Disk, config, rewrite_log};
 use agentfs_core::{
-    Caller, Config, Device, FallocateFlags, FileId, FileKind, Folder, FsCore, InodeId, Memory, OpenMode,
-    ViewId,
+    Caller, Config, Device, Edit, FallocateFlags, FileId, FileKind, Folder, FsCore, InodeId, Memory,
+    OpenMode, Record, ViewId, check_store, repair_store,
 };
 use volume::{Volume, bytes_of};
 
@@ -229,6 +229,75 @@ fn a_file_that_is_written_much_is_in_one_object_again() {
     assert_eq!(held(&*device), 500 * BLOCK);
     drop(v);
     assert!(open(device.clone(), 1).bytes("main", "f").unwrap() == expected);
+}
+
+/// A closed volume with a file of 20 blocks in layers.
+fn closed() -> Arc<Memory> {
+    let device = Arc::new(Memory::default());
+    let v = open(device.clone(), 1);
+    v.make("main", "f", FileKind::File);
+    v.write_at("main", "f", 0, &filled(1, 20 * BLOCK as usize));
+    v.0.create_snapshot("main", None).unwrap();
+    v.write_at("main", "f", 5 * BLOCK, &filled(2, 3000));
+    assert!(is_layered(&v, "main", "f"));
+    v.0.checkpoint().unwrap();
+    v.0.close().unwrap();
+    device
+}
+
+#[test]
+fn a_check_finds_what_is_wrong_with_layers_and_a_repair_cuts_what_lies_behind_the_end() {
+    let checked = |device: &Arc<Memory>| {
+        let report = check_store(device.clone(), layered(1)).unwrap();
+        report.findings.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(checked(&closed()), Vec::<String>::new());
+    // One object is gone, or shorter than what lies in it.
+    for harm in ["is missing", "it says that it has"] {
+        let device = closed();
+        let objects = device.list(Folder::Objects).unwrap().into_iter();
+        let top = objects.min_by_key(|id| device.open(*id).unwrap().stat().unwrap().blocks).unwrap();
+        match harm {
+            "is missing" => drop(device.remove(top).unwrap()),
+            _ => device.open(top).unwrap().set_len(5 * BLOCK + 100).unwrap(),
+        }
+        let found = checked(&device);
+        assert!(found.len() == 1 && found[0].contains("/f") && found[0].contains(harm), "{found:?}");
+    }
+    // The file is shorter than what lies in its layers.
+    let device = closed();
+    for id in device.list(Folder::Log).unwrap() {
+        let FileId::Log(piece) = id else { continue };
+        let shorter = |edit: Edit| match edit {
+            Edit::Put(ino, inode) if inode.is_layered() => {
+                let mut inode = (*inode).clone();
+                inode.meta.size = 10 * BLOCK;
+                Edit::Put(ino, Arc::new(inode))
+            }
+            Edit::Meta(ino, mut meta) if meta.size == 20 * BLOCK => {
+                meta.size = 10 * BLOCK;
+                Edit::Meta(ino, meta)
+            }
+            other => other,
+        };
+        rewrite_log(&*device, piece, |record| {
+            Some(match record {
+                Record::Version(number, base, edits) => {
+                    Record::Version(number, base, edits.into_iter().map(shorter).collect())
+                }
+                other => other,
+            })
+        });
+    }
+    let found = checked(&device);
+    assert!(
+        !found.is_empty() && found.iter().all(|found| found.contains("content up to byte 81920")),
+        "{found:?}"
+    );
+    let store: Arc<dyn Device> = device.clone();
+    let repaired = repair_store(&store, &layered(1)).unwrap();
+    assert!(!repaired.mended.is_empty() && repaired.report.findings.is_empty(), "{repaired:?}");
+    assert_eq!(open(device, 1).bytes("main", "f").unwrap().len() as u64, 10 * BLOCK);
 }
 
 /// Writes, cuts, snapshots, branches and deletions by chance: what is left at the end is what is needed.

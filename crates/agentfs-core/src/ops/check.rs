@@ -205,7 +205,6 @@ impl Examination<'_> {
                         let least = if past_tree.is_dirty(ino) { 0 } else { size };
                         self.object(object.id, least, &mut unsynced)
                     }
-                    Some(Content::Layered(layers)) if layers.end() > size => wrong_size(size, layers.end()),
                     Some(Content::Layered(layers)) => layers.owners().find_map(|owner| {
                         let id = owner.backing.id;
                         let least = lengths.get(&id).copied().unwrap_or(0);
@@ -335,6 +334,9 @@ impl<'a> Paths<'a> {
             Fault::SecondName(dir, name, ino) => {
                 let name = String::from_utf8_lossy(name.as_bytes());
                 format!("{} has a second name, {:?}, for directory {}", path(dir), name, path(ino))
+            }
+            Fault::ContentBehindEnd(ino, size, end) => {
+                format!("{} has {size} bytes, and content up to byte {end}", path(ino))
             }
             Fault::Unreachable(ino) => format!("inode {} has no name: nothing leads to it", ino.0),
         }

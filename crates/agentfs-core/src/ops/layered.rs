@@ -150,7 +150,11 @@ impl FsCore {
             return Err(no_space().into());
         }
         stack.note_wear(&top);
-        if is_own {
+        if is_own && stack.layers.owners().len() == 1 {
+            // What else it had was cut off.
+            let size = stack.size;
+            stack.commit(source, Vec::new(), size, Some(how))?;
+        } else if is_own {
             self.change_branch(file.tree.branch()?, |draft| note_written(draft, file.ino, |size| size, how))?;
         } else {
             let claim = if reached < to { claim.part(0, reached - from) } else { claim };
@@ -380,14 +384,16 @@ fn to_be_durable(layers: &Layers, changes: &[Change], top: Option<&Top>) -> Hash
     changes.iter().filter_map(backing).collect()
 }
 
-/// What content is after changes: all of it may lie in the top then, which the branch writes in place, or nowhere.
+/// What content is after changes: all of it may lie in the top then, which the branch writes in place, or nowhere. Not when
+/// something is taken away: that is recorded first, and the top cut after.
 fn content_with(layers: &Layers, changes: &[Change], size: u64, top: Option<&Top>) -> Result<Content> {
     let mut after = layers.clone();
     changes.iter().for_each(|change| after.apply(change));
     if after.is_empty() {
         return Ok(Content::Hole);
     }
-    match top.filter(|top| after.lies_all_in(top.backing.id)) {
+    let only_adds = changes.iter().all(|change| change.claim.is_some());
+    match top.filter(|top| only_adds && after.lies_all_in(top.backing.id)) {
         Some(top) => {
             // A write that failed may have left something where nothing is.
             gaps(&after, 0, size).into_iter().try_for_each(|(from, to)| punch(&*top.open, from, to))?;

@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::error::Result;
 use crate::fs_core::FsCore;
 use crate::log::NO_PIECE;
-use crate::store::Device;
+use crate::store::{Change, Device};
 use crate::tree::{Aside, Body, Directory, Edit, Entry, Fault, Inode, Meta, Times, Version, check};
 use crate::types::{FileKind, InodeId, Name, Timestamp};
 
@@ -142,6 +142,9 @@ fn mending(version: &Version, fault: &Fault, room: InodeId, heads: &HashSet<Inod
         },
         Fault::WrongParent(dir, lies, _) => vec![Edit::Parent(*dir, *lies)],
         Fault::SecondName(dir, name, _) => vec![Edit::Unlink(*dir, name.clone())],
+        Fault::ContentBehindEnd(ino, size, end) => {
+            vec![Edit::Layers(*ino, vec![Change::hole(*size, end - size)])]
+        }
         Fault::Unreachable(ino) if heads.contains(ino) => shelter(version, *ino, room),
         Fault::Unreachable(_) => Vec::new(),
     }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::Version;
+use crate::store::Content;
 use crate::types::{FileKind, InodeId, Name};
 
 /// Something that must not be.
@@ -23,6 +24,9 @@ pub enum Fault {
     /// A directory has another name already.
     #[error("directory {0:?} has a second name, {1:?}, for directory {2:?}")]
     SecondName(InodeId, Name, InodeId),
+    /// Content in layers goes on behind the end of its file.
+    #[error("inode {0:?} has {1} bytes and content up to byte {2}")]
+    ContentBehindEnd(InodeId, u64, u64),
     /// The root cannot be reached from it, or no name leads to it.
     #[error("inode {0:?} cannot be reached from the root")]
     Unreachable(InodeId),
@@ -77,6 +81,12 @@ pub fn check(version: &Version) -> Vec<Fault> {
             faults.push(Fault::SecondName(dir, name, ino));
         }
     }
+    faults.extend(version.iter().filter_map(|(ino, inode)| match inode.content() {
+        Some(Content::Layered(layers)) if layers.end() > inode.meta.size => {
+            Some(Fault::ContentBehindEnd(ino, inode.meta.size, layers.end()))
+        }
+        _ => None,
+    }));
     faults.extend(version.iter().filter_map(|(ino, inode)| match links.get(&ino) {
         // The lower directory may have names for it, of which nothing is recorded.
         None if ino.is_lower() && inode.directory().is_none() => None,
