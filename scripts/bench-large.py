@@ -150,12 +150,10 @@ for n in range(snapshots):
     write_block(f"{mount}/large")
 tell("first_write_later", first_writes())
 fill(f"{scratch}/plain", size)
-fill(f"{mount}/own", size)
-run("snapshot-create", "--name", "own")
-run("branch-create", "--from", "own", "--name", "reader")
+run("branch-create", "--from", "first", "--name", "reader")
 paths = {
     "layered": f"{mount}/large",
-    "frozen": f"{mount}/.agentfs/branches/reader/own",
+    "frozen": f"{mount}/.agentfs/branches/reader/large",
     "past_the_daemon": f"{mount}/.agentfs/snapshots/first/large",
     "host": f"{scratch}/plain",
 }

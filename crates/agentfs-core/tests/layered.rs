@@ -376,6 +376,27 @@ fn what_nothing_names_any_more_takes_no_space_whatever_was_done() {
     }
 }
 
+/// A branch of a large file holds what was written in it.
+#[test]
+fn the_usage_of_a_branch_counts_the_blocks_that_are_its_own() {
+    let v = open(Arc::new(Memory::default()), 1);
+    v.make("main", "f", FileKind::File);
+    v.write_at("main", "f", 0, &filled(1, 100 * BLOCK as usize));
+    v.0.create_snapshot("main", Some("s")).unwrap();
+    let usage = |branch: &str| {
+        let usage = v.0.usage(branch).unwrap();
+        (usage.private_bytes / BLOCK, usage.shared_bytes / BLOCK)
+    };
+    ["a", "b"].iter().for_each(|name| drop(v.0.create_branch("s", Some(name)).unwrap()));
+    assert_eq!(usage("a"), (0, 100));
+    v.write_at("a", "f", 10 * BLOCK, &filled(2, 5 * BLOCK as usize));
+    v.write_at("b", "f", 50 * BLOCK, &filled(3, 100));
+    assert_eq!((usage("a"), usage("b"), usage("main")), ((5, 95), (1, 99), (0, 100)));
+    v.0.create_branch("a", Some("c")).unwrap();
+    v.write_at("c", "f", 12 * BLOCK, &filled(4, BLOCK as usize));
+    assert_eq!((usage("a"), usage("c")), ((1, 99), (1, 99)));
+}
+
 fn copy(v: &Volume, (from, at): (&str, u64), (to, to_at): (&str, u64), len: u64) -> u64 {
     let open =
         |path: &str, mode| v.0.open(ViewId::MAIN, v.find("main", path).unwrap(), mode, Caller::ROOT).unwrap();

@@ -7,9 +7,9 @@ use std::sync::atomic::Ordering;
 use super::repair::names_of;
 use crate::error::Result;
 use crate::fs_core::FsCore;
-use crate::store::Content;
+use crate::store::{Content, Layers};
 use crate::tree::{Inode, Version, visit_new};
-use crate::types::{BranchId, InodeId, ViewId};
+use crate::types::{BranchId, InodeId, ObjectId, ViewId};
 
 /// The unit in which stored content is counted, in bytes.
 const BLOCK: u64 = 512;
@@ -48,7 +48,15 @@ impl FsCore {
             Some(_) => inode.meta.blocks * BLOCK,
         };
         let all: u64 = own.iter().map(|(_, inode)| stored(inode)).sum();
-        let private_bytes = private(&own, &others).map(|inode| stored(&inode)).sum();
+        let private_bytes = private(&own, &others)
+            .map(|(ino, inode)| match inode.content() {
+                Some(Content::Layered(layers)) => {
+                    let theirs = others.iter().filter_map(|other| other.get(ino)?.content());
+                    bytes_of_ours(layers, theirs)
+                }
+                _ => stored(&inode),
+            })
+            .sum::<u64>();
         let inodes = own.len() as u64;
         Ok(Usage { branch: id, inodes, private_bytes, shared_bytes: all - private_bytes })
     }
@@ -72,7 +80,7 @@ pub(super) fn name_in(version: &Version, ino: InodeId) -> Option<String> {
 }
 
 /// The inodes whose content is in none of the others. Costs what differs from each.
-fn private(own: &Version, others: &[Version]) -> impl Iterator<Item = Arc<Inode>> {
+fn private(own: &Version, others: &[Version]) -> impl Iterator<Item = (InodeId, Arc<Inode>)> {
     let mut left: Option<HashMap<InodeId, Arc<Inode>>> = None;
     for other in others {
         let differs = |ino: InodeId, inode: &Arc<Inode>| match (inode.content(), other.get(ino)) {
@@ -92,5 +100,50 @@ fn private(own: &Version, others: &[Version]) -> impl Iterator<Item = Arc<Inode>
             }
         }
     }
-    left.unwrap_or_else(|| own.iter().map(|(ino, inode)| (ino, inode.clone())).collect()).into_values()
+    left.unwrap_or_else(|| own.iter().map(|(ino, inode)| (ino, inode.clone())).collect()).into_iter()
+}
+
+/// The bytes of content in layers that are in no other content.
+fn bytes_of_ours<'a>(own: &Layers, others: impl Iterator<Item = &'a Content>) -> u64 {
+    let mut theirs: HashMap<ObjectId, Vec<(u64, u64)>> = HashMap::new();
+    for other in others {
+        match other {
+            Content::Whole(object) => theirs.entry(object.id).or_default().push((0, u64::MAX)),
+            Content::Layered(layers) => {
+                let common = layers.pieces().map(|(_, claim)| claim);
+                for claim in common.filter(|claim| own.owner(claim.backing().id).is_some()) {
+                    let stretches = theirs.entry(claim.backing().id).or_default();
+                    stretches.push((claim.at(), claim.at() + claim.len()));
+                }
+            }
+            Content::Hole | Content::Packed(_) | Content::Lower(_) => {}
+        }
+    }
+    theirs.values_mut().for_each(merge);
+    own.pieces().map(|(_, claim)| not_in(theirs.get(&claim.backing().id), claim.at(), claim.len())).sum()
+}
+
+/// Puts stretches in order, those that touch together.
+fn merge(stretches: &mut Vec<(u64, u64)>) {
+    stretches.sort_unstable();
+    stretches.dedup_by(|next, last| {
+        let touches = next.0 <= last.1;
+        last.1 = if touches { last.1.max(next.1) } else { last.1 };
+        touches
+    });
+}
+
+/// How many of these bytes are in none of the stretches, which are in order and do not touch.
+fn not_in(stretches: Option<&Vec<(u64, u64)>>, start: u64, len: u64) -> u64 {
+    let (mut at, end, mut left) = (start, start + len, 0);
+    let stretches = stretches.map_or(&[][..], Vec::as_slice);
+    let first = stretches.partition_point(|(_, to)| *to <= start);
+    for (from, to) in stretches.iter().skip(first) {
+        if *from >= end {
+            break;
+        }
+        left += from.saturating_sub(at);
+        at = at.max(*to);
+    }
+    left + end.saturating_sub(at)
 }
