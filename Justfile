@@ -44,9 +44,13 @@ bench-overlay:
 bench-merging:
     scripts/bench-merging
 
-# What large files cost that were frozen and are written to, on a host without reflinks.
+# What large files cost that were frozen and are written to, on a host without reflinks
 bench-large:
     scripts/bench-large
+
+# SQLite in three branches of one snapshot: integrity, space and speed beside whole copies and the host
+bench-sqlite:
+    scripts/bench-sqlite
 
 # What looking at a path costs: nobody bound, bound, inside branch-exec
 bench-views *ARGS:
