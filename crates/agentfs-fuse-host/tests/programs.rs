@@ -247,6 +247,7 @@ fn writes_are_traced_when_asked() {
         ("AGENTFS_FUSE_TRACE_WRITES", "1"),
         ("RUST_LOG", "agentfs::write=debug"),
         ("AGENTFS_FUSE_WRITE_THREADS", "3"),
+        ("AGENTFS_FUSE_LAYERED_FROM", "1000000"),
     ];
     let v = Volume::mount_with(&[], &env);
     // Larger ones would not be copied.
