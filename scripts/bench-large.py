@@ -4,7 +4,9 @@
 Environment: GIB (size of the file, default 10), SNAPSHOTS (taken with a write between each, default 1000), SAMPLES (of each
 kind, default 20), READS (of each kind, default 3). Prints a report and writes it to OUT as JSON.
 """
-import json, os, random, statistics, subprocess, sys, time
+import json, os, random, statistics, sys, time
+
+from bench_store import control, held
 
 mount, scratch, cli, out = sys.argv[1:5]
 size = int(float(os.environ.get("GIB", "10")) * 2**30)
@@ -16,23 +18,7 @@ random.seed(9)
 
 
 def run(*args):
-    done = subprocess.run([cli, "--mount", mount, *args], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{args}: {done.returncode}: {done.stdout}{done.stderr}")
-    return done.stdout
-
-
-def held():
-    """Bytes that the host holds for the store."""
-    os.sync()
-    blocks = 0
-    for root, dirs, files in os.walk(store):
-        for name in files + dirs:
-            try:
-                blocks += os.lstat(f"{root}/{name}").st_blocks
-            except FileNotFoundError:
-                pass
-    return blocks * 512
+    return control(cli, mount, *args)
 
 
 def fill(path, size):
@@ -59,11 +45,11 @@ def first_writes():
     took, whole, space = [], [], []
     for _ in range(samples):
         run("snapshot-create")
-        before = held()
+        before = held(store)
         one, all_of_it = write_block(f"{mount}/large")
         took.append(one)
         whole.append(all_of_it)
-        space.append(held() - before)
+        space.append(held(store) - before)
     median = statistics.median
     return {
         "write_ms": round(median(took), 3),
@@ -108,12 +94,20 @@ def tell(name, value):
     print(f"{name}: {json.dumps(value)}", flush=True)
 
 
+def settled(wanted):
+    """What the store takes when it is within 1 % of what it should take, or half a minute later."""
+    deadline = time.time() + 30
+    while held(store) > wanted * 1.01 and time.time() < deadline:
+        time.sleep(0.5)
+    return held(store)
+
+
 def space_comes_back():
     """A file of a tenth is frozen, overwritten, and its snapshot deleted."""
     part = size // 10
-    before_all = held()
+    before_all = held(store)
     fill(f"{mount}/part", part)
-    before = held()
+    before = held(store)
     run("snapshot-create", "--name", "whole")
     fd = os.open(f"{mount}/part", os.O_WRONLY)
     block = os.urandom(1 << 20)
@@ -121,12 +115,9 @@ def space_comes_back():
         os.pwrite(fd, block[: part - at], at)
     os.fsync(fd)
     os.close(fd)
-    between = held()
+    between = held(store)
     run("snapshot-delete", "whole")
-    deadline = time.time() + 30
-    while held() > before * 1.01 and time.time() < deadline:
-        time.sleep(0.5)
-    after = held()
+    after = settled(before)
     tell("overwritten", {"file": before - before_all, "with_snapshot": between - before, "left_over": after - before})
     # And in part: every other MiB.
     run("snapshot-create", "--name", "parts")
@@ -134,12 +125,9 @@ def space_comes_back():
     for at in range(0, part, 2 << 20):
         os.pwrite(fd, block[: part - at], at)
     os.close(fd)
-    between = held()
+    between = held(store)
     run("snapshot-delete", "parts")
-    deadline = time.time() + 30
-    while held() > after * 1.01 and time.time() < deadline:
-        time.sleep(0.5)
-    tell("overwritten_in_part", {"with_snapshot": between - after, "left_over": held() - after})
+    tell("overwritten_in_part", {"with_snapshot": between - after, "left_over": settled(after) - after})
 
 
 fill(f"{mount}/large", size)

@@ -8,6 +8,8 @@ Prints a report and writes it to OUT as JSON. Exits with 1 when a database is no
 """
 import json, os, random, shutil, sqlite3, subprocess, sys, time
 
+from bench_store import control, held
+
 scratch, cli, out = (sys.argv + [""])[1:4]
 size = int(float(os.environ.get("GIB", "1")) * 2**30)
 seconds = float(os.environ.get("BENCH_RUN", "120"))
@@ -47,18 +49,6 @@ def update(path, seed, until):
     print(done)
 
 
-def held(path):
-    os.sync()
-    blocks = 0
-    for root, dirs, files in os.walk(path):
-        for name in files + dirs:
-            try:
-                blocks += os.lstat(f"{root}/{name}").st_blocks
-            except FileNotFoundError:
-                pass
-    return blocks * 512
-
-
 def run_all(places):
     until = time.time() + seconds
     workers = [
@@ -74,12 +64,6 @@ def run_all(places):
         if sound != "ok" or total != 10 * count:
             raise SystemExit(f"{place}: {sound}, {total} updates of {10 * count}")
     return done
-
-
-def control(way, *args):
-    done = subprocess.run([cli, "--mount", f"{scratch}/{way}/mount", *args], capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{args}: {done.stdout}{done.stderr}")
 
 
 def changed_pages(old, new):
@@ -105,9 +89,9 @@ def main():
     for way in ("layered", "whole"):
         root = f"{scratch}/{way}"
         shutil.copyfile(made, f"{root}/mount/t.db")
-        control(way, "snapshot-create", "--name", "s")
+        control(cli, f"{root}/mount", "snapshot-create", "--name", "s")
         for n in range(branches):
-            control(way, "branch-create", "--from", "s", "--name", f"b{n}")
+            control(cli, f"{root}/mount", "branch-create", "--from", "s", "--name", f"b{n}")
         before = held(f"{root}/store")
         places = [f"{root}/mount/.agentfs/branches/b{n}/t.db" for n in range(branches)]
         done = run_all(places)

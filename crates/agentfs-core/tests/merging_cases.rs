@@ -27,24 +27,7 @@ fn empty() -> Volume {
 }
 
 /// What is done to branches.
-trait Branching {
-    fn branch(&self, from: &str, name: &str);
-    fn snapshot(&self, of: &str, name: &str);
-    fn merge_while(
-        &self,
-        source: &str,
-        into: &str,
-        policy: Policy,
-        meanwhile: impl Fn() + Sync,
-    ) -> Result<Merged>;
-    fn merges(&self, source: &str, into: &str);
-    fn conflicts(&self, source: &str, into: &str) -> Vec<ConflictKind>;
-    fn restore(&self, from: &str, paths: &[&str]);
-    fn undo(&self);
-    fn sound(&self);
-}
-
-impl Branching for Volume {
+impl Volume {
     fn branch(&self, from: &str, name: &str) {
         self.0.create_branch(from, Some(name)).unwrap();
     }

@@ -34,12 +34,7 @@ pub(super) fn stored_change(change: &Change) -> StoredChange {
 }
 
 pub(super) fn stored_pieces(layers: &Layers) -> Vec<StoredChange> {
-    let piece = |(start, claim): (u64, &std::sync::Arc<Claim>)| StoredChange {
-        start,
-        len: claim.len(),
-        piece: Some(stored_piece(claim)),
-    };
-    layers.pieces().map(piece).collect()
+    layers.pieces().map(|(start, claim)| stored_change(&Change::piece(start, claim.clone()))).collect()
 }
 
 pub(super) fn loaded_changes(stored: Vec<StoredChange>, adopt: Adopter<'_>) -> Decoded<Vec<Change>> {

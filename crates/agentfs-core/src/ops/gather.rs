@@ -6,8 +6,8 @@ use std::collections::HashSet;
 use super::layered::SCATTERED;
 use crate::error::Result;
 use crate::fs_core::FsCore;
-use crate::handle::{OpenFile, Source};
-use crate::store::{Change, Claim, no_space};
+use crate::handle::OpenFile;
+use crate::store::{Change, Claim, ObjectFile, no_space};
 use crate::types::ObjectId;
 
 /// An object with less of a file than this many bytes has little of it.
@@ -31,11 +31,7 @@ impl FsCore {
 
     fn gather_open(&self, file: &OpenFile) -> Result<()> {
         let mut source = file.source.write();
-        self.find_source(file, &mut source)?;
-        if !matches!(&*source, Source::Layered(_)) {
-            return Ok(());
-        }
-        let mut stack = self.stack(file, &source)?;
+        let Some(mut stack) = self.stack_if_layered(file, &mut source)? else { return Ok(()) };
         let top = stack.own_top()?.map(|top| top.backing.id);
         let little =
             stack.layers.owners().filter(|owner| owner.bytes < LITTLE && Some(owner.backing.id) != top);
@@ -43,6 +39,7 @@ impl FsCore {
         if little.len() < SCATTERED / 2 {
             return Ok(());
         }
+        let now = stack.file();
         let is_little = |claim: &Claim| little.contains(&claim.backing().id);
         let pieces = stack.layers.pieces().filter(|(_, claim)| is_little(claim)).take(AT_ONCE);
         let (mut bytes, mut places) = (Vec::new(), Vec::new());
@@ -50,13 +47,11 @@ impl FsCore {
             let (at, len) = (bytes.len(), claim.len());
             bytes.resize(at + len as usize, 0);
             if let Some(room) = bytes.get_mut(at..) {
-                let read = stack.opens.get(claim.backing().id)?.read_at(room, claim.at())?;
-                if read < room.len() {
-                    return Err(crate::error::FsError::damaged("the content is shorter than the file"));
-                }
+                now.read_at(room, start)?;
             }
             places.push((start, at as u64, len));
         }
+        drop(now);
         let (id, open) = self.with_room(|| self.store.create())?;
         // Nobody ever writes to it again.
         let gathered = self.store.adopt_backing(id, self.fresh_epoch());

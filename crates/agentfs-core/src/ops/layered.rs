@@ -87,7 +87,17 @@ impl FsCore {
         Ok(Top { backing, open })
     }
 
-    pub(super) fn stack<'a>(&'a self, file: &'a OpenFile, source: &Source) -> Result<Stack<'a>> {
+    /// As [`FsCore::stack`], of a file that nobody need have opened; `None` when it is in layers no more.
+    pub(super) fn stack_if_layered<'a>(
+        &'a self,
+        file: &'a OpenFile,
+        source: &mut Source,
+    ) -> Result<Option<Stack<'a>>> {
+        self.find_source(file, source)?;
+        matches!(source, Source::Layered(_)).then(|| self.stack(file, source)).transpose()
+    }
+
+    fn stack<'a>(&'a self, file: &'a OpenFile, source: &Source) -> Result<Stack<'a>> {
         let branch = file.tree.branch()?;
         let permit = branch.permit_write();
         if self.journal.is_poisoned() {
@@ -132,7 +142,8 @@ impl FsCore {
         };
         let (from, to) = if is_own { (offset, end) } else { stack.blocks(&top, offset, end) };
         let bytes = stack.filled(data, offset, (from, to))?;
-        let claim = Claim::new(top.backing.clone(), from, to - from);
+        // Named before it is there: nobody takes it for free meanwhile.
+        let claim = (!is_own).then(|| Claim::new(top.backing.clone(), from, to - from));
         top.backing.note_write(to - from);
         let mut written = self.with_room(|| top.open.write_at(&bytes, from))?;
         while how.is_whole && written < bytes.len() {
@@ -150,16 +161,16 @@ impl FsCore {
             return Err(no_space().into());
         }
         stack.note_wear(&top);
-        if is_own && stack.layers.owners().len() == 1 {
-            // What else it had was cut off.
-            let size = stack.size;
-            stack.commit(source, Vec::new(), size, Some(how))?;
-        } else if is_own {
-            self.change_branch(file.tree.branch()?, |draft| note_written(draft, file.ino, |size| size, how))?;
-        } else {
+        if let Some(claim) = claim {
             let claim = if reached < to { claim.part(0, reached - from) } else { claim };
             let size = stack.size.max(end.min(reached));
             stack.commit(source, vec![Change::piece(from, claim)], size, Some(how))?;
+        } else if stack.layers.owners().len() == 1 {
+            // What else it had was cut off.
+            let size = stack.size;
+            stack.commit(source, Vec::new(), size, Some(how))?;
+        } else {
+            self.change_branch(file.tree.branch()?, |draft| note_written(draft, file.ino, |size| size, how))?;
         }
         Ok((end.min(reached) - offset) as usize)
     }
@@ -174,7 +185,7 @@ impl FsCore {
         strip: Strip,
     ) -> Result<()> {
         let stack = self.stack(file, source)?;
-        let holes = gaps(pieces, offset, offset + len);
+        let holes = pieces.holes(offset, offset + len);
         let holes = holes.into_iter().map(|(from, to)| Change::hole(from, to - from));
         let moved = pieces.pieces().map(|(start, claim)| Change::piece(start, claim.clone()));
         let size = stack.size.max(offset + len);
@@ -228,13 +239,13 @@ impl FsCore {
                 stack.layers.parts(offset, end).any(|part| part.claim.backing().id == top.backing.id)
             });
             stack.commit(source, vec![Change::hole(offset, len)], size, Some(strip.into()))?;
-            return own.map_or(Ok(()), |top| Ok(punch(&*top.open, offset, end)?));
+            return own.map_or(Ok(()), |top| Ok(top.open.punch(offset, len)?));
         }
         let top = stack.top()?;
         let mut changes = Vec::new();
         let reach = end.min(size);
-        for (from, to) in gaps(&stack.layers, offset, reach) {
-            punch(&*top.open, from, to)?;
+        for (from, to) in stack.layers.holes(offset, reach) {
+            top.open.punch(from, to - from)?;
             changes.push(Change::piece(from, Claim::new(top.backing.clone(), from, to - from)));
         }
         top.backing.note_spare(offset, end);
@@ -246,25 +257,14 @@ impl FsCore {
     }
 }
 
-/// The holes in `[from, to)`.
-fn gaps(layers: &Layers, from: u64, to: u64) -> Vec<(u64, u64)> {
-    let (mut holes, mut at) = (Vec::new(), from);
-    for part in layers.parts(from, to.max(from)) {
-        holes.push((at, part.start));
-        at = part.end;
-    }
-    holes.push((at, to));
-    holes.into_iter().filter(|(from, to)| from < to).collect()
-}
-
-/// Makes a stretch of an object zeros that take no space.
-fn punch(object: &dyn ObjectFile, from: u64, to: u64) -> std::io::Result<()> {
-    object.allocate(FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, from, to - from)
-}
-
 impl Stack<'_> {
     fn epoch(&self) -> Epoch {
         self.permit.epoch
+    }
+
+    /// The file as it is, to read.
+    pub(super) fn file(&self) -> LayeredFile {
+        LayeredFile { layers: self.layers.clone(), len: self.size, opens: self.opens.clone() }
     }
 
     /// The object that new blocks go to, if there is one already.
@@ -319,7 +319,7 @@ impl Stack<'_> {
         if (from, to) == (offset, end) {
             return Ok(Cow::Borrowed(data));
         }
-        let file = LayeredFile { layers: self.layers.clone(), len: self.size, opens: self.opens.clone() };
+        let file = self.file();
         let mut bytes = vec![0; (to - from) as usize];
         for (from_here, to_here) in [(from, offset), (end, to)] {
             if let Some(room) = bytes.get_mut((from_here - from) as usize..(to_here - from) as usize) {
@@ -396,7 +396,7 @@ fn content_with(layers: &Layers, changes: &[Change], size: u64, top: Option<&Top
     match top.filter(|top| only_adds && after.lies_all_in(top.backing.id)) {
         Some(top) => {
             // A write that failed may have left something where nothing is.
-            gaps(&after, 0, size).into_iter().try_for_each(|(from, to)| punch(&*top.open, from, to))?;
+            after.holes(0, size).into_iter().try_for_each(|(from, to)| top.open.punch(from, to - from))?;
             if top.open.stat()?.len != size {
                 top.open.set_len(size)?;
             }

@@ -1,10 +1,9 @@
 //! Files in layers that are written much: what they have elsewhere is copied to the top, some at a time, until all is in one
 //! object. A copy is paid for then by what was written: it never takes more space than that did.
 
-use super::layered::Stack;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
-use crate::handle::{OpenFile, Source};
+use crate::handle::OpenFile;
 use crate::store::{Change, Claim, copy_range};
 use crate::types::{InodeId, ViewId};
 
@@ -67,11 +66,7 @@ impl FsCore {
 
     fn promote_stretch(&self, file: &OpenFile) -> Result<Came> {
         let mut source = file.source.write();
-        self.find_source(file, &mut source)?;
-        if !matches!(&*source, Source::Layered(_)) {
-            return Ok(Came::ToAnEnd);
-        }
-        let mut stack: Stack<'_> = self.stack(file, &source)?;
+        let Some(mut stack) = self.stack_if_layered(file, &mut source)? else { return Ok(Came::ToAnEnd) };
         // A snapshot that came meanwhile has what was written; the next writes begin anew.
         let Some(top) = stack.own_top()?.filter(|top| stack.is_hot(top)) else { return Ok(Came::ToAnEnd) };
         let part = stack.layers.next_not_in(top.backing.id, 0);

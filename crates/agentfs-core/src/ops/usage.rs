@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use super::repair::names_of;
 use crate::error::Result;
 use crate::fs_core::FsCore;
-use crate::store::{Content, Layers};
+use crate::store::{Content, Layers, Stretch, merge};
 use crate::tree::{Inode, Version, visit_new};
 use crate::types::{BranchId, InodeId, ObjectId, ViewId};
 
@@ -105,7 +105,7 @@ fn private(own: &Version, others: &[Version]) -> impl Iterator<Item = (InodeId, 
 
 /// The bytes of content in layers that are in no other content.
 fn bytes_of_ours<'a>(own: &Layers, others: impl Iterator<Item = &'a Content>) -> u64 {
-    let mut theirs: HashMap<ObjectId, Vec<(u64, u64)>> = HashMap::new();
+    let mut theirs: HashMap<ObjectId, Vec<Stretch>> = HashMap::new();
     for other in others {
         match other {
             Content::Whole(object) => theirs.entry(object.id).or_default().push((0, u64::MAX)),
@@ -123,18 +123,8 @@ fn bytes_of_ours<'a>(own: &Layers, others: impl Iterator<Item = &'a Content>) ->
     own.pieces().map(|(_, claim)| not_in(theirs.get(&claim.backing().id), claim.at(), claim.len())).sum()
 }
 
-/// Puts stretches in order, those that touch together.
-fn merge(stretches: &mut Vec<(u64, u64)>) {
-    stretches.sort_unstable();
-    stretches.dedup_by(|next, last| {
-        let touches = next.0 <= last.1;
-        last.1 = if touches { last.1.max(next.1) } else { last.1 };
-        touches
-    });
-}
-
 /// How many of these bytes are in none of the stretches, which are in order and do not touch.
-fn not_in(stretches: Option<&Vec<(u64, u64)>>, start: u64, len: u64) -> u64 {
+fn not_in(stretches: Option<&Vec<Stretch>>, start: u64, len: u64) -> u64 {
     let (mut at, end, mut left) = (start, start + len, 0);
     let stretches = stretches.map_or(&[][..], Vec::as_slice);
     let first = stretches.partition_point(|(_, to)| *to <= start);

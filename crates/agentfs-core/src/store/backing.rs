@@ -9,16 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::reaper::Reaper;
-use super::{Device, FallocateFlags, FileId};
+use super::stretch::whole_blocks;
+use super::{BLOCK, Device, FileId, Stretch};
 use crate::types::{Epoch, ObjectId};
 
-/// The host gives space back, and layers take it, in blocks of so many bytes.
-pub const BLOCK: u64 = 4096;
 /// More stretches that fell free than this are remembered as one that covers them.
 const MOST_FREED: usize = 256;
-
-/// Bytes of a file, from the first to behind the last.
-type Stretch = (u64, u64);
 
 /// The file of an object, as long as anything names any of it.
 pub struct Backing {
@@ -152,7 +148,7 @@ impl Backing {
         let len = before.len.next_multiple_of(BLOCK);
         for (start, end) in gaps.into_iter().map(|(start, end)| (start, end.min(len))) {
             if start < end {
-                file.allocate(FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, start, end - start)?;
+                file.punch(start, end - start)?;
             }
         }
         Ok(before.blocks.saturating_sub(file.stat()?.blocks) * 512)
@@ -202,10 +198,7 @@ impl Named {
             start = *at;
         }
         gaps.push((start, u64::MAX));
-        let whole = |(start, end): Stretch| {
-            (start.checked_next_multiple_of(BLOCK).unwrap_or(start), end - end % BLOCK)
-        };
-        let gaps = gaps.into_iter().map(whole).filter(|(start, end)| start < end);
+        let gaps = gaps.into_iter().filter_map(whole_blocks);
         common(gaps, &freed)
     }
 }

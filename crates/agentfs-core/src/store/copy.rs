@@ -5,7 +5,7 @@ use std::io;
 use rustix::fs;
 use rustix::io::Errno;
 
-use super::{FallocateFlags, ObjectFile, Seek, no_space};
+use super::{ObjectFile, Seek, no_space};
 
 /// Bytes copied at once where the host cannot do it by itself.
 const CHUNK: usize = 1 << 20;
@@ -80,8 +80,7 @@ fn copy_next(from: &dyn ObjectFile, at: u64, to: &dyn ObjectFile, to_at: u64, le
 fn make_hole(to: &dyn ObjectFile, at: u64, len: u64) -> io::Result<()> {
     let has = to.stat()?.len;
     if at < has {
-        let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        to.allocate(mode, at, len.min(has - at))?;
+        to.punch(at, len.min(has - at))?;
     }
     if at + len > has { to.set_len(at + len) } else { Ok(()) }
 }

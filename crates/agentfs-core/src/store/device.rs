@@ -126,6 +126,10 @@ pub trait ObjectFile: Send + Sync {
     fn set_len(&self, len: u64) -> io::Result<()>;
     /// Reserves space, as `fallocate` with these flags; all supported flags are passed on.
     fn allocate(&self, mode: FallocateFlags, offset: u64, len: u64) -> io::Result<()>;
+    /// Makes `len` bytes zeros that take no space, up to its end.
+    fn punch(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.allocate(FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len)
+    }
     /// The next data or hole at or after `offset`; `None` past the end.
     fn seek(&self, what: Seek, offset: u64) -> io::Result<Option<u64>>;
     /// Makes content durable (and, unless `data_only`, its times too), and the name of an object or pack.

@@ -8,7 +8,7 @@ use imbl::OrdMap;
 use imbl::ordmap::DiffItem;
 use siphasher::sip::SipHasher13;
 
-use super::{Backing, Claim};
+use super::{Backing, Claim, Stretch};
 use crate::types::ObjectId;
 
 /// The pieces of a file, by their first bytes. None overlaps another.
@@ -220,6 +220,17 @@ impl Layers {
             }
             at = mine.end.min(theirs.end);
         }
+    }
+
+    /// The holes in `[from, to)`.
+    pub fn holes(&self, from: u64, to: u64) -> Vec<Stretch> {
+        let (mut holes, mut at) = (Vec::new(), from);
+        for part in self.parts(from, to.max(from)) {
+            holes.push((at, part.start));
+            at = part.end;
+        }
+        holes.push((at, to));
+        holes.into_iter().filter(|(from, to)| from < to).collect()
     }
 
     /// Makes a change.

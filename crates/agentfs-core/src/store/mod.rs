@@ -14,8 +14,9 @@ mod pack;
 mod packs;
 mod probe;
 mod reaper;
+mod stretch;
 
-pub use backing::{BLOCK, Backing, Claim, Live};
+pub use backing::{Backing, Claim, Live};
 pub use content::{Content, LowerFile};
 pub use copy::copy_range;
 pub use device::{Device, FallocateFlags, FileId, FileStat, Folder, ObjectFile, Seek, Space};
@@ -30,3 +31,4 @@ pub use pack::{Extent, Pack, Place};
 pub use packs::{Move, PackLimits, PackUse, Packs, READ_TRIES};
 pub(crate) use probe::await_coarse_clock;
 pub use reaper::Durability;
+pub use stretch::{BLOCK, Stretch, merge};

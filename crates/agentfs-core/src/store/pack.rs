@@ -11,7 +11,8 @@ use parking_lot::Mutex;
 
 use super::object::missing_is_damage;
 use super::reaper::Reaper;
-use super::{Device, FileId, ObjectFile};
+use super::stretch::{merge, whole_blocks};
+use super::{Device, FileId, ObjectFile, Stretch};
 use crate::types::PackId;
 
 /// Where an extent begins.
@@ -189,15 +190,8 @@ impl Pack {
             (pack == self.id).then_some((u64::from(offset), u64::from(offset) + u64::from(extent.len)))
         };
         let mut named: Vec<Stretch> = self.extents().iter().filter_map(here).collect();
-        named.sort_unstable();
-        let mut merged: Vec<Stretch> = Vec::new();
-        for (start, end) in named {
-            match merged.last_mut() {
-                Some((_, last)) if start <= *last => *last = end.max(*last),
-                _ => merged.push((start, end)),
-            }
-        }
-        merged
+        merge(&mut named);
+        named
     }
 
     /// Stretches of whole blocks that nothing names, each from its first byte to behind its last.
@@ -206,8 +200,7 @@ impl Pack {
         let len = self.len.load(Ordering::Relaxed);
         let starts = std::iter::once(0).chain(named.iter().map(|(_, end)| *end));
         let ends = named.iter().map(|(start, _)| *start).chain([len]);
-        let whole = |(start, end): Stretch| (start.next_multiple_of(BLOCK), end - end % BLOCK);
-        starts.zip(ends).map(whole).filter(|(start, end)| start < end).collect()
+        starts.zip(ends).filter_map(whole_blocks).collect()
     }
 
     pub(super) fn is(&self, flag: &AtomicBool) -> bool {
@@ -264,9 +257,3 @@ impl Drop for Writing {
         self.0.writing.fetch_sub(1, Ordering::AcqRel);
     }
 }
-
-/// Bytes of a pack, from the first to behind the last.
-pub(super) type Stretch = (u64, u64);
-
-/// The host gives space back in blocks of so many bytes.
-const BLOCK: u64 = 4096;

@@ -8,9 +8,9 @@ use std::sync::{Arc, Weak};
 use parking_lot::Mutex;
 
 use super::object::{create_unused, is_damage};
-use super::pack::{Extent, Pack, Place, Stretch, Writing};
+use super::pack::{Extent, Pack, Place, Writing};
 use super::reaper::Reaper;
-use super::{Device, FallocateFlags, no_space};
+use super::{Device, Stretch, no_space};
 use crate::types::PackId;
 
 /// When a pack is full, and when it is worth emptying others.
@@ -224,8 +224,7 @@ impl Packs {
             // One that is missing has nothing to give.
             let Ok(file) = pack.file() else { continue };
             for (start, end) in gaps {
-                let mode = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-                file.allocate(mode, start, end - start)?;
+                file.punch(start, end - start)?;
             }
         }
         Ok(())

@@ -111,9 +111,7 @@ impl Reaper {
             count += 1;
         }
     }
-}
 
-impl Reaper {
     pub(super) fn has_parts(&self) -> bool {
         !self.parts.lock().is_empty()
     }
@@ -122,14 +120,13 @@ impl Reaper {
     /// Returns the bytes that came back.
     pub(super) fn punch(&self, device: &dyn Device, live: &Live) -> u64 {
         let durable = self.durability.durable();
-        let due = {
+        if self.idle.load(Ordering::Relaxed) {
+            return 0;
+        }
+        let due: Vec<_> = {
             let mut parts = self.parts.lock();
             let count = parts.iter().take_while(|(_, position)| *position <= durable).count();
-            if self.idle.load(Ordering::Relaxed) {
-                return 0;
-            } else {
-                parts.drain(..count).collect::<Vec<_>>()
-            }
+            parts.drain(..count).collect()
         };
         punch_all(due.iter().filter_map(|(part, _)| part.upgrade()), device, live)
     }
