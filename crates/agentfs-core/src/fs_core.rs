@@ -26,6 +26,8 @@ pub struct FsCore {
     pub(crate) journal: Arc<dyn Journal>,
     /// Before rank 0. Held by whoever shortens the log or empties packs.
     pub(crate) compacting: Mutex<()>,
+    /// Before rank 0. Held by whoever works on files that nobody need have open.
+    pub(crate) tending: Mutex<()>,
     /// Rank 0. Held by whoever adds, renames or deletes branches and snapshots.
     pub(crate) control: Mutex<()>,
     /// After rank 0. What is written past the daemon: shared by who begins to, exclusive to whoever freezes a branch or
@@ -82,6 +84,7 @@ impl FsCore {
             store: Store::new(device, Arc::new(journal.clone()), config.packs),
             journal,
             compacting: Mutex::new(()),
+            tending: Mutex::new(()),
             control: Mutex::new(()),
             direct: DirectFiles::default(),
             catalog: RwLock::default(),
@@ -230,6 +233,7 @@ impl FsCore {
         }
         let synced = self.sync_all().and_then(|()| self.journal.sync());
         self.store.reap();
+        self.punch();
         self.store.close();
         synced.and_then(|()| self.journal.close())
     }

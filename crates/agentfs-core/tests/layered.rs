@@ -6,126 +6,13 @@ mod volume;
 
 use std::sync::Arc;
 
-use agentfs_core::testing::{Chance, CrashDevice, Cut, Disk, config, rewrite_log};
+use agentfs_core::testing::{Chance, rewrite_log};
 use agentfs_core::{
-    Caller, Config, Device, Edit, FallocateFlags, FileId, FileKind, Folder, FsCore, InodeId, Memory,
-    OpenMode, Record, ViewId, check_store, repair_store,
+    Caller, Device, Edit, FallocateFlags, FileId, FileKind, Folder, InodeId, Memory, OpenMode, Record,
+    ViewId, check_store, repair_store,
 };
+use volume::large::{BLOCK, copy, filled, held, is_layered, layered, open, tend};
 use volume::{Volume, bytes_of};
-
-const BLOCK: u64 = 4096;
-
-/// Every file that was frozen has its content in layers when it is written to.
-fn layered(boot: u128) -> Config {
-    Config { small_file: 0, layered_from: BLOCK, boot, max_snapshots: 1000, ..config() }
-}
-
-fn open(device: Arc<dyn Device>, boot: u128) -> Volume {
-    Volume(FsCore::open_volume(device, layered(boot)).unwrap().0)
-}
-
-/// Bytes that no other write writes.
-fn filled(fill: u8, len: usize) -> Vec<u8> {
-    vec![fill.max(1); len]
-}
-
-fn sync_file(v: &Volume, path: &str) {
-    let ino = v.find("main", path).unwrap();
-    let handle = v.0.open(ViewId::MAIN, ino, OpenMode::Read, Caller::ROOT).unwrap();
-    v.0.fsync(handle, true).unwrap();
-    v.0.release(handle).unwrap();
-}
-
-fn is_layered(v: &Volume, branch: &str, path: &str) -> bool {
-    let ino = v.find(branch, path).unwrap();
-    v.0.version(v.view(branch)).unwrap().get(ino).unwrap().is_layered()
-}
-
-/// Bytes that the store holds in objects.
-fn held(device: &dyn Device) -> u64 {
-    let of = |id: FileId| device.open(id).unwrap().stat().unwrap().blocks * 512;
-    device.list(Folder::Objects).unwrap().into_iter().map(of).sum()
-}
-
-/// Has what fell free given back.
-fn tend(v: &Volume) {
-    for _ in 0..3 {
-        v.0.sync().unwrap();
-        v.0.tend().unwrap();
-    }
-}
-
-/// A file as it was after each write, with the I/Os until then.
-type Moments = Vec<(usize, Vec<u8>)>;
-
-/// Writes to a durable file in many places, and takes snapshots between, on a device that leaves out the syncs of these files.
-fn written_without_fsync(seed: u64, deaf: fn(FileId) -> bool) -> (Vec<agentfs_core::testing::Io>, Moments) {
-    let (mut chance, len) = (Chance(seed), 24 * BLOCK as usize);
-    let device = Arc::new(CrashDevice::deaf(Memory::default(), deaf));
-    let v = open(device.clone(), 1);
-    v.make("main", "f", FileKind::File);
-    v.write_at("main", "f", 0, &filled(1, len));
-    sync_file(&v, "f");
-    v.0.create_snapshot("main", None).unwrap();
-    let (mut moments, mut layered) = (vec![(device.count(), filled(1, len))], 0);
-    for n in 0..60_u8 {
-        let mut now = moments.last().unwrap().1.clone();
-        let size = 1 + chance.below(3 * BLOCK) as usize;
-        let at = chance.below((now.len() - size) as u64) as usize;
-        let (at, size) = if n % 2 == 0 { (at - at % BLOCK as usize, size) } else { (at, size) };
-        now[at..at + size].fill(n + 2);
-        v.write_at("main", "f", at as u64, &filled(n + 2, size));
-        match n % 12 {
-            4 => drop(v.0.create_snapshot("main", None).unwrap()),
-            8 => v.0.sync().unwrap(),
-            10 => tend(&v),
-            _ => {}
-        }
-        moments.push((device.count(), now));
-        layered += usize::from(is_layered(&v, "main", "f"));
-    }
-    assert!(layered > 20, "in layers after {layered} of 60 writes");
-    (device.trace(), moments)
-}
-
-/// Of which bytes does a crash leave neither what they were nor what was written over them?
-fn lost_bytes(seed: u64, deaf: fn(FileId) -> bool) -> (usize, usize) {
-    let (trace, moments) = written_without_fsync(seed, deaf);
-    let (mut disk, mut lost, mut points) = (Disk::default(), 0, 0);
-    for (ios, io) in trace.iter().enumerate() {
-        disk.apply(io);
-        if ios < moments[0].0 || ios % 3 != 0 {
-            continue;
-        }
-        let reached = moments.iter().position(|(end, _)| *end > ios).unwrap_or(moments.len() - 1);
-        for cut in [Cut::Synced, Cut::Written, Cut::Some(ios as u64), Cut::Some(ios as u64 + 7)] {
-            let v = open(Arc::new(disk.after(cut)), 2);
-            let found = v.bytes("main", "f").unwrap();
-            let known = |at: usize, some: &[u8]| {
-                moments[..=reached].iter().any(|(_, then)| then[at..at + some.len()] == *some)
-            };
-            for (n, block) in found.chunks(BLOCK as usize).enumerate() {
-                let at = n * BLOCK as usize;
-                let bytes = if known(at, block) { &[] } else { block };
-                lost += bytes.iter().enumerate().filter(|(n, byte)| !known(at + n, &[**byte])).count();
-            }
-            lost += usize::from(found.len() != moments[0].1.len());
-            points += 1;
-        }
-    }
-    (points, lost)
-}
-
-/// A write that was never synced may be lost; what it was to take the place of is not, nor is anything beside it.
-#[test]
-fn a_power_cut_leaves_each_byte_as_it_was_durable_or_as_it_was_written() {
-    let all: Vec<_> = (1..4).map(|seed| lost_bytes(seed, |_| false)).collect();
-    println!("{all:?} crashes, bytes lost");
-    assert!(all.iter().all(|(points, lost)| *points > 200 && *lost == 0), "{all:?}");
-    // What forgets to sync the blocks before the record that names them is found.
-    let forgotten = |id: FileId| matches!(id, FileId::Object(_));
-    assert!((1..4).any(|seed| lost_bytes(seed, forgotten).1 > 0), "a sync that is left out does not show");
-}
 
 #[test]
 fn a_file_that_is_overwritten_gives_all_space_back_with_its_snapshot() {
@@ -395,15 +282,6 @@ fn the_usage_of_a_branch_counts_the_blocks_that_are_its_own() {
     v.0.create_branch("a", Some("c")).unwrap();
     v.write_at("c", "f", 12 * BLOCK, &filled(4, BLOCK as usize));
     assert_eq!((usage("a"), usage("c")), ((1, 99), (1, 99)));
-}
-
-fn copy(v: &Volume, (from, at): (&str, u64), (to, to_at): (&str, u64), len: u64) -> u64 {
-    let open =
-        |path: &str, mode| v.0.open(ViewId::MAIN, v.find("main", path).unwrap(), mode, Caller::ROOT).unwrap();
-    let (source, target) = (open(from, OpenMode::Read), open(to, OpenMode::Write));
-    let copied = v.0.copy_range((source, at), (target, to_at), len, Caller::ROOT).unwrap();
-    [source, target].into_iter().for_each(|handle| v.0.release(handle).unwrap());
-    copied
 }
 
 /// Not only what was frozen is shared: what the branch writes in place becomes nobody's to write.

@@ -183,6 +183,7 @@ impl FsCore {
     /// `UnknownVersion`; `Refused` for `main`; `Busy` while files in it are open, or (without `force`) while
     /// snapshots of it or branches grown from it exist.
     pub fn delete_branch(&self, branch: &str, force: bool) -> Result<(BranchId, u64)> {
+        let tending = self.tending.lock();
         let control = self.control.lock();
         let (info, target) = {
             let catalog = self.catalog.read();
@@ -195,7 +196,7 @@ impl FsCore {
         self.catalog.write().remove_branch(info.id);
         let points = self.forget_points();
         self.views.retire(info.view, |view| !self.lookups.remembers_view(view));
-        drop(control);
+        drop((control, tending));
         Ok((info.id, self.reclaim((garbage, points))))
     }
 
@@ -204,6 +205,7 @@ impl FsCore {
     /// # Errors
     /// As [`FsCore::delete_branch`].
     pub(super) fn check_deletable(&self, branch: &str, force: bool) -> Result<BranchInfo> {
+        let _tending = self.tending.lock();
         let catalog = self.catalog.read();
         let info = catalog.branch(branch)?.0;
         refuse_main(info, "deleted")?;

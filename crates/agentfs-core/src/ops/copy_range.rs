@@ -9,7 +9,7 @@ use super::write::{check_end, note_change};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::handle::{Handle, OpenFile, Source};
-use crate::store::{FallocateFlags, LowerFile, ObjectFile, copy_range};
+use crate::store::{FallocateFlags, LowerFile, Object, ObjectFile, copy_range};
 use crate::types::{Caller, HandleId};
 
 /// Most bytes of one call (`MAX_RW_COUNT` of the kernel): the answer is a 32-bit number.
@@ -23,7 +23,8 @@ const CHUNK: u64 = 128 << 10;
 enum Kind {
     Hole,
     Small,
-    Object(Arc<dyn ObjectFile>),
+    /// As long as something names it, no stretch of it is given back.
+    Object(Arc<dyn ObjectFile>, Option<Arc<Object>>),
     /// It must not change meanwhile.
     Lower(Arc<LowerFile>, Arc<dyn ObjectFile>),
 }
@@ -71,10 +72,10 @@ impl FsCore {
         }
         let in_layers = self.goes_into_layers(&target.file)?;
         match self.kind_of(&source.file)? {
-            Kind::Object(_) | Kind::Lower(..) if in_layers => {
+            Kind::Object(..) | Kind::Lower(..) if in_layers => {
                 self.copy_through(from, (&target.file, to.1), len.min(AT_ONCE), strip)
             }
-            Kind::Object(object) if len > CHUNK => {
+            Kind::Object(object, _named) if len > CHUNK => {
                 self.copy_object(&*object, from.1, target, to.1, len.min(AT_ONCE), strip)
             }
             Kind::Hole if len > CHUNK => self.copy_hole((&target.file, to.1), len, strip).map(|()| len),
@@ -83,7 +84,7 @@ impl FsCore {
                 check_same(&lower, &*object)?;
                 copied
             }
-            Kind::Hole | Kind::Small | Kind::Object(_) | Kind::Lower(..) => {
+            Kind::Hole | Kind::Small | Kind::Object(..) | Kind::Lower(..) => {
                 self.copy_through(from, (&target.file, to.1), len, strip)
             }
         }
@@ -92,10 +93,12 @@ impl FsCore {
     fn kind_of(&self, file: &OpenFile) -> Result<Kind> {
         // Taken out of the lock: the other file has one of its own, and both could be asked for the other way round.
         Ok(match &*self.source_to_read(file)? {
-            Source::Object(_, object) => Kind::Object(object.clone()),
-            Source::Lower(_, object) if self.is_live(file.view, file.ino) => Kind::Object(object.clone()),
+            Source::Object(named, object) => Kind::Object(object.clone(), Some(named.clone())),
+            Source::Lower(_, object) if self.is_live(file.view, file.ino) => {
+                Kind::Object(object.clone(), None)
+            }
             Source::Lower(lower, object) => Kind::Lower(lower.clone(), object.clone()),
-            Source::Layered(layered) => Kind::Object(Arc::new(self.layered_file(file, layered)?)),
+            Source::Layered(layered) => Kind::Object(Arc::new(self.layered_file(file, layered)?), None),
             Source::Hole => Kind::Hole,
             Source::Small(_) | Source::Unknown => Kind::Small,
         })
@@ -141,6 +144,7 @@ impl FsCore {
             let want = (len - done).min(CHUNK) as usize;
             let copied = self.read(from.0, from.1 + done, buffer.get_mut(..want).unwrap_or_default());
             let copied = copied.and_then(|read| {
+                // Nothing is left when it was cut meanwhile.
                 self.write_open(to.0, to.1 + done, buffer.get(..read).unwrap_or_default(), strip.into())
             });
             match copied {

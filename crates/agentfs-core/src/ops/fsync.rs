@@ -30,12 +30,10 @@ impl FsCore {
         // Objects are taken out of the lock: others may read and write while the disk works.
         let objects = self.unsynced_objects(&*self.source_to_read(&handle.file)?, &handle.file)?;
         for (id, object, backing) in objects {
-            backing.iter().for_each(|backing| backing.set_synced(true));
+            let changes = backing.as_ref().map(|backing| backing.changes());
             // The host tells of it once.
-            object.sync(data_only).inspect_err(|_| {
-                backing.iter().for_each(|backing| backing.set_synced(false));
-                self.journal.give_up(id);
-            })?;
+            object.sync(data_only).inspect_err(|_| self.journal.give_up(id))?;
+            backing.iter().zip(changes).for_each(|(backing, changes)| backing.is_synced_to(changes));
         }
         self.journal.sync_inode(handle.file.ino)?;
         self.try_given_up(&handle.file)

@@ -71,7 +71,7 @@ impl FsCore {
     /// Where the data of an object is, as layers.
     pub(super) fn layers_of(&self, object: &Object, open: &dyn ObjectFile, size: u64) -> Result<Layers> {
         // Whoever wrote it did not say whether that is durable.
-        object.backing().set_synced(false);
+        object.backing().note_change();
         let (mut found, mut at) = (Vec::new(), 0);
         while let Some(data) = open.seek(Seek::Data, at)?.filter(|data| *data < size) {
             let is_last = found.len() >= MOST_STRETCHES;
@@ -144,15 +144,9 @@ impl FsCore {
         let bytes = stack.filled(data, offset, (from, to))?;
         // Named before it is there: nobody takes it for free meanwhile.
         let claim = (!is_own).then(|| Claim::new(top.backing.clone(), from, to - from));
+        let written = self.write_object(&*top.open, &bytes, from, how);
         top.backing.note_write(to - from);
-        let mut written = self.with_room(|| top.open.write_at(&bytes, from))?;
-        while how.is_whole && written < bytes.len() {
-            let rest = bytes.get(written..).unwrap_or_default();
-            written += match self.with_room(|| top.open.write_at(rest, from + written as u64))? {
-                0 => return Err(no_space().into()),
-                more => more,
-            };
-        }
+        let written = written?;
         let mut reached = from + written as u64;
         if reached < to && !is_own {
             reached -= reached % BLOCK; // the rest of a block is not there
@@ -215,7 +209,9 @@ impl FsCore {
         if let Some(top) = own
             && top.open.stat()?.len > size
         {
-            top.open.set_len(size)?;
+            let cut = top.open.set_len(size);
+            top.backing.note_change();
+            cut?;
         }
         Ok(())
     }
@@ -239,7 +235,11 @@ impl FsCore {
                 stack.layers.parts(offset, end).any(|part| part.claim.backing().id == top.backing.id)
             });
             stack.commit(source, vec![Change::hole(offset, len)], size, Some(strip.into()))?;
-            return own.map_or(Ok(()), |top| Ok(top.open.punch(offset, len)?));
+            return own.map_or(Ok(()), |top| {
+                let punched = top.open.punch(offset, len);
+                top.backing.note_change();
+                Ok(punched?)
+            });
         }
         let top = stack.top()?;
         let mut changes = Vec::new();
@@ -253,6 +253,7 @@ impl FsCore {
         if top.open.stat()?.len < reach {
             top.open.set_len(reach)?;
         }
+        top.backing.note_change();
         stack.commit(source, changes, size, Some(strip.into()))
     }
 }
@@ -349,7 +350,11 @@ impl Stack<'_> {
         let is_simple = layers.bytes() - own > covers && file.tree.with_inode(file.ino, Inode::is_layered)?;
         let content =
             if is_simple { None } else { Some(content_with(&layers, &changes, size, top.as_ref())?) };
-        let first = to_be_durable(&layers, &changes, top.as_ref());
+        let mut first = to_be_durable(&layers, &changes, top.as_ref());
+        if let Some(Content::Whole(object)) = &content {
+            // With holes and the length that it was given just now.
+            first.insert(object.id);
+        }
         drop(layers); // what nobody else has is changed in place
         let now = match (&content, top) {
             (Some(Content::Hole), _) => Source::Hole,
@@ -400,7 +405,7 @@ fn content_with(layers: &Layers, changes: &[Change], size: u64, top: Option<&Top
             if top.open.stat()?.len != size {
                 top.open.set_len(size)?;
             }
-            top.backing.set_synced(false);
+            top.backing.note_change();
             Ok(Content::Whole(Object::of(top.backing.clone())))
         }
         None => Ok(Content::Layered(Arc::new(after))),

@@ -53,6 +53,7 @@ impl FsCore {
         if tree.with_inode(ino, |_| ()).is_err() {
             return Ok(None);
         }
+        let _tending = self.tending.lock();
         let file = self.open_files.acquire(&tree, view, ino);
         let done = work(&file);
         self.settle_unused(&file);
@@ -81,8 +82,9 @@ impl FsCore {
         }
         let other = stack.opens.get(from)?;
         let claim = Claim::new(top.backing.clone(), start, len);
-        top.backing.set_synced(false);
-        let copied = self.with_room(|| copy_range(&*other, at, &*top.open, start, len))?;
+        let copied = self.with_room(|| copy_range(&*other, at, &*top.open, start, len));
+        top.backing.note_change();
+        let copied = copied?;
         let claim = if copied < len { claim.part(0, copied) } else { claim };
         let size = stack.size;
         stack.commit(&mut source, vec![Change::piece(start, claim)], size, None)?;

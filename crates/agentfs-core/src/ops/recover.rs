@@ -215,6 +215,9 @@ impl FsCore {
         core.lie_over_lower()?;
         core.store.serve();
         let sound = recovered.damage.is_none() && !log::has_lost(&*device)?;
+        if let Some(live) = core.live() {
+            objects.values().for_each(|backing| backing.note_opened(&live, sound));
+        }
         let named = objects.keys().map(|id| id.0).chain(packs.keys().map(|id| id.0)).collect();
         core.forget_unnamed((objects, packs, extents), named, sound);
         Ok((core, recovered))

@@ -41,7 +41,7 @@ impl FsCore {
     }
 
     /// Gives back stretches of files that no version names any more.
-    pub(super) fn punch(&self) {
+    pub(crate) fn punch(&self) {
         if self.store.has_parts()
             && let Some(live) = self.live()
         {

@@ -5,6 +5,7 @@ use crate::branch::Draft;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::handle::OpenFile;
+use crate::store::ObjectFile;
 use crate::types::{HandleId, InodeId, Timestamp};
 
 /// Largest size of a file in bytes (what a file offset can say).
@@ -57,6 +58,9 @@ impl FsCore {
         data: &[u8],
         how: Writing,
     ) -> Result<usize> {
+        if data.is_empty() {
+            return Ok(0);
+        }
         let mut source = file.source.write();
         if self.write_small(file, &mut source, offset, data, how)? {
             return Ok(data.len());
@@ -65,14 +69,7 @@ impl FsCore {
             return self.write_layered(file, &mut source, offset, data, how);
         }
         self.write_private(file, &mut source, u64::MAX, |branch, object| {
-            let mut written = self.with_room(|| object.write_at(data, offset))?;
-            while how.is_whole && written < data.len() {
-                let rest = data.get(written..).unwrap_or_default();
-                written += match self.with_room(|| object.write_at(rest, offset + written as u64))? {
-                    0 => return Err(FsError::no_space()),
-                    more => more,
-                };
-            }
+            let written = self.write_object(object, data, offset, how)?;
             let (end, blocks) = (offset + written as u64, object.stat()?.blocks);
             self.change_branch(branch, |draft| {
                 note_written(draft, file.ino, |size| size.max(end), how)?;
@@ -81,6 +78,25 @@ impl FsCore {
             })?;
             Ok(written)
         })
+    }
+
+    /// Writes to an object of the branch's own; less than all only when it may, and there is no room for more.
+    pub(super) fn write_object(
+        &self,
+        object: &dyn ObjectFile,
+        data: &[u8],
+        offset: u64,
+        how: Writing,
+    ) -> Result<usize> {
+        let mut written = self.with_room(|| object.write_at(data, offset))?;
+        while how.is_whole && written < data.len() {
+            let rest = data.get(written..).unwrap_or_default();
+            written += match self.with_room(|| object.write_at(rest, offset + written as u64))? {
+                0 => return Err(FsError::no_space()),
+                more => more,
+            };
+        }
+        Ok(written)
     }
 
     /// May writing through this handle have to copy the file first? A hint, to choose a thread by.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
@@ -22,8 +22,10 @@ pub struct Backing {
     pub id: ObjectId,
     /// The epoch of the branch that may write it; no other may.
     epoch: AtomicU64,
-    /// May it hold bytes that are not durable?
-    unsynced: AtomicBool,
+    /// How often it was changed.
+    changes: AtomicU64,
+    /// How many of these changes are known to be durable.
+    synced: AtomicU64,
     /// Bytes that were written to it in layers, the same ones each time.
     pub(crate) written: AtomicU64,
     /// Leaf lock.
@@ -39,9 +41,19 @@ struct Named {
     /// Names of stretches: by how much more begin here than end here.
     bounds: BTreeMap<u64, i64>,
     /// Of these something let go since they were last looked at.
-    freed: Vec<Stretch>,
+    freed: Freed,
+    /// Of these it did before, by records that were not durable when they were last looked at.
+    waiting: Freed,
     /// Is it in the reaper's list already?
     is_listed: bool,
+}
+
+/// Stretches that something let go of.
+#[derive(Default)]
+struct Freed {
+    stretches: Vec<Stretch>,
+    /// The position of the log behind the last record that let go of one.
+    position: u64,
 }
 
 impl std::fmt::Debug for Backing {
@@ -61,7 +73,8 @@ impl Backing {
         Arc::new(Backing {
             id,
             epoch: AtomicU64::new(epoch.0),
-            unsynced: AtomicBool::new(is_new),
+            changes: AtomicU64::new(u64::from(is_new)),
+            synced: AtomicU64::new(0),
             written: AtomicU64::new(0),
             named: Mutex::default(),
             reaper,
@@ -78,19 +91,30 @@ impl Backing {
         self.epoch.store(epoch.0, Ordering::Release);
     }
 
-    /// Is it known that all it holds is durable? What was written since [`Backing::note_write`] is not.
+    /// How often it was changed; [`Backing::is_synced_to`] there when it was made durable after this was asked.
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    /// Is it known that all it holds is durable?
     pub(crate) fn is_synced(&self) -> bool {
-        !self.unsynced.load(Ordering::Acquire)
+        self.synced.load(Ordering::Acquire) >= self.changes()
     }
 
-    /// It is about to be made durable, or that has failed.
-    pub(crate) fn set_synced(&self, is_synced: bool) {
-        self.unsynced.store(!is_synced, Ordering::Release);
+    /// So many of its changes are durable.
+    pub(crate) fn is_synced_to(&self, changes: u64) {
+        self.synced.fetch_max(changes, Ordering::AcqRel);
     }
 
-    /// So many bytes are about to be written to it.
+    /// It was changed: before a record says what it has now, and after it has that, or a sync that came between would count
+    /// for it.
+    pub(crate) fn note_change(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// So many bytes were written to it.
     pub(crate) fn note_write(&self, bytes: u64) {
-        self.set_synced(false);
+        self.note_change();
         self.written.fetch_add(bytes, Ordering::Relaxed);
     }
 
@@ -104,30 +128,43 @@ impl Backing {
         named.wholes = named.wholes.saturating_sub(1);
         // Nobody names a part of most files: they go as a whole.
         if !named.bounds.is_empty() {
-            named.free((0, u64::MAX));
-            self.list(&mut named);
+            self.free(&mut named, (0, u64::MAX));
         }
     }
 
     fn name(&self, (start, end): Stretch) {
         let mut named = self.named.lock();
-        named.bound(start, 1);
-        named.bound(end, -1);
+        bound(&mut named.bounds, (start, end), 1);
     }
 
     fn drop_stretch(self: &Arc<Backing>, (start, end): Stretch) {
         let mut named = self.named.lock();
-        named.bound(start, -1);
-        named.bound(end, 1);
-        named.free((start, end));
-        self.list(&mut named);
+        bound(&mut named.bounds, (start, end), -1);
+        self.free(&mut named, (start, end));
     }
 
     /// A stretch of it is free though nothing ever named it.
     pub(crate) fn note_spare(self: &Arc<Backing>, start: u64, end: u64) {
+        self.free(&mut self.named.lock(), (start, end));
+    }
+
+    /// A volume was opened: what was let go of before, and had not been given back, is not known. It is looked for when the log is
+    /// `sound`: what is lost of another may have named it.
+    pub(crate) fn note_opened(self: &Arc<Backing>, live: &Live, sound: bool) {
         let mut named = self.named.lock();
-        named.free((start, end));
-        self.list(&mut named);
+        (named.freed, named.waiting) = Default::default();
+        if sound && named.wholes == 0 && !named.bounds.is_empty() {
+            named.freed = Freed { stretches: vec![(0, u64::MAX)], position: self.reaper.position() };
+            if !live.has(self.epoch()) {
+                self.list(&mut named);
+            }
+        }
+    }
+
+    fn free(self: &Arc<Backing>, named: &mut Named, stretch: Stretch) {
+        named.freed.add(stretch);
+        named.freed.position = named.freed.position.max(self.reaper.position());
+        self.list(named);
     }
 
     fn list(self: &Arc<Backing>, named: &mut Named) {
@@ -136,17 +173,34 @@ impl Backing {
         }
     }
 
-    /// Gives back to the host the whole blocks that nothing names any more, of those that something let go of; returns the
-    /// bytes that came back. Nobody writes to the file any more, but to what is named.
-    pub(super) fn punch(&self, device: &dyn Device) -> io::Result<u64> {
-        let gaps = self.named.lock().take_gaps();
+    /// Gives back to the host the whole blocks that nothing names any more, of those that records before the position
+    /// `durable` let go of; returns the bytes that came back. Nobody writes to the file any more, but to what is named.
+    fn punch(self: &Arc<Backing>, device: &dyn Device, durable: u64) -> io::Result<u64> {
+        let gaps = {
+            let mut named = self.named.lock();
+            let gaps = named.take_gaps(durable);
+            if named.is_waiting() {
+                self.list(&mut named);
+            }
+            gaps
+        };
+        let punched = self.punch_gaps(device, &gaps);
+        if punched.as_ref().is_err_and(|e| e.kind() != io::ErrorKind::Unsupported) {
+            let mut named = self.named.lock();
+            gaps.into_iter().for_each(|gap| named.freed.add(gap));
+            self.list(&mut named);
+        }
+        punched
+    }
+
+    fn punch_gaps(&self, device: &dyn Device, gaps: &[Stretch]) -> io::Result<u64> {
         if gaps.is_empty() {
             return Ok(0);
         }
         let file = device.open(FileId::Object(self.id))?;
         let before = file.stat()?;
         let len = before.len.next_multiple_of(BLOCK);
-        for (start, end) in gaps.into_iter().map(|(start, end)| (start, end.min(len))) {
+        for (start, end) in gaps.iter().map(|(start, end)| (*start, len.min(*end))) {
             if start < end {
                 file.punch(start, end - start)?;
             }
@@ -155,42 +209,68 @@ impl Backing {
     }
 
     /// It is in no list any more.
-    pub(super) fn unlist(&self) {
+    fn unlist(&self) {
         self.named.lock().is_listed = false;
     }
 }
 
-impl Named {
-    fn bound(&mut self, at: u64, by: i64) {
-        let sum = self.bounds.entry(at).or_default();
+/// A stretch is named `by` more times.
+fn bound(bounds: &mut BTreeMap<u64, i64>, (start, end): Stretch, by: i64) {
+    for (at, by) in [(start, by), (end, -by)] {
+        let sum = bounds.entry(at).or_default();
         *sum += by;
         if *sum == 0 {
-            self.bounds.remove(&at);
+            bounds.remove(&at);
         }
     }
+}
 
-    fn free(&mut self, (start, end): Stretch) {
+impl Freed {
+    fn add(&mut self, (start, end): Stretch) {
         let (start, end) = (start - start % BLOCK, end.checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX));
-        match self.freed.last_mut() {
+        match self.stretches.last_mut() {
             Some(last) if start <= last.1 && last.0 <= end => *last = (last.0.min(start), last.1.max(end)),
-            _ => self.freed.push((start, end)),
+            _ => self.stretches.push((start, end)),
         }
-        if self.freed.len() > MOST_FREED {
-            let start = self.freed.iter().map(|freed| freed.0).min().unwrap_or(0);
-            let end = self.freed.iter().map(|freed| freed.1).max().unwrap_or(0);
-            self.freed = vec![(start, end)];
+        if self.stretches.len() > MOST_FREED {
+            let start = self.stretches.iter().map(|freed| freed.0).min().unwrap_or(0);
+            let end = self.stretches.iter().map(|freed| freed.1).max().unwrap_or(0);
+            self.stretches = vec![(start, end)];
         }
     }
 
-    /// The whole blocks that nothing names, of those that something let go of.
-    fn take_gaps(&mut self) -> Vec<Stretch> {
+    /// Takes all, if all was let go of by records before the position `durable`.
+    fn take_before(&mut self, durable: u64) -> Vec<Stretch> {
+        if self.position <= durable { std::mem::take(self).stretches } else { Vec::new() }
+    }
+}
+
+impl Named {
+    /// Was something let go of by a record that is not known to be durable?
+    fn is_waiting(&self) -> bool {
+        self.wholes == 0 && !(self.waiting.stretches.is_empty() && self.freed.stretches.is_empty())
+    }
+
+    /// The whole blocks that nothing names, of those that something let go of by records before the position `durable`. What
+    /// later records let go of the disk still names.
+    fn take_gaps(&mut self, durable: u64) -> Vec<Stretch> {
         if self.wholes > 0 {
             return Vec::new();
         }
-        let mut freed = std::mem::take(&mut self.freed);
+        let mut freed = self.waiting.take_before(durable);
+        freed.append(&mut self.freed.take_before(durable));
+        if self.waiting.stretches.is_empty() {
+            self.waiting = std::mem::take(&mut self.freed);
+        }
+        if freed.is_empty() {
+            return freed;
+        }
         freed.sort_unstable();
+        let mut bounds = self.bounds.clone();
+        let later = self.waiting.stretches.iter().chain(&self.freed.stretches);
+        later.for_each(|stretch| bound(&mut bounds, *stretch, 1));
         let (mut gaps, mut depth, mut start) = (Vec::new(), 0, 0);
-        for (at, by) in &self.bounds {
+        for (at, by) in &bounds {
             if depth == 0 {
                 gaps.push((start, *at));
             }
@@ -301,11 +381,12 @@ impl Live {
     }
 }
 
-/// Files of which something was let go, to be looked at.
+/// Files of which something was let go, to be looked at: what records before the position `durable` let go of goes.
 pub(super) fn punch_all(
     backings: impl IntoIterator<Item = Arc<Backing>>,
     device: &dyn Device,
     live: &Live,
+    durable: u64,
 ) -> u64 {
     let mut held = 0;
     for backing in backings {
@@ -315,7 +396,7 @@ pub(super) fn punch_all(
             backing.list(&mut named);
             continue;
         }
-        match backing.punch(device) {
+        match backing.punch(device, durable) {
             Ok(bytes) => held += bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {

@@ -235,6 +235,9 @@ impl Layers {
 
     /// Makes a change.
     pub fn apply(&mut self, change: &Change) {
+        if change.len == 0 {
+            return;
+        }
         let end = change.start.saturating_add(change.len);
         self.clear(change.start, end);
         if let Some(claim) = &change.claim {

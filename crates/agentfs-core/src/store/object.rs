@@ -263,7 +263,7 @@ impl Store {
     /// Deletes what was released, and stretches of files that are not written in an epoch that is `live`; returns the bytes it
     /// held.
     pub fn remove(&self, released: Released, live: &Live) -> u64 {
-        released.remove(&*self.device, live)
+        released.remove(&*self.device, live, self.reaper.durable())
     }
 
     /// Is there a file of which something was let go?

@@ -67,6 +67,16 @@ impl Reaper {
         }
     }
 
+    /// The position behind the last record.
+    pub(super) fn position(&self) -> u64 {
+        self.durability.position()
+    }
+
+    /// The position before which all is durable.
+    pub(super) fn durable(&self) -> u64 {
+        self.durability.durable()
+    }
+
     /// Something of a file is named by nothing any more. False when nobody will look.
     pub(super) fn look_later(&self, backing: &Arc<Backing>) -> bool {
         self.freed.fetch_add(1, Ordering::Relaxed);
@@ -128,7 +138,7 @@ impl Reaper {
             let count = parts.iter().take_while(|(_, position)| *position <= durable).count();
             parts.drain(..count).collect()
         };
-        punch_all(due.iter().filter_map(|(part, _)| part.upgrade()), device, live)
+        punch_all(due.iter().filter_map(|(part, _)| part.upgrade()), device, live, durable)
     }
 }
 
@@ -140,9 +150,10 @@ pub(super) fn release<T>(garbage: T) -> Released {
 }
 
 impl Released {
-    /// Deletes the files; returns the bytes that came back or will when packs are emptied.
-    pub(super) fn remove(self, device: &dyn Device, live: &Live) -> u64 {
-        let parts = punch_all(self.parts.iter().filter_map(Weak::upgrade), device, live);
+    /// Deletes the files; returns the bytes that came back or will when packs are emptied. All this was let go of by records
+    /// before the position `durable`.
+    pub(super) fn remove(self, device: &dyn Device, live: &Live, durable: u64) -> u64 {
+        let parts = punch_all(self.parts.iter().filter_map(Weak::upgrade), device, live, durable);
         let held = self.files.into_iter().map(|id| match id {
             // Its bytes were counted by what lay in it.
             FileId::Pack(_) => {

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod large;
+
 use std::collections::BTreeSet;
 
 use agentfs_core::{Caller, CreateMode, FileKind, FsCore, InodeId, Name, OpenMode, ViewId};
