@@ -124,6 +124,10 @@ test-fuse-stress *ARGS:
 test-external-suites *ARGS:
     scripts/test-external-suites {{ARGS}}
 
+# The daemon killed at random moments while git, SQLite and tar work: `just test-kills [KILLS]`; needs root
+test-kills *ARGS:
+    scripts/test-kills {{ARGS}}
+
 # Mixed work for so many minutes; memory and descriptors are to stay flat.
 soak minutes="10":
     scripts/soak {{minutes}}

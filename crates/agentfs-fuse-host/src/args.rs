@@ -32,6 +32,10 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) background: bool,
 
+    /// Start the daemon again when it dies; whoever opens files again goes on, in its branch (root only)
+    #[arg(long)]
+    pub(crate) supervise: bool,
+
     /// Tell a waiting parent on standard output how the start went
     #[arg(long, hide = true)]
     pub(crate) report_start: bool,

@@ -8,7 +8,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
-const READY: &str = "ready";
+/// What a daemon tells its parent when its mount answers.
+pub(crate) const READY: &str = "ready";
 
 /// Starts the daemon in the background and waits until its mount answers. Its log goes to `log`.
 ///

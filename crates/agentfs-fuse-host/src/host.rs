@@ -21,6 +21,7 @@ use crate::negotiate::Wishes;
 use crate::notices::Notices;
 use crate::processes::Bindings;
 use crate::readers::Readers;
+use crate::service;
 use crate::signals::{self, Termination};
 use crate::views::{Caching, PidView, Synthetic};
 use crate::volume;
@@ -58,6 +59,7 @@ impl Host {
         let termination = signals::hold()?;
         let core = Arc::new(volume::open(settings, &mount)?);
         housekeeping::start(&core)?;
+        service::watch(&core)?;
         let adapter = adapter(settings, core.clone(), &mount)?;
         let (bindings, caching) = (adapter.bindings.clone(), adapter.caching.clone());
         let flusher = adapter.flusher.clone();
@@ -92,6 +94,7 @@ impl Host {
         let to_stop = mount.clone();
         self.termination.listen(move |times| stop(&to_stop, times))?;
         let served = self.session.join();
+        service::stopping();
         let closed = self.core.close();
         let still_there = self.place.device.is_some_and(|own| mount::devices_at(&mount).contains(&own));
         if self.place.covers_dead && !still_there {

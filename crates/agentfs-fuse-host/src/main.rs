@@ -17,7 +17,9 @@ mod negotiate;
 mod notices;
 mod processes;
 mod readers;
+mod service;
 mod signals;
+mod supervise;
 mod views;
 mod volume;
 mod write_pool;
@@ -75,6 +77,9 @@ fn mount_and_serve(args: &Args, mount: &Path) -> Result<()> {
         return background::start(&logs.join(format!("{}.log", config::escaped(&mount))));
     }
     start_log();
+    if args.supervise {
+        return supervise::run(args, &settings, &mount);
+    }
     raise_descriptor_limit();
     let started = Host::start(&settings, mount.clone());
     if args.report_start {
@@ -83,6 +88,7 @@ fn mount_and_serve(args: &Args, mount: &Path) -> Result<()> {
     }
     let host = started?;
     tracing::info!(mount = %mount.display(), "mounted");
+    service::ready();
     host.run()
 }
 

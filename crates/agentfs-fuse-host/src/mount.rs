@@ -17,7 +17,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 /// The source shown in `/proc/mounts`.
-const SOURCE: &str = "agentfs";
+pub(crate) const SOURCE: &str = "agentfs";
 /// `f_type` of a FUSE mount (`FUSE_SUPER_MAGIC`).
 const FUSE_MAGIC: FsWord = 0x6573_5546;
 
@@ -64,7 +64,7 @@ pub(crate) fn check_mount_point(path: &Path) -> Result<PathBuf> {
 }
 
 /// Where a dead mount lies: it cannot be looked at itself.
-fn dead_mount_point(path: &Path) -> Result<PathBuf> {
+pub(crate) fn dead_mount_point(path: &Path) -> Result<PathBuf> {
     let absolute = std::path::absolute(path)?;
     match (absolute.parent().map(Path::canonicalize), absolute.file_name()) {
         (Some(Ok(parent)), Some(name)) => Ok(parent.join(name)),
@@ -84,14 +84,26 @@ pub(crate) fn clear_dead(path: &Path) {
 
 /// The device numbers of what is mounted at `path`, the uppermost last. Asks none of the filesystems.
 pub(crate) fn devices_at(path: &Path) -> Vec<String> {
+    mounts_at(path).into_iter().map(|(device, _)| device).collect()
+}
+
+/// The sources of what is mounted at `path`, as `/proc/mounts` has them.
+pub(crate) fn sources_at(path: &Path) -> Vec<String> {
+    mounts_at(path).into_iter().map(|(_, source)| source).collect()
+}
+
+/// The device numbers and sources of what is mounted at `path`, the uppermost last.
+fn mounts_at(path: &Path) -> Vec<(String, String)> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let escaped: String = path.to_string_lossy().chars().map(escape).collect();
-    let fields = table.lines().map(|line| line.split(' ').skip(2));
-    let device = |mut fields: std::iter::Skip<std::str::Split<'_, char>>| {
-        let (device, place) = (fields.next()?, fields.nth(1)?);
-        (place == escaped).then(|| device.to_owned())
+    let mounted = |line: &str| {
+        // proc_pid_mountinfo(5): the fields before " - " vary in number.
+        let (place, kind) = line.split_once(" - ")?;
+        let mut place = place.split(' ').skip(2);
+        let (device, at) = (place.next()?, place.nth(1)?);
+        (at == escaped).then(|| (device.to_owned(), kind.split(' ').nth(1).unwrap_or_default().to_owned()))
     };
-    fields.filter_map(device).collect()
+    table.lines().filter_map(mounted).collect()
 }
 
 /// As the kernel writes paths in its tables.

@@ -8,6 +8,7 @@ use agentfs_core::{FsCore, HostFs, LowerTree, Memory, Unrecorded};
 use anyhow::{Context, Result, bail};
 
 use crate::config::{Backstore, DataPath, Settings};
+use crate::mount;
 
 /// The file in a store that says over which directory it lies.
 const LOWER: &str = "lower";
@@ -87,11 +88,27 @@ fn remember(store: &Path, lower: &Path) -> Result<()> {
     Ok(fs::rename(draft, store.join(LOWER))?)
 }
 
+/// The directory below the mounts of daemons that died. What else is mounted there cannot be told from these.
+fn beneath_dead(lower: &Path) -> Result<PathBuf> {
+    let place = mount::dead_mount_point(lower)?;
+    if mount::sources_at(&place).iter().any(|source| source != mount::SOURCE) {
+        bail!(
+            "the lower directory {0} is a mount point itself, and a daemon died over it: stop what works in it, unmount the \
+             dead volume (umount -l {0}), and mount again",
+            lower.display()
+        );
+    }
+    Ok(place)
+}
+
 /// Takes the directory to lie over, in which `hidden` and the mount point are out of sight.
 fn open_lower(lower: &Path, mut hidden: Vec<PathBuf>, mount: &Path) -> Result<(PathBuf, LowerTree)> {
     let shown = lower.display();
-    let place =
-        lower.canonicalize().with_context(|| format!("the lower directory {shown} cannot be read"))?;
+    let place = if mount::is_dead(lower) {
+        beneath_dead(lower)
+    } else {
+        lower.canonicalize().with_context(|| format!("the lower directory {shown} cannot be read"))
+    }?;
     for store in &hidden {
         if place.starts_with(store.canonicalize()?) {
             bail!("the lower directory {shown} lies inside the store: name another store");

@@ -26,6 +26,8 @@ const MOST_TARGET: usize = 4096;
 const FLAGS: OFlags = OFlags::CLOEXEC.union(OFlags::NOFOLLOW);
 const READ: OFlags = OFlags::NONBLOCK.union(OFlags::NOCTTY);
 
+const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
 /// What the host says of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LowerStat {
@@ -81,23 +83,39 @@ pub struct LowerTree {
     device: Option<(u32, u32)>,
 }
 
+/// A clone of the mount that a directory is in, from there on, of which nothing is mounted anywhere. It takes a privilege.
+fn clone_of(directory: &OwnedFd) -> rustix::io::Result<OwnedFd> {
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    open_tree(directory, c"", clone | OpenTreeFlags::AT_EMPTY_PATH)
+}
+
+/// The directory that lies at a path below all that is mounted there.
+fn beneath_mounts(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::NOTCONN) };
+    let above = clone_of(&fs::open(parent, DIRECTORY, Mode::empty())?)?;
+    fs::openat(&above, name, DIRECTORY | OFlags::NOFOLLOW, Mode::empty())
+}
+
 impl LowerTree {
     /// Takes a directory as it is mounted now. What is mounted over it or in it later, or was mounted in it before, does not
-    /// count. The directories `hidden` are not shown.
+    /// count. The directories `hidden` are not shown. Where the mount of a daemon that died lies over it, it is what lies at this
+    /// path below all mounts.
     ///
     /// # Errors
     /// What the host answers; `NotADirectory`.
     pub fn open(path: &Path, hidden: &[&Path]) -> io::Result<LowerTree> {
-        let plain = fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        // A clone of the mount, of which nothing is mounted anywhere. It takes a privilege.
-        let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        let root = open_tree(&plain, c"", clone | OpenTreeFlags::AT_EMPTY_PATH).unwrap_or(plain);
-        let key = |path: &Path| {
-            let statx = fs::statx(fs::CWD, path, AtFlags::empty(), StatxFlags::BASIC_STATS).ok()?;
-            Some((statx.stx_dev_major, statx.stx_dev_minor, statx.stx_ino))
+        let key = |at: BorrowedFd<'_>, path: &Path| {
+            let statx = fs::statx(at, path, AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
+            Ok::<_, Errno>((statx.stx_dev_major, statx.stx_dev_minor, statx.stx_ino))
         };
-        let device = key(path).map(|(major, minor, _)| (major, minor));
-        let hidden = hidden.iter().filter_map(|path| key(path)).collect();
+        let mut plain = fs::open(path, DIRECTORY, Mode::empty())?;
+        // The mount of a volume over it whose daemon died can be opened so, and no more.
+        if matches!(key(plain.as_fd(), Path::new("")), Err(Errno::NOTCONN | Errno::CONNABORTED)) {
+            plain = beneath_mounts(path)?;
+        }
+        let root = clone_of(&plain).unwrap_or(plain);
+        let device = key(root.as_fd(), Path::new("")).map(|(major, minor, _)| (major, minor)).ok();
+        let hidden = hidden.iter().filter_map(|path| key(fs::CWD, path).ok()).collect();
         let tree = LowerTree { root, path: path.to_owned(), hidden, device };
         // Old kernels cannot be told to stay within.
         tree.find(b"")?.ok_or(io::ErrorKind::NotADirectory)?;

@@ -17,7 +17,6 @@ use agentfs_proto::response::{
 use agentfs_proto::{Request, Response};
 use rustix::io::Errno;
 
-use super::authorize::authorize;
 use super::jobs::Jobs;
 use super::{Asker, Identity, text};
 use crate::adapter::errno;
@@ -50,9 +49,8 @@ pub(super) struct Dispatcher {
 impl Dispatcher {
     /// Carries a request out.
     pub(super) fn respond(self: &Arc<Self>, asker: Asker, request: Request) -> Response {
-        let allowed = authorize(asker.caller, self.identity.owner);
-        let result = allowed.and_then(|()| self.dispatch(asker, request));
-        result.unwrap_or_else(|error| Response::error(&error.to_string(), errno(&error).code() as u32))
+        self.dispatch(asker, request)
+            .unwrap_or_else(|error| Response::error(&error.to_string(), errno(&error).code() as u32))
     }
 
     fn dispatch(self: &Arc<Self>, asker: Asker, request: Request) -> Result<Response> {
@@ -74,7 +72,7 @@ impl Dispatcher {
                 Response::FuzzySnapshot(snapshot_reply(&core.create_fuzzy_snapshot(&branch, name(&r.name)?)?))
             }
             Request::SnapshotList => Response::SnapshotList(SnapshotListReply {
-                snapshots: core.list_snapshots(None, usize::MAX).iter().map(snapshot_record).collect(),
+                snapshots: core.list_snapshots(None, PAGE).iter().map(snapshot_record).collect(),
             }),
             Request::SnapshotPage(r) => Response::SnapshotPage(self.snapshot_page(r.after.as_deref())?),
             Request::SnapshotDelete(r) => {
@@ -283,6 +281,7 @@ impl Dispatcher {
                 .map(|(key, value)| Setting::new(key, value))
                 .chain(store.iter().map(|(key, value)| Setting::new(key, value.to_string())))
                 .chain(lower_settings(status.lower))
+                .chain(self.stranded())
                 .collect(),
         })
     }

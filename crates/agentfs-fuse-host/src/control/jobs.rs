@@ -16,6 +16,10 @@ use parking_lot::Mutex;
 const MAX_RUNNING: usize = 32;
 /// How long the result of a job is kept for whoever began it.
 const KEPT: Duration = Duration::from_secs(600);
+/// Results that are kept at the same time; of more, those that were found first go.
+const MAX_KEPT: usize = 64;
+/// Bytes of results that are kept; but the last one is, whatever it has.
+const MAX_KEPT_BYTES: usize = 256 << 20;
 
 /// What a job found, in bytes, and when.
 type Ended = (Result<Vec<u8>>, Instant);
@@ -40,6 +44,32 @@ struct Table {
     jobs: BTreeMap<u64, Arc<Job>>,
 }
 
+impl Job {
+    /// Since when it has ended, and how many bytes it found.
+    fn ended(&self) -> Option<(Instant, usize)> {
+        let ended = self.ended.lock();
+        ended.as_ref().map(|(found, when)| (*when, found.as_ref().map_or(0, Vec::len)))
+    }
+}
+
+impl Table {
+    /// Forgets results that nobody came for, and those that are too many: whoever begins jobs and leaves them takes no more than
+    /// that.
+    fn forget_old(&mut self) {
+        let ended = self.jobs.iter().filter_map(|(number, job)| Some((*number, job.ended()?)));
+        let mut ended: Vec<_> = ended.collect();
+        ended.sort_unstable_by_key(|(_, (when, _))| std::cmp::Reverse(*when));
+        let (mut count, mut bytes) = (0, 0);
+        for (number, (when, len)) in ended {
+            (count, bytes) = (count + 1, bytes + len);
+            let is_last = count == 1;
+            if when.elapsed() >= KEPT || count > MAX_KEPT || (bytes > MAX_KEPT_BYTES && !is_last) {
+                self.jobs.remove(&number);
+            }
+        }
+    }
+}
+
 impl Jobs {
     /// Begins a job. `work` is to end soon with an error when its progress says that it is cancelled.
     ///
@@ -51,8 +81,7 @@ impl Jobs {
         work: impl FnOnce(&Progress) -> Result<Vec<u8>> + Send + 'static,
     ) -> Result<JobReply> {
         let mut table = self.table.lock();
-        let is_kept = |job: &Job| job.ended.lock().as_ref().is_none_or(|(_, when)| when.elapsed() < KEPT);
-        table.jobs.retain(|_, job| is_kept(job));
+        table.forget_old();
         let running = table.jobs.values().filter(|job| job.ended.lock().is_none()).count();
         if running >= MAX_RUNNING {
             return Err(FsError::Busy(format!("{running} long operations are under way: try again later")));
@@ -194,6 +223,24 @@ mod tests {
         assert!(matches!(jobs.poll(job), Err(FsError::UnknownVersion(_))));
         let JobReply { job } = jobs.start("test", |_| panic!("this test panics")).unwrap();
         assert!(wait(&jobs, job).is_err());
+    }
+
+    #[test]
+    fn results_that_nobody_comes_for_take_only_so_much() {
+        let jobs = Jobs::default();
+        let found = |bytes: usize| {
+            let JobReply { job } = jobs.start("test", move |_| Ok(vec![0; bytes])).unwrap();
+            wait(&jobs, job).map(|_| job)
+        };
+        let many: Vec<u64> = (0..MAX_KEPT + 10).map(|_| found(1).unwrap()).collect();
+        let kept = |jobs: &Jobs, all: &[u64]| all.iter().filter(|job| jobs.poll(**job).is_ok()).count();
+        found(1).unwrap();
+        assert_eq!(kept(&jobs, &many), MAX_KEPT);
+        let large: Vec<u64> = (0..4).map(|_| found(MAX_KEPT_BYTES / 2).unwrap()).collect();
+        found(1).unwrap();
+        assert_eq!((kept(&jobs, &many), kept(&jobs, &large)), (0, 2));
+        let too_large = found(MAX_KEPT_BYTES + 1).unwrap();
+        assert!(jobs.read(too_large, 0).is_ok(), "it could never be read");
     }
 
     #[test]

@@ -17,8 +17,10 @@ use agentfs_proto::{DecodeError, Request, Response, frame, ioctl};
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use fuser::{Errno, ReplyIoctl};
 
+use self::authorize::authorize;
 use self::dispatch::Dispatcher;
 use self::jobs::Jobs;
+use crate::adapter::errno;
 use crate::flusher::Flusher;
 use crate::metrics::Metrics;
 use crate::processes::Bindings;
@@ -32,6 +34,8 @@ const QUEUE: usize = 64;
 /// The control file's server.
 pub(crate) struct Control {
     jobs: Sender<Job>,
+    /// Who mounted the volume.
+    owner: u32,
 }
 
 /// Who asks, and where.
@@ -77,6 +81,7 @@ impl Control {
     /// When a thread cannot be started.
     pub(crate) fn start(parts: Parts, identity: Identity) -> io::Result<Control> {
         let (jobs, queue) = bounded(QUEUE);
+        let owner = identity.owner;
         let Parts { core, metrics, bindings, caching, pid_view, flusher } = parts;
         let dispatcher = Arc::new(Dispatcher {
             core,
@@ -94,7 +99,7 @@ impl Control {
                 .name(format!("control-{number}"))
                 .spawn(move || serve(&queue, &dispatcher))?;
         }
-        Ok(Control { jobs })
+        Ok(Control { jobs, owner })
     }
 
     /// Takes an ioctl on any node: only the control file knows any, and only one.
@@ -109,6 +114,10 @@ impl Control {
         let Node::Special(view, Special::Control) = node.node() else { return reply.error(Errno::ENOTTY) };
         if cmd != ioctl::CONTROL_IOCTL {
             return reply.error(Errno::ENOTTY);
+        }
+        // Others do not even take a place in the queue.
+        if let Err(error) = authorize(caller, self.owner) {
+            return send(reply, &Response::error(&error.to_string(), errno(&error).code() as u32));
         }
         match self.jobs.try_send(Job { asker: Asker { view, tid, caller }, frame: data.to_vec(), reply }) {
             Ok(()) => {}

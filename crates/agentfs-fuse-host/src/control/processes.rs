@@ -6,7 +6,7 @@ use std::{io, thread, time::Duration};
 
 use agentfs_core::{BranchInfo, FsError, Result, ViewId};
 use agentfs_proto::page::Page;
-use agentfs_proto::record::ProcessEntry;
+use agentfs_proto::record::{ProcessEntry, Setting};
 use agentfs_proto::response::{BindReply, EnterReply, StopReply, UnbindReply, WhoamiReply};
 
 use super::dispatch::Dispatcher;
@@ -187,6 +187,14 @@ impl Dispatcher {
         let mut living = self.bindings.living();
         living.retain(|bound| Some(bound.pid) != own);
         living
+    }
+
+    /// Who has to be started again, as its branch was mounted by a daemon that died.
+    pub(super) fn stranded(&self) -> Option<Setting> {
+        let stranded = self.bindings.stranded();
+        // A frame holds but so much.
+        let told: String = list(&stranded).chars().take(512).collect();
+        (!stranded.is_empty()).then(|| Setting::new("to_be_restarted", told))
     }
 
     pub(super) fn stop(&self, asker: Asker, how: &[u8]) -> Result<StopReply> {

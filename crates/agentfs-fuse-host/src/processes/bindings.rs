@@ -39,6 +39,8 @@ struct Table {
     misses: HashMap<Mark, u32>,
     /// Views that processes are bound to, but main's.
     views: HashSet<ViewId>,
+    /// Of those that an earlier daemon gave mounts: these went with it.
+    stranded: HashSet<Mark>,
 }
 
 /// All bindings of a volume.
@@ -90,6 +92,9 @@ impl Bindings {
                 // Bound to what is gone, it gets errors.
                 binding.view = find(binding.branch).map_or_else(no_view, |info| info.view);
                 // The mounts of `branch-exec` went with the daemon that served them.
+                if binding.kind == Kind::Exec {
+                    table.stranded.insert(binding.mark);
+                }
                 table.known.insert(binding.mark, binding);
             }
             bindings.refresh(&mut table);
@@ -341,6 +346,17 @@ impl Bindings {
         proc::all().into_iter().filter_map(member).collect()
     }
 
+    /// The living processes whose branch was mounted by an earlier daemon, that died: all they ask of it fails.
+    pub(crate) fn stranded(&self) -> Vec<Bound> {
+        if self.read().stranded.is_empty() {
+            return Vec::new();
+        }
+        let mut living = self.living();
+        let table = self.read();
+        living.retain(|bound| table.stranded.contains(&bound.binding.mark));
+        living
+    }
+
     /// Ends the bindings whose last process has ended. To be called every few seconds, and soon again when it answers true:
     /// then the processes of some were not found, and it takes more looks to be sure.
     pub(crate) fn sweep(&self) -> bool {
@@ -379,6 +395,7 @@ impl Bindings {
                 if let Some(binding) = table.known.remove(&mark) {
                     table.ended.insert(mark, binding);
                 }
+                table.stranded.remove(&mark);
                 over = true;
             }
         }

@@ -67,6 +67,14 @@ impl Volume {
         Volume::start(false, args, &[])
     }
 
+    /// Mounts on a directory that is there, `mnt` in this one.
+    pub fn mount_over(dir: TempDir, args: &[&str]) -> Volume {
+        let daemon = Volume::spawn(dir.path(), true, args, &[]);
+        let mut volume = Volume { dir, daemon };
+        volume.wait_until_mounted();
+        volume
+    }
+
     fn start(store: bool, args: &[&str], env: &[(&str, &str)]) -> Volume {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("mnt")).unwrap();
