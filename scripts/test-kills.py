@@ -22,6 +22,7 @@ COMMIT = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "gc.auto=
 BRANCHES = ["one", "two"]
 KEPT_SNAPSHOTS = 20
 PATIENCE = 60
+KILLS_PER_REPOSITORY = 20
 
 
 def place(branch):
@@ -75,7 +76,7 @@ def commits(branch, chance):
         if os.path.exists(f"{work}/.git/{lock}"):
             os.unlink(f"{work}/.git/{lock}")
     while True:
-        for n in range(chance.randrange(1, 20)):
+        for n in range(chance.randrange(1, 8)):
             with open(f"{work}/f{n}", "wb") as file:
                 file.write(chance.randbytes(chance.randrange(1, 30_000)))
         run("git", "add", "-A", cwd=work)
@@ -141,6 +142,17 @@ def work(kind, branch, seed):
     os._exit(0)
 
 
+def begin_repository(branch):
+    """A new one: what `git fsck` takes grows with all that was ever committed."""
+    work = f"{place(branch)}/repository"
+    run("rm", "-rf", work)
+    with open(f"{NOTES}/commits-{branch}", "w"):
+        pass
+    os.makedirs(work)
+    run("git", "init", "-q", "-b", "main", cwd=work)
+    run("git", *COMMIT, "commit", "-qm", "first", "--allow-empty", cwd=work)
+
+
 def prepare():
     """What the workers begin with."""
     chance = random.Random(SEED)
@@ -152,9 +164,7 @@ def prepare():
             archive.addfile(entry, BytesIO(data))
     os.makedirs(REFERENCE)
     run("tar", "xf", f"{REFERENCE}.tar", "-C", REFERENCE)
-    os.makedirs(f"{MOUNT}/repository")
-    run("git", "init", "-q", "-b", "main", cwd=f"{MOUNT}/repository")
-    run("git", *COMMIT, "commit", "-qm", "first", "--allow-empty", cwd=f"{MOUNT}/repository")
+    begin_repository("main")
     base = sqlite3.connect(f"{MOUNT}/base")
     base.execute("PRAGMA journal_mode=WAL")
     base.execute("CREATE TABLE counter (n INTEGER)")
@@ -227,6 +237,9 @@ def main():
             for branch in ("main", *BRANCHES):
                 check(branch)
             taken = check_snapshots()
+            if kill % KILLS_PER_REPOSITORY == KILLS_PER_REPOSITORY - 1:
+                for branch in ("main", *BRANCHES):
+                    begin_repository(branch)
             print(f"kill {kill + 1} of {KILLS}: all is there ({', '.join(f'{kind.__name__} {branch}' for kind, branch in chosen)})", flush=True)
     except BaseException as error:
         print(f"FAILED after {kill + 1} kills, seed {SEED}: {error}", flush=True)

@@ -11,9 +11,12 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use fuser::{Config, Filesystem, Session, SessionACL};
-use rustix::fs::{FsWord, statfs};
+use rustix::fs::{CWD, FsWord, statfs};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, move_mount,
+};
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
 /// The source shown in `/proc/mounts`.
@@ -144,10 +147,22 @@ pub(crate) fn mount<F: Filesystem>(filesystem: F, mount: &Path, options: &Option
         .context("the kernel did not shake hands")
 }
 
+fn open_device() -> Result<OwnedFd> {
+    let device = File::options().read(true).write(true).open("/dev/fuse");
+    Ok(device.context("cannot open /dev/fuse: is the module fuse loaded?")?.into())
+}
+
 /// Mounts as root. Set-user-id programs and devices work: a volume is as good as any other filesystem of root's.
 fn mount_directly(mount: &Path, options: &Options) -> Result<OwnedFd> {
-    let device = File::options().read(true).write(true).open("/dev/fuse");
-    let device = OwnedFd::from(device.context("cannot open /dev/fuse: is the module fuse loaded?")?);
+    if is_dead(mount) {
+        // A device is for one mount.
+        let device = open_device()?;
+        match replace_dead(mount, options, &device) {
+            Ok(()) => return Ok(device),
+            Err(error) => tracing::info!(%error, "the dead mount is covered, and stays below"),
+        }
+    }
+    let device = open_device()?;
     let mut data = format!("fd={},rootmode={:o},user_id=0,group_id=0", device.as_raw_fd(), libc::S_IFDIR);
     for (wanted, word) in
         [(options.default_permissions, ",default_permissions"), (options.allow_other, ",allow_other")]
@@ -158,6 +173,35 @@ fn mount_directly(mount: &Path, options: &Options) -> Result<OwnedFd> {
     rustix::mount::mount(SOURCE, mount, kind.as_str(), MountFlags::empty(), Some(&*CString::new(data)?))
         .with_context(|| format!("cannot mount {}", mount.display()))?;
     Ok(device)
+}
+
+/// Mounts beneath the mount of a daemon that died and takes that away: at no time does anybody see what lies below, and dead
+/// mounts do not pile up. Linux 6.5 or later.
+fn replace_dead(mount: &Path, options: &Options, device: &OwnedFd) -> rustix::io::Result<()> {
+    let made = fsopen("fuse", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let words = [
+        ("source", SOURCE.to_owned()),
+        ("subtype", SOURCE.to_owned()),
+        ("fd", device.as_raw_fd().to_string()),
+        ("rootmode", format!("{:o}", libc::S_IFDIR)),
+        ("user_id", "0".to_owned()),
+        ("group_id", "0".to_owned()),
+    ];
+    for (key, value) in words {
+        fsconfig_set_string(&made, key, value)?;
+    }
+    for (wanted, flag) in
+        [(options.default_permissions, "default_permissions"), (options.allow_other, "allow_other")]
+    {
+        if wanted {
+            fsconfig_set_flag(&made, flag)?;
+        }
+    }
+    fsconfig_create(&made)?;
+    let ours = fsmount(&made, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    let beneath = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_BENEATH;
+    move_mount(&ours, "", CWD, mount, beneath)?;
+    rustix::mount::unmount(mount, UnmountFlags::DETACH)
 }
 
 /// Has `fusermount3` open the device and mount it; the descriptor comes back over a socket.

@@ -32,6 +32,15 @@ impl FrameWriter {
         if self.buffer.len() < BUFFER { Ok(()) } else { self.flush() }
     }
 
+    /// Writes bytes that may be no record, in a frame that is sound.
+    #[cfg(feature = "testing")]
+    pub fn write_payload(&mut self, payload: &[u8]) {
+        let mut frame = vec![0; frame::HEADER];
+        frame.extend_from_slice(payload);
+        frame::seal(&mut frame);
+        self.buffer.extend(frame);
+    }
+
     /// Where the next record will begin.
     pub fn position(&self) -> u64 {
         self.len + self.buffer.len() as u64

@@ -67,6 +67,30 @@ pub fn rewrite_log(device: &dyn Device, piece: u64, mut edit: impl FnMut(Record)
     out.finish().expect("memory takes it");
 }
 
+/// Writes a piece of the log anew, with what `edit` makes of the bytes of each record, by its number in the piece. The frames are
+/// sound.
+///
+/// # Panics
+/// When the log cannot be read.
+pub fn rewrite_payloads(device: &dyn Device, piece: u64, mut edit: impl FnMut(usize, &mut Vec<u8>)) {
+    let mut payloads: Vec<Vec<u8>> = Vec::new();
+    let mut log = Log::open(device, 0).expect("the log opens");
+    log.read(|stored| {
+        if stored.piece == piece {
+            payloads.push(stored.payload.to_vec());
+        }
+        ControlFlow::Continue(())
+    })
+    .expect("the log is read");
+    device.remove(FileId::Log(piece)).expect("the piece is there");
+    let mut out = FrameWriter::new(device.create(FileId::Log(piece)).expect("it is gone"));
+    for (number, mut payload) in payloads.into_iter().enumerate() {
+        edit(number, &mut payload);
+        out.write_payload(&payload);
+    }
+    out.finish().expect("memory takes it");
+}
+
 /// Appends to a piece a record that gives the root of `main` another file, with content at a place of a pack.
 ///
 /// # Panics

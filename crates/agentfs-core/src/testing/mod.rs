@@ -37,7 +37,7 @@ pub use crash::{CrashDevice, Cut, Disk, Fault, Io};
 pub use direct::direct_ops;
 pub use dump::{Bytes, Dump, Node, Pairing};
 pub use errno::errno;
-pub use log_edit::{append_extent, rewrite_log};
+pub use log_edit::{append_extent, rewrite_log, rewrite_payloads};
 pub use merging::{merge, sound};
 pub use model::Model;
 pub use op::{
