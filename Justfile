@@ -128,6 +128,10 @@ test-external-suites *ARGS:
 test-kills *ARGS:
     scripts/test-kills {{ARGS}}
 
+# What is read from outside, and operations against the model, under a fuzzer: `just fuzz [MINUTES]`; needs cargo-fuzz
+fuzz *ARGS:
+    scripts/fuzz {{ARGS}}
+
 # Mixed work for so many minutes; memory and descriptors are to stay flat.
 soak minutes="10":
     scripts/soak {{minutes}}
