@@ -45,26 +45,37 @@ pub(crate) fn run(args: &Args, settings: &Settings, mount: &Path) -> Result<()> 
     let served = Arc::new(Mutex::new(Served::default()));
     let to_end = served.clone();
     signals::hold()?.listen(move |_| end(&to_end))?;
-    let mut begun = Instant::now();
-    let first = start(&words, &served);
-    if args.report_start {
-        background::report(first.as_ref().map(|_| ()));
-        background::detach()?;
+    let mut is_told = !args.report_start;
+    let ended = keep_served(&words, &served, mount, &mut is_told);
+    if !is_told {
+        background::report(ended.as_ref().copied());
     }
-    let mut daemon = Ok(first?);
+    ended
+}
+
+/// Starts daemons until one ends as it should. Whoever waits for that is told when the first mount answers.
+fn keep_served(words: &[OsString], served: &Mutex<Served>, mount: &Path, is_told: &mut bool) -> Result<()> {
     let mut tries = 0;
     loop {
-        let end = match daemon {
+        let begun = Instant::now();
+        let end = match start(words, served) {
             Ok(Some(mut daemon)) => {
+                if !*is_told {
+                    *is_told = true;
+                    background::report(Ok(()));
+                    background::detach()?;
+                }
                 let status = daemon.wait()?;
                 served.lock().unwrap_or_else(PoisonError::into_inner).process = None;
-                if is_over(&served, mount, status) {
+                if is_over(served, mount, status) {
                     return if status.success() { Ok(()) } else { bail!("the daemon ended: {status}") };
                 }
                 format!("it ended: {status}")
             }
             // It was asked to end before it was there.
             Ok(None) => return Ok(()),
+            // Nobody is in a volume that is not mounted.
+            Err(error) if !mount::is_dead(mount) => return Err(error),
             Err(error) => format!("{error:#}"),
         };
         tries = if begun.elapsed() < WELL { tries + 1 } else { 0 };
@@ -79,8 +90,6 @@ pub(crate) fn run(args: &Args, settings: &Settings, mount: &Path) -> Result<()> 
             thread::sleep(PAUSE * (1 << (tries - 1)));
         }
         tracing::error!(end, mount = %mount.display(), "the daemon died and is started again");
-        begun = Instant::now();
-        daemon = start(&words, &served);
     }
 }
 
