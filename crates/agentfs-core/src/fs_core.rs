@@ -231,6 +231,7 @@ impl FsCore {
         if self.journal.is_poisoned() {
             self.heal()?;
         }
+        self.settle_all();
         let synced = self.sync_all().and_then(|()| self.journal.sync());
         self.store.reap();
         self.punch();

@@ -16,8 +16,11 @@ use std::time::Instant;
 use agentfs_core::testing::{CoreDriver, Trial, config, random_cases};
 use agentfs_core::{
     Caller, Config, CreateMode, Device, FileId, FileKind, Folder, FsCore, HostFs, InodeId, Memory, Name,
-    OpenMode, PackLimits, ViewId,
+    OpenMode, PackLimits, SetAttr, SetTime, Timestamp, ViewId,
 };
+use volume::Volume;
+
+mod volume;
 
 fn open(device: &Arc<Memory>) -> Arc<FsCore> {
     open_with(device, config())
@@ -134,6 +137,36 @@ fn with_log(checkpoint: &[u8], log: &[u8]) -> Arc<Memory> {
         device.create(FileId::Log(piece)).unwrap().write_at(bytes, 0).unwrap();
     }
     device
+}
+
+/// A kernel that caches writes looks at the clock before it hands them over, and says nothing of a file that is closed
+/// while the volume is unmounted.
+#[test]
+fn a_time_that_was_set_stays_however_late_its_content_came_and_whether_or_not_the_file_was_closed() {
+    let then = Timestamp { secs: 1_000_000_000, nanos: 0 };
+    for config in [|| Config { small_file: 0, ..config() }, layered] {
+        for is_closed in [false, true] {
+            let device = Arc::new(Memory::default());
+            let v = Volume(FsCore::open_volume(device.clone(), config()).unwrap().0);
+            let ino = v.make("main", "f", FileKind::File);
+            v.write_at("main", "f", 0, &[1; 10_000]);
+            v.0.create_snapshot("main", Some("s")).unwrap();
+            let handle = v.0.open(ViewId::MAIN, ino, OpenMode::Write, Caller::ROOT).unwrap();
+            let before = Timestamp::now();
+            std::thread::sleep(std::time::Duration::from_millis(2));
+            v.0.write(handle, 5, &[2; 9_000], false).unwrap();
+            let set = SetAttr { mtime: Some(SetTime::At(then)), ctime: Some(before), ..SetAttr::default() };
+            v.0.setattr(ViewId::MAIN, ino, &set, Caller::ROOT).unwrap();
+            if is_closed {
+                v.0.close().unwrap();
+            }
+            drop(v);
+            let (again, found) = FsCore::open_volume(device, config()).unwrap();
+            assert_eq!(found.dirty, usize::from(!is_closed));
+            let attr = again.getattr(ViewId::MAIN, ino).unwrap();
+            assert_eq!((attr.size, attr.mtime), (10_000, then), "closed: {is_closed}");
+        }
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use super::privileges::{self, Strip};
 use crate::branch::Draft;
 use crate::error::Result;
 use crate::fs_core::FsCore;
+use crate::handle::{LayeredSource, Source};
 use crate::tree::{ACCESS, Acl};
 use crate::types::{Attr, Caller, FileKind, InodeId, SetAttr, SetTime, Timestamp, ViewId};
 
@@ -28,11 +29,25 @@ impl FsCore {
             self.truncate(view, ino, size, caller)?;
         }
         self.refresh_inode(view, ino)?;
-        let attributes = SetAttr { size: None, ..*set };
+        let ctime = set.ctime.map(|ctime| ctime.max(self.last_written(view, ino)));
+        let attributes = SetAttr { size: None, ctime, ..*set };
         if set.size.is_none() || attributes != SetAttr::default() {
             self.change(view, |draft| plan(draft, ino, &attributes, caller))?;
         }
         self.getattr(view, ino)
+    }
+
+    /// When the object of a file that is written in place was. Whoever chooses a ctime by himself, as a kernel with a
+    /// cache does, may have looked at the clock before he wrote: the next mount would take the write for a later one.
+    fn last_written(&self, view: ViewId, ino: InodeId) -> Timestamp {
+        let Some(file) = self.open_files.get(view, ino) else { return Timestamp::default() };
+        let source = file.source.read();
+        let object = match &*source {
+            Source::Object(_, object) => object,
+            Source::Layered(LayeredSource { top: Some(top), .. }) => &top.open,
+            _ => return Timestamp::default(),
+        };
+        object.stat().map_or(Timestamp::default(), |stat| stat.modified)
     }
 }
 

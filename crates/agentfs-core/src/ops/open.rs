@@ -129,13 +129,25 @@ impl FsCore {
 
     /// Records the size and times of a file that is not written in place any more, and the space it holds.
     pub(super) fn settle(&self, file: &OpenFile) {
+        self.settle_when(file, |file| file.writers.load(Ordering::Relaxed) == 0);
+    }
+
+    /// As [`FsCore::settle`], of all files that are open yet: who closed them may not have been told of. What is written
+    /// through the daemon afterwards marks its file anew; what is written past it is asked for by the next mount.
+    pub(crate) fn settle_all(&self) {
+        for file in self.open_files.which(|file| file.dirty.load(Ordering::Relaxed)) {
+            self.settle_when(&file, |file| !file.is_written_directly());
+        }
+    }
+
+    fn settle_when(&self, file: &OpenFile, is_last: impl Fn(&OpenFile) -> bool) {
         // Whoever writes waits for this, and marks the file anew.
         let source = file.source.read();
         let Ok(branch) = file.tree.branch() else { return };
         if !file.dirty.load(Ordering::Relaxed) {
             return;
         }
-        let last = file.writers.load(Ordering::Relaxed) == 0;
+        let last = is_last(file);
         let blocks = if let Source::Object(_, object) = &*source { object.stat().ok() } else { None };
         let settled = self.change_branch(branch, |draft| {
             let meta = draft.meta(file.ino)?;
