@@ -1,6 +1,6 @@
 //! What a volume can be told.
 
-use crate::store::PackLimits;
+use crate::store::{PackLimits, Quota};
 
 /// How the directory that a volume lies over comes into what is frozen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,6 +21,10 @@ pub struct Config {
     pub max_branches: usize,
     /// Snapshots.
     pub max_snapshots: usize,
+    /// What the volume may hold, its snapshots too.
+    pub quota: Quota,
+    /// What each branch may hold of its own: what it wrote since it was frozen last.
+    pub branch_quota: Quota,
     /// The log is compacted when what came after its last checkpoint is larger than so many times that, and `log_slack`.
     pub log_factor: u64,
     /// Bytes of log that are not worth compacting.
@@ -51,6 +55,8 @@ impl Default for Config {
             max_open_handles: 1 << 20,
             max_branches: (1 << 19) - 1,
             max_snapshots: 1 << 24,
+            quota: Quota::NONE,
+            branch_quota: Quota::NONE,
             log_factor: 4,
             log_slack: 4 << 20,
             small_file: 64 << 10,

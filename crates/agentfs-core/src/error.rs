@@ -74,6 +74,12 @@ pub enum FsError {
     /// `limits.max_open_handles` was reached.
     #[error("too many open files in this volume")]
     TooManyHandles,
+    /// `limits.max_branch_bytes` or `limits.max_branch_inodes` was reached.
+    #[error("the branch holds as much as its quota allows")]
+    QuotaExceeded,
+    /// `limits.max_bytes` or `limits.max_inodes` was reached.
+    #[error("the volume holds as much as its quota allows")]
+    VolumeFull,
     /// A limit on branches, snapshots or inodes was reached; the text says which.
     #[error("{0}")]
     LimitReached(String),

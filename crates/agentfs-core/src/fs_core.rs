@@ -12,7 +12,7 @@ use crate::error::{FsError, Result};
 use crate::handle::{DirectFiles, Handles, Lookups, OpenFiles};
 use crate::log::{Journal, Marks, NewBranch, Record, RootAttributes};
 use crate::patience::Patience;
-use crate::store::{Device, Store};
+use crate::store::{Account, Device, Quotas, Store};
 use crate::tree::Version;
 use crate::types::{BranchId, Epoch, InodeId, Knows, Timestamp, ViewId};
 
@@ -23,6 +23,8 @@ pub const MAIN: &str = "main";
 pub struct FsCore {
     pub(crate) config: Config,
     pub(crate) store: Store,
+    /// Where any was set.
+    pub(crate) quotas: Option<Quotas>,
     pub(crate) journal: Arc<dyn Journal>,
     /// Before rank 0. Held by whoever shortens the log or empties packs.
     pub(crate) compacting: Mutex<()>,
@@ -82,6 +84,7 @@ impl FsCore {
     ) -> FsCore {
         FsCore {
             store: Store::new(device, Arc::new(journal.clone()), config.packs),
+            quotas: Quotas::new(config.quota, config.branch_quota),
             journal,
             compacting: Mutex::new(()),
             tending: Mutex::new(()),
@@ -135,11 +138,17 @@ impl FsCore {
 
     /// Puts a recorded branch into catalogue and views.
     pub(crate) fn add_branch(&self, new: NewBranch, origin: Origin, version: Version) -> BranchInfo {
-        let branch = Arc::new(Branch::new(new.id, new.view, version, new.epoch, self.lower.clone()));
+        let (lower, account) = (self.lower.clone(), self.account());
+        let branch = Arc::new(Branch::new(new.id, new.view, version, new.epoch, lower, account));
         let info = BranchInfo { id: new.id, name: new.name, origin, created: new.created, view: new.view };
         self.views.fill(new.view, Tree::Branch(branch.clone()));
         self.catalog.write().insert_branch(info.clone(), branch);
         info
+    }
+
+    /// Who is charged for what a branch is to write, where there are quotas.
+    pub(crate) fn account(&self) -> Option<Arc<Account>> {
+        self.quotas.as_ref().map(Quotas::account)
     }
 
     /// The next inode and the next epoch.
@@ -234,7 +243,7 @@ impl FsCore {
         self.settle_all();
         let synced = self.sync_all().and_then(|()| self.journal.sync());
         self.store.reap();
-        self.punch();
+        self.punch(usize::MAX);
         self.store.close();
         synced.and_then(|()| self.journal.close())
     }

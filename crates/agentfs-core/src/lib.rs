@@ -43,7 +43,7 @@ pub use ops::{
 pub use progress::Progress;
 pub use store::{
     Device, FallocateFlags, FileId, FileStat, Folder, HostFs, Identity, LowerTree, Memory, ObjectFile,
-    PackLimits, PackUse, Seek, Space, StoreError, stamp,
+    PackLimits, PackUse, Quota, Seek, Space, StoreError, stamp,
 };
 pub use tree::{Aside, Edit, Entry, Fault, Inode, Version, check};
 pub use types::{

@@ -6,7 +6,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agentfs_core::{Config, Materialization};
+use agentfs_core::{Config, Materialization, Quota};
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
@@ -99,6 +99,25 @@ struct Limits {
     max_open_handles: Option<u64>,
     max_branches: Option<usize>,
     max_snapshots: Option<usize>,
+    max_bytes: Option<u64>,
+    max_inodes: Option<u64>,
+    max_branch_bytes: Option<u64>,
+    max_branch_inodes: Option<u64>,
+}
+
+impl Limits {
+    /// Those of the volume, and of each branch.
+    fn quotas(&self) -> (Quota, Quota) {
+        let quota = |bytes: Option<u64>, inodes: Option<u64>| Quota {
+            bytes: bytes.unwrap_or(Quota::NONE.bytes),
+            inodes: inodes.unwrap_or(Quota::NONE.inodes),
+        };
+        (quota(self.max_bytes, self.max_inodes), quota(self.max_branch_bytes, self.max_branch_inodes))
+    }
+
+    fn has_quotas(&self) -> bool {
+        self.quotas() != (Quota::NONE, Quota::NONE)
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -173,10 +192,18 @@ impl Settings {
         let file = args.config.as_deref().map(read).transpose()?.unwrap_or_default();
         refuse_unsupported(&file)?;
         let data_path = data_path(&file, env)?;
+        if file.limits.has_quotas() && data_path != DataPath::Exact {
+            bail!(
+                "limits on bytes and inodes need the data path \"exact\", and {:?} was asked for: leave one of \
+                 them out",
+                data_path.name()
+            );
+        }
         let ttl = |ms: Option<u64>| Duration::from_millis(ms.unwrap_or(DEFAULT_TTL_MS));
         let cpus = std::thread::available_parallelism().map_or(1, usize::from);
         let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let defaults = Config::default();
+        let (quota, branch_quota) = file.limits.quotas();
         let layered_from = number(env, "AGENTFS_FUSE_LAYERED_FROM", 1, MOST_BYTES)?;
         let layered_from = layered_from.or(file.layered_from).unwrap_or(defaults.layered_from);
         Ok(Settings {
@@ -187,6 +214,8 @@ impl Settings {
                 max_open_handles: file.limits.max_open_handles.unwrap_or(defaults.max_open_handles),
                 max_branches: file.limits.max_branches.unwrap_or(defaults.max_branches),
                 max_snapshots: file.limits.max_snapshots.unwrap_or(defaults.max_snapshots),
+                quota,
+                branch_quota,
                 root_uid: file.security.default_uid.unwrap_or(uid),
                 root_gid: file.security.default_gid.unwrap_or(gid),
                 materialization: match file.overlay.materialization {
@@ -303,6 +332,8 @@ fn data_path(file: &File, env: Environment<'_>) -> Result<DataPath> {
         }
         (Some(path), _) => Ok(path),
         (None, Some(true)) => Ok(DataPath::WriteBack),
+        // Of what is written past the daemon, or kept by the kernel, nobody can say in time that it is too much.
+        (None, _) if file.limits.has_quotas() => Ok(DataPath::Exact),
         (None, Some(false) | None) => Ok(DataPath::Hybrid),
     }
 }
@@ -399,7 +430,8 @@ mod tests {
     fn the_documented_schema_is_accepted() {
         let json = r#"{"cache":{"attr_ttl_ms":5,"entry_ttl_ms":6,"negative_ttl_ms":7,"writeback_cache":false},
             "data_path":"exact",
-            "limits":{"max_open_handles":10,"max_branches":11,"max_snapshots":12},
+            "limits":{"max_open_handles":10,"max_branches":11,"max_snapshots":12,"max_bytes":13,"max_inodes":14,
+                "max_branch_bytes":15,"max_branch_inodes":16},
             "backstore":{"HostFs":{"root":"/s","prefer_native_snapshots":false}},
             "overlay":{"enabled":false,"lower_root":null,"materialization":null,"ttl_ms":8},
             "security":{"enforce_posix_permissions":true,"default_uid":3,"default_gid":4,"root_bypass_permissions":true}}"#;
@@ -408,6 +440,8 @@ mod tests {
         assert_eq!((s.ttl.attr.as_millis(), s.ttl.entry.as_millis(), s.ttl.negative.as_millis()), (5, 6, 7));
         assert_eq!(s.ttl.live.as_millis(), 8);
         assert_eq!((s.core.max_open_handles, s.core.max_branches, s.core.max_snapshots), (10, 11, 12));
+        assert_eq!(s.core.quota, Quota { bytes: 13, inodes: 14 });
+        assert_eq!(s.core.branch_quota, Quota { bytes: 15, inodes: 16 });
         assert_eq!((s.core.root_uid, s.core.root_gid, s.write_threads), (3, 4, 3));
         assert_eq!(s.data_path, DataPath::Exact);
     }
@@ -417,6 +451,7 @@ mod tests {
         let path = |json: &str, env: &[(&str, &str)]| gather(json, env, &[]).unwrap().data_path;
         let write_back = r#"{"cache":{"writeback_cache":true}}"#;
         assert_eq!(path("{}", &[]), DataPath::Hybrid);
+        assert_eq!(path(r#"{"limits":{"max_bytes":1}}"#, &[]), DataPath::Exact);
         assert_eq!(path(write_back, &[]), DataPath::WriteBack);
         assert_eq!(path(write_back, &[("AGENTFS_FUSE_DATA_PATH", "exact")]), DataPath::Exact);
         assert_eq!(

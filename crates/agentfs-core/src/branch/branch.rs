@@ -8,7 +8,7 @@ use super::quiet::{Hush, Quiet};
 use super::{Draft, Lower};
 use crate::error::{FsError, Result};
 use crate::log::{Journal, Record};
-use crate::store::{Content, FileStat, Object};
+use crate::store::{Account, Content, FileStat, Object, Unit};
 use crate::tree::{Aside, Edit, Inode, Origin, Version};
 use crate::types::{BranchId, Epoch, InodeId, ObjectId, Timestamp, ViewId};
 
@@ -33,13 +33,15 @@ pub(super) struct State {
     pub(super) version: Version,
     pub(super) aside: Aside,
     epoch: Epoch,
+    /// Who is charged for what is made, where there are quotas.
+    account: Option<Arc<Account>>,
     deleted: bool,
 }
 
 impl State {
     /// A version of which nothing else is known.
     pub(super) fn of(version: Version) -> State {
-        State { version, aside: Aside::default(), epoch: Epoch(0), deleted: false }
+        State { version, aside: Aside::default(), epoch: Epoch(0), account: None, deleted: false }
     }
 
     pub(super) fn inode(&self, ino: InodeId) -> Option<&Arc<Inode>> {
@@ -84,8 +86,9 @@ impl Branch {
         version: Version,
         epoch: Epoch,
         lower: Option<Arc<Lower>>,
+        account: Option<Arc<Account>>,
     ) -> Branch {
-        let state = State { version, aside: Aside::default(), epoch, deleted: false };
+        let state = State { version, aside: Aside::default(), epoch, account, deleted: false };
         let (gate, state, quiet) = (RwLock::new(()), RwLock::new(state), Quiet::default());
         Branch { id, view, lower, gate, state, quiet }
     }
@@ -121,7 +124,8 @@ impl Branch {
     /// they are applied. When `plan` or the journal fails, nothing has changed.
     ///
     /// # Errors
-    /// What `plan` or the journal answers; `Stale` when the branch is deleted.
+    /// What `plan` or the journal answers; `Stale` when the branch is deleted; `QuotaExceeded` and `VolumeFull` for a new
+    /// inode.
     pub fn change<T>(
         &self,
         journal: &dyn Journal,
@@ -161,6 +165,7 @@ impl Branch {
         let mut draft = Draft::new(&state);
         let value = plan(&mut draft)?;
         let edits = draft.finish();
+        state.charge(edits.recorded.iter().chain(&edits.unrecorded))?;
         if let Some(record) = record(edits.first, edits.recorded) {
             journal.append(&record)?;
             state.apply(record.into_edits());
@@ -191,6 +196,11 @@ impl Branch {
     /// The present epoch. It may end at any time but while a permit is held.
     pub fn epoch(&self) -> Epoch {
         self.state.read().epoch
+    }
+
+    /// Who is charged for what is written in the present epoch, where there are quotas.
+    pub fn account(&self) -> Option<Arc<Account>> {
+        self.state.read().account.clone()
     }
 
     /// Ends the epoch: waits for the data writes under way, records the version that is now frozen by `record`, and goes
@@ -249,6 +259,7 @@ impl Branch {
             .append_all(&records)
             .inspect_err(|_| kept.iter().for_each(|kept| kept.own.set_epoch(state.epoch)))?;
         state.epoch = next;
+        state.account = state.account.as_ref().map(|account| account.next());
         Ok(frozen)
     }
 
@@ -289,6 +300,20 @@ impl State {
             meta.note_host(kept.stat, kept.modified);
             self.apply(vec![Edit::Meta(kept.ino, meta)]);
         }
+    }
+
+    /// Charges what is new in these edits.
+    fn charge<'a>(&self, edits: impl Iterator<Item = &'a Edit>) -> Result<()> {
+        let Some(account) = &self.account else { return Ok(()) };
+        for edit in edits {
+            let Edit::Put(ino, inode) = edit else { continue };
+            match self.inode(*ino).and_then(|known| known.charge.get()) {
+                Some(charge) => inode.charge.begin(charge.clone()),
+                None if inode.charge.get().is_some() => {}
+                None => inode.charge.begin(Arc::new(account.reserve(Unit::Inodes, 1, 0)?)),
+            }
+        }
+        Ok(())
     }
 
     /// What writes have changed and no record says.

@@ -8,6 +8,7 @@ use super::plan::{Attributes, Merging, New, Plan};
 use super::{ConflictKind, Policy, Verb};
 use crate::compare::{Node, Place};
 use crate::error::{FsError, Result};
+use crate::store::Charged;
 use crate::tree::{Body, Directory, Entry, Homes, Inode};
 use crate::types::{FileKind, InodeId, MAX_NAME_LEN, Name, Timestamp};
 
@@ -306,7 +307,8 @@ impl Merging<'_> {
             }
         }
         let goes_on = node.inode.identity(node.ino);
-        let mut inode = Inode { lower: None, homes: Homes::default(), goes_on, ..(*node.inode).clone() };
+        let (homes, charge) = (Homes::default(), Charged::default());
+        let mut inode = Inode { lower: None, homes, goes_on, charge, ..(*node.inode).clone() };
         inode.body = Body::Directory(Directory::new(place.0));
         inode.meta.nlink = 2;
         inode.meta.times.ctime = Timestamp::now();

@@ -336,7 +336,7 @@ impl<'a> Merging<'a> {
         (inode.meta.uid, inode.meta.gid) = settled.owner.unwrap_or((inode.meta.uid, inode.meta.gid));
         inode.xattrs = settled.xattrs.clone().unwrap_or(inode.xattrs);
         self.core.own_below(&mut inode, &mut first)?;
-        (inode.lower, inode.homes) = (None, crate::tree::Homes::default());
+        (inode.lower, inode.homes, inode.charge) = Default::default();
         inode.goes_on = model.inode.identity(model.ino);
         let now = crate::types::Timestamp::now();
         inode.meta.times.ctime = now;

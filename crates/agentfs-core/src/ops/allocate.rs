@@ -51,6 +51,9 @@ impl FsCore {
             return self.allocate_layered(file, &mut source, mode, (offset, len), strip);
         }
         self.write_private(file, &mut source, u64::MAX, |branch, object| {
+            let takes = !mode.contains(FallocateFlags::PUNCH_HOLE);
+            let _reserved =
+                takes.then(|| self.reserve_range(branch, object, (offset, len), true)).transpose()?;
             self.with_room(|| object.allocate(mode, offset, len))?;
             let grown = |size: u64| if keep { size } else { size.max(end) };
             let blocks = object.stat()?.blocks;

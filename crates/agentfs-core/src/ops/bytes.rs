@@ -8,7 +8,7 @@ use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::store::{Change, Claim, Content, LayeredFile, Layers, LowerFile, ObjectFile};
 use crate::tree::{Body, Inode};
-use crate::types::{Epoch, ObjectId};
+use crate::types::ObjectId;
 
 /// Bytes that are compared at once.
 const CHUNK: usize = 256 << 10;
@@ -173,14 +173,18 @@ impl FsCore {
             return Ok((Content::Hole, None));
         }
         if bytes.len() <= self.config.small_file as usize {
-            return Ok((Content::Packed(self.with_room(|| self.store.packs.append(bytes))?), None));
+            let _reserved = self.reserve_shared(bytes.len() as u64)?;
+            let extent = self.with_room(|| self.store.packs.append(bytes))?;
+            self.charge_shared(&extent);
+            return Ok((Content::Packed(extent), None));
         }
+        let _reserved = self.reserve_shared(bytes.len() as u64)?;
         let (id, object) = self.with_room(|| self.store.create())?;
         let written = self.with_room(|| object.write_at(bytes, 0));
         match written {
             // No branch is ever in this epoch.
             Ok(count) if count == bytes.len() => {
-                Ok((Content::Whole(self.store.adopt(id, Epoch(0))), Some(id)))
+                Ok((Content::Whole(self.adopt_shared(id, &*object)?), Some(id)))
             }
             Ok(_) => {
                 self.store.discard(id);

@@ -100,7 +100,7 @@ impl FsCore {
         let mut fresh = None;
         loop {
             let permit = branch.permit_write();
-            if let Some(copy) = fresh.take() {
+            if let Some((copy, _reserved)) = fresh.take() {
                 self.adopt(file, source, copy, keep, permit.epoch)?;
             }
             if let Source::Object(object, open) = source
@@ -110,7 +110,9 @@ impl FsCore {
                     return Err(FsError::read_only_store());
                 }
                 self.mark_dirty(file, branch)?;
-                return write(branch, &**open);
+                let written = write(branch, &**open);
+                self.charge_object(branch, object.backing(), &**open)?;
+                return written;
             }
             // The copy is made without the permit: a snapshot need not wait for it.
             drop(permit);
@@ -118,7 +120,7 @@ impl FsCore {
             if file.is_direct() || self.is_for_layers(file, source, keep)? {
                 return Err(FsError::Contended);
             }
-            fresh = Some(self.copy_content(file, source, keep)?);
+            fresh = Some((self.copy_content(file, source, keep)?, self.reserve_copy(file, keep)?));
         }
     }
 
@@ -162,6 +164,7 @@ impl FsCore {
     ) -> Result<()> {
         let object = self.store.adopt(id, epoch);
         let branch = file.tree.branch()?;
+        self.charge_object(branch, object.backing(), &*open)?;
         self.change_branch(branch, |draft| {
             draft.set_content(file.ino, Content::Whole(object.clone()));
             // What the copy takes the place of may be durable: the copy is, before the record of it.
@@ -223,7 +226,7 @@ impl FsCore {
         let gaps = self.store.packs.gaps();
         self.journal.sync()?;
         self.store.reap();
-        self.punch();
+        self.punch(usize::MAX);
         if let Err(error) = self.store.packs.punch(gaps) {
             tracing::debug!(%error, "the host does not take space back from the middle of a file");
         }

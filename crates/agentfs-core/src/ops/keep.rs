@@ -10,7 +10,7 @@ use crate::fs_core::FsCore;
 use crate::handle::Source;
 use crate::store::{Content, Identity, LowerFile, LowerStat, ObjectFile, join, split};
 use crate::tree::{Entry, Origin};
-use crate::types::{Epoch, FileKind, InodeId, Name};
+use crate::types::{FileKind, InodeId, Name};
 
 impl FsCore {
     /// Has all branches and snapshots keep what is at these paths of the lower directory, and, if it is `deep`, below them, as
@@ -178,12 +178,15 @@ impl FsCore {
         }
         if size <= u64::from(self.config.small_file) {
             let bytes = self.read_lower(file, &*open)?;
-            return Ok(Content::Packed(self.with_room(|| self.store.packs.append(&bytes))?));
+            let _reserved = self.reserve_shared(size)?;
+            let extent = self.with_room(|| self.store.packs.append(&bytes))?;
+            self.charge_shared(&extent);
+            return Ok(Content::Packed(extent));
         }
-        let (id, _) = self.with_room(|| self.store.import(&*open, size))?;
+        let _reserved = self.reserve_shared(file.stat.blocks * 512)?;
+        let (id, copy) = self.with_room(|| self.store.import(&*open, size))?;
         super::content::check_same(file, &*open).inspect_err(|_| self.store.discard(id))?;
-        // No branch is ever in this epoch: it is nobody's own.
-        Ok(Content::Whole(self.store.adopt(id, Epoch(0))))
+        Ok(Content::Whole(self.adopt_shared(id, &*copy)?))
     }
 
     /// What a branch had at these paths, and below them, when it was frozen as another branch, is now in the lower directory:

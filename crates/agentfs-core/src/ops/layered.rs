@@ -30,7 +30,7 @@ pub(super) const SCATTERED: usize = 64;
 pub(super) struct Stack<'a> {
     core: &'a FsCore,
     file: &'a OpenFile,
-    branch: &'a Branch,
+    pub(super) branch: &'a Branch,
     permit: WritePermit<'a>,
     pub(super) layers: Arc<Layers>,
     pub(super) size: u64,
@@ -142,10 +142,12 @@ impl FsCore {
         };
         let (from, to) = if is_own { (offset, end) } else { stack.blocks(&top, offset, end) };
         let bytes = stack.filled(data, offset, (from, to))?;
+        let (_reserved, _) = self.reserve_range(stack.branch, &*top.open, (from, to - from), true)?;
         // Named before it is there: nobody takes it for free meanwhile.
         let claim = (!is_own).then(|| Claim::new(top.backing.clone(), from, to - from));
         let written = self.write_object(&*top.open, &bytes, from, how);
         top.backing.note_write(to - from);
+        self.charge_object(stack.branch, &top.backing, &*top.open)?;
         let written = written?;
         let mut reached = from + written as u64;
         if reached < to && !is_own {
@@ -212,6 +214,7 @@ impl FsCore {
             let cut = top.open.set_len(size);
             top.backing.note_change();
             cut?;
+            self.charge_object(file.tree.branch()?, &top.backing, &*top.open)?;
         }
         Ok(())
     }
@@ -238,10 +241,12 @@ impl FsCore {
             return own.map_or(Ok(()), |top| {
                 let punched = top.open.punch(offset, len);
                 top.backing.note_change();
-                Ok(punched?)
+                punched?;
+                self.charge_object(file.tree.branch()?, &top.backing, &*top.open)
             });
         }
         let top = stack.top()?;
+        let (_reserved, _) = self.reserve_range(stack.branch, &*top.open, (offset, len), true)?;
         let mut changes = Vec::new();
         let reach = end.min(size);
         for (from, to) in stack.layers.holes(offset, reach) {
@@ -253,6 +258,7 @@ impl FsCore {
         if top.open.stat()?.len < reach {
             top.open.set_len(reach)?;
         }
+        self.charge_object(stack.branch, &top.backing, &*top.open)?;
         top.backing.note_change();
         stack.commit(source, changes, size, Some(strip.into()))
     }

@@ -49,11 +49,12 @@ impl FsCore {
         (view, ino): (ViewId, InodeId),
         work: impl FnOnce(&OpenFile) -> Result<T>,
     ) -> Result<Option<T>> {
+        // Before the view is looked up: it is of the same branch until this is done.
+        let _tending = self.tending.lock();
         let Ok(tree) = self.views.get(view) else { return Ok(None) };
         if tree.with_inode(ino, |_| ()).is_err() {
             return Ok(None);
         }
-        let _tending = self.tending.lock();
         let file = self.open_files.acquire(&tree, view, ino);
         let done = work(&file);
         self.settle_unused(&file);
@@ -80,10 +81,14 @@ impl FsCore {
         if !self.has_room_for(2 * (stack.layers.bytes() + len))? {
             return Ok(Came::ToAnEnd);
         }
+        // Who is at his quota has it in layers.
+        let reserved = self.reserve_range(stack.branch, &*top.open, (start, len), true);
+        let Ok((_reserved, _)) = reserved else { return Ok(Came::ToAnEnd) };
         let other = stack.opens.get(from)?;
         let claim = Claim::new(top.backing.clone(), start, len);
         let copied = self.with_room(|| copy_range(&*other, at, &*top.open, start, len));
         top.backing.note_change();
+        self.charge_object(stack.branch, &top.backing, &*top.open)?;
         let copied = copied?;
         let claim = if copied < len { claim.part(0, copied) } else { claim };
         let size = stack.size;

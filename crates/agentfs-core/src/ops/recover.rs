@@ -213,6 +213,7 @@ impl FsCore {
             core.journal.sync()?;
         }
         core.lie_over_lower()?;
+        core.charge_all();
         core.store.serve();
         let sound = recovered.damage.is_none() && !log::has_lost(&*device)?;
         if let Some(live) = core.live() {
@@ -295,7 +296,8 @@ impl FsCore {
         let adopt = |version: &Version| self.lower.iter().for_each(|lower| lower.adopt(version));
         for PastBranch { made, version, epoch, .. } in branches.into_values() {
             adopt(&version);
-            let branch = Arc::new(Branch::new(made.id, made.view, version, epoch, self.lower.clone()));
+            let (lower, account) = (self.lower.clone(), self.account());
+            let branch = Arc::new(Branch::new(made.id, made.view, version, epoch, lower, account));
             self.views.restore(made.view, Tree::Branch(branch.clone()));
             catalog.insert_branch(info(made), branch);
         }

@@ -93,6 +93,7 @@ impl FsCore {
     ) -> Result<()> {
         let branch = file.tree.branch()?;
         let size = bytes.len() as u64;
+        let reserved = self.reserve_small(file, branch, size)?;
         let (extent, written) = self.with_room(|| self.pack(file, &bytes, same))?;
         self.change_branch(branch, |draft| {
             draft.set_content(file.ino, Content::Packed(Arc::clone(&extent)));
@@ -100,6 +101,9 @@ impl FsCore {
             draft.meta(file.ino)?.blocks = size.div_ceil(HOLE) * (HOLE / 512);
             Ok(())
         })?;
+        if let Some((account, _reserved)) = reserved {
+            extent.charge(&account);
+        }
         file.rewritten.fetch_add(written as u64, Ordering::Relaxed);
         *source = Source::Small(bytes);
         Ok(())

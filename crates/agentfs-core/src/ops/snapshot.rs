@@ -148,7 +148,7 @@ impl FsCore {
         match self.journal.sync() {
             Ok(()) => match self.live() {
                 // Some of what it let go of may have been let go of in part before.
-                Some(live) => self.store.remove(released, &live) + self.store.punch(&live),
+                Some(live) => self.store.remove(released, &live) + self.store.punch(&live, usize::MAX),
                 None => {
                     self.store.remove_later(released);
                     0

@@ -10,6 +10,10 @@ use crate::log::Record;
 use crate::store::{Live, Pack};
 use crate::types::Epoch;
 
+/// Stretches and files that are given back in one turn: the host takes some microseconds for each, and what else is due
+/// waits for them.
+const PUNCHED_AT_ONCE: usize = 1024;
+
 impl FsCore {
     /// Does a little of what has to be done now and then: deletes what nothing names, makes objects ahead, empties a pack
     /// that holds little, shortens the log. To be called several times a second, from one thread.
@@ -18,7 +22,7 @@ impl FsCore {
     /// What the store answers; it is tried again the next time.
     pub fn tend(&self) -> Result<()> {
         self.store.reap();
-        self.punch();
+        self.punch(PUNCHED_AT_ONCE);
         self.lower.iter().for_each(|lower| lower.tend());
         if self.journal.is_poisoned() {
             return self.healing.attempt(|| self.heal());
@@ -40,12 +44,12 @@ impl FsCore {
         Some(Live { epochs, next: Epoch(next) })
     }
 
-    /// Gives back stretches of files that no version names any more.
-    pub(crate) fn punch(&self) {
+    /// Gives back stretches of files that no version names any more; so many places and files at most.
+    pub(crate) fn punch(&self, most: usize) {
         if self.store.has_parts()
             && let Some(live) = self.live()
         {
-            self.store.punch(&live);
+            self.store.punch(&live, most);
         }
     }
 
@@ -87,7 +91,7 @@ impl FsCore {
         }
         self.checkpoint()?;
         self.store.reap();
-        self.punch();
+        self.punch(usize::MAX);
         Ok(())
     }
 

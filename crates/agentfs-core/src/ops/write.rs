@@ -69,6 +69,9 @@ impl FsCore {
             return self.write_layered(file, &mut source, offset, data, how);
         }
         self.write_private(file, &mut source, u64::MAX, |branch, object| {
+            let (_reserved, fits) =
+                self.reserve_range(branch, object, (offset, data.len() as u64), how.is_whole)?;
+            let data = data.get(..fits as usize).unwrap_or(data);
             let written = self.write_object(object, data, offset, how)?;
             let (end, blocks) = (offset + written as u64, object.stat()?.blocks);
             self.change_branch(branch, |draft| {

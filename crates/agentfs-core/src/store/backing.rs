@@ -1,20 +1,18 @@
 //! Backing files of objects: what names each, as a whole or by stretches. A file goes with the last that names any of it;
 //! stretches of a file that nothing names any more are given back to the host, unless the file is still written to.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use super::named::{Freed, Named};
+use super::quota::{Account, Charged, Unit};
 use super::reaper::Reaper;
-use super::stretch::whole_blocks;
 use super::{BLOCK, Device, FileId, Stretch};
 use crate::types::{Epoch, ObjectId};
-
-/// More stretches that fell free than this are remembered as one that covers them.
-const MOST_FREED: usize = 256;
 
 /// The file of an object, as long as anything names any of it.
 pub struct Backing {
@@ -30,30 +28,9 @@ pub struct Backing {
     pub(crate) written: AtomicU64,
     /// Leaf lock.
     named: Mutex<Named>,
+    /// What it holds, where there are quotas.
+    charge: Charged,
     reaper: Arc<Reaper>,
-}
-
-/// What names a file.
-#[derive(Default)]
-struct Named {
-    /// Names of all of it.
-    wholes: usize,
-    /// Names of stretches: by how much more begin here than end here.
-    bounds: BTreeMap<u64, i64>,
-    /// Of these something let go since they were last looked at.
-    freed: Freed,
-    /// Of these it did before, by records that were not durable when they were last looked at.
-    waiting: Freed,
-    /// Is it in the reaper's list already?
-    is_listed: bool,
-}
-
-/// Stretches that something let go of.
-#[derive(Default)]
-struct Freed {
-    stretches: Vec<Stretch>,
-    /// The position of the log behind the last record that let go of one.
-    position: u64,
 }
 
 impl std::fmt::Debug for Backing {
@@ -77,6 +54,7 @@ impl Backing {
             synced: AtomicU64::new(0),
             written: AtomicU64::new(0),
             named: Mutex::default(),
+            charge: Charged::default(),
             reaper,
         })
     }
@@ -118,6 +96,17 @@ impl Backing {
         self.written.fetch_add(bytes, Ordering::Relaxed);
     }
 
+    /// It holds so many bytes; `account` is charged if nobody was before.
+    pub fn holds(&self, account: &Arc<Account>, bytes: u64) {
+        self.charge.set(account, Unit::Bytes, bytes);
+    }
+
+    /// Bytes of it that contents name, if they name parts of it only.
+    pub(crate) fn named_parts(&self) -> Option<u64> {
+        let named = self.named.lock();
+        (named.wholes == 0).then(|| named.bytes())
+    }
+
     /// All of it is named, once more.
     pub(super) fn name_whole(&self) {
         self.named.lock().wholes += 1;
@@ -127,19 +116,19 @@ impl Backing {
         let mut named = self.named.lock();
         named.wholes = named.wholes.saturating_sub(1);
         // Nobody names a part of most files: they go as a whole.
-        if !named.bounds.is_empty() {
+        if named.has_parts() {
             self.free(&mut named, (0, u64::MAX));
         }
     }
 
     fn name(&self, (start, end): Stretch) {
         let mut named = self.named.lock();
-        bound(&mut named.bounds, (start, end), 1);
+        named.bound((start, end), 1);
     }
 
     fn drop_stretch(self: &Arc<Backing>, (start, end): Stretch) {
         let mut named = self.named.lock();
-        bound(&mut named.bounds, (start, end), -1);
+        named.bound((start, end), -1);
         self.free(&mut named, (start, end));
     }
 
@@ -153,8 +142,8 @@ impl Backing {
     pub(crate) fn note_opened(self: &Arc<Backing>, live: &Live, sound: bool) {
         let mut named = self.named.lock();
         (named.freed, named.waiting) = Default::default();
-        if sound && named.wholes == 0 && !named.bounds.is_empty() {
-            named.freed = Freed { stretches: vec![(0, u64::MAX)], position: self.reaper.position() };
+        if sound && named.wholes == 0 && named.has_parts() {
+            named.freed = Freed::all(self.reaper.position());
             if !live.has(self.epoch()) {
                 self.list(&mut named);
             }
@@ -174,11 +163,13 @@ impl Backing {
     }
 
     /// Gives back to the host the whole blocks that nothing names any more, of those that records before the position
-    /// `durable` let go of; returns the bytes that came back. Nobody writes to the file any more, but to what is named.
-    fn punch(self: &Arc<Backing>, device: &dyn Device, durable: u64) -> io::Result<u64> {
+    /// `durable` let go of, in `left` places at most, and counts them down; returns the bytes that came back. Nobody writes
+    /// to the file any more, but to what is named.
+    fn punch(self: &Arc<Backing>, device: &dyn Device, durable: u64, left: &mut usize) -> io::Result<u64> {
         let gaps = {
             let mut named = self.named.lock();
-            let gaps = named.take_gaps(durable);
+            let gaps = named.take_gaps(durable, *left);
+            *left -= gaps.len().min(*left);
             if named.is_waiting() {
                 self.list(&mut named);
             }
@@ -205,103 +196,15 @@ impl Backing {
                 file.punch(start, end - start)?;
             }
         }
-        Ok(before.blocks.saturating_sub(file.stat()?.blocks) * 512)
+        let after = file.stat()?;
+        self.charge.now(after.blocks * 512);
+        Ok(before.blocks.saturating_sub(after.blocks) * 512)
     }
 
     /// It is in no list any more.
     fn unlist(&self) {
         self.named.lock().is_listed = false;
     }
-}
-
-/// A stretch is named `by` more times.
-fn bound(bounds: &mut BTreeMap<u64, i64>, (start, end): Stretch, by: i64) {
-    for (at, by) in [(start, by), (end, -by)] {
-        let sum = bounds.entry(at).or_default();
-        *sum += by;
-        if *sum == 0 {
-            bounds.remove(&at);
-        }
-    }
-}
-
-impl Freed {
-    fn add(&mut self, (start, end): Stretch) {
-        let (start, end) = (start - start % BLOCK, end.checked_next_multiple_of(BLOCK).unwrap_or(u64::MAX));
-        match self.stretches.last_mut() {
-            Some(last) if start <= last.1 && last.0 <= end => *last = (last.0.min(start), last.1.max(end)),
-            _ => self.stretches.push((start, end)),
-        }
-        if self.stretches.len() > MOST_FREED {
-            let start = self.stretches.iter().map(|freed| freed.0).min().unwrap_or(0);
-            let end = self.stretches.iter().map(|freed| freed.1).max().unwrap_or(0);
-            self.stretches = vec![(start, end)];
-        }
-    }
-
-    /// Takes all, if all was let go of by records before the position `durable`.
-    fn take_before(&mut self, durable: u64) -> Vec<Stretch> {
-        if self.position <= durable { std::mem::take(self).stretches } else { Vec::new() }
-    }
-}
-
-impl Named {
-    /// Was something let go of by a record that is not known to be durable?
-    fn is_waiting(&self) -> bool {
-        self.wholes == 0 && !(self.waiting.stretches.is_empty() && self.freed.stretches.is_empty())
-    }
-
-    /// The whole blocks that nothing names, of those that something let go of by records before the position `durable`. What
-    /// later records let go of the disk still names.
-    fn take_gaps(&mut self, durable: u64) -> Vec<Stretch> {
-        if self.wholes > 0 {
-            return Vec::new();
-        }
-        let mut freed = self.waiting.take_before(durable);
-        freed.append(&mut self.freed.take_before(durable));
-        if self.waiting.stretches.is_empty() {
-            self.waiting = std::mem::take(&mut self.freed);
-        }
-        if freed.is_empty() {
-            return freed;
-        }
-        freed.sort_unstable();
-        let mut bounds = self.bounds.clone();
-        let later = self.waiting.stretches.iter().chain(&self.freed.stretches);
-        later.for_each(|stretch| bound(&mut bounds, *stretch, 1));
-        let (mut gaps, mut depth, mut start) = (Vec::new(), 0, 0);
-        for (at, by) in &bounds {
-            if depth == 0 {
-                gaps.push((start, *at));
-            }
-            depth += by;
-            start = *at;
-        }
-        gaps.push((start, u64::MAX));
-        let gaps = gaps.into_iter().filter_map(whole_blocks);
-        common(gaps, &freed)
-    }
-}
-
-/// What is in both; each is in order, and touches itself nowhere but in `b`.
-fn common(a: impl Iterator<Item = Stretch>, b: &[Stretch]) -> Vec<Stretch> {
-    let (mut found, mut next): (Vec<Stretch>, _) = (Vec::new(), 0);
-    for (start, end) in a {
-        while let Some(freed) = b.get(next) {
-            let part = (freed.0.max(start), freed.1.min(end));
-            if part.0 < part.1 {
-                match found.last_mut() {
-                    Some(last) if part.0 <= last.1 => last.1 = last.1.max(part.1),
-                    _ => found.push(part),
-                }
-            }
-            if freed.1 > end {
-                break; // it may be in the next, too
-            }
-            next += 1;
-        }
-    }
-    found
 }
 
 /// A stretch of a backing file that a content names. The file has it as long as this is.
@@ -381,22 +284,25 @@ impl Live {
     }
 }
 
-/// Files of which something was let go, to be looked at: what records before the position `durable` let go of goes.
+/// Files of which something was let go, to be looked at: what records before the position `durable` let go of goes, as long
+/// as places and files are `left`.
 pub(super) fn punch_all(
-    backings: impl IntoIterator<Item = Arc<Backing>>,
+    backings: impl Iterator<Item = Arc<Backing>>,
     device: &dyn Device,
     live: &Live,
     durable: u64,
+    left: &mut usize,
 ) -> u64 {
     let mut held = 0;
     for backing in backings {
         backing.unlist();
-        if live.has(backing.epoch()) {
+        if *left == 0 || live.has(backing.epoch()) {
             let mut named = backing.named.lock();
             backing.list(&mut named);
             continue;
         }
-        match backing.punch(device, durable) {
+        *left -= 1;
+        match backing.punch(device, durable, left) {
             Ok(bytes) => held += bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {

@@ -272,9 +272,9 @@ impl Store {
     }
 
     /// Gives back the stretches of files that nothing names any more, as far as the log is durable, of those that are not
-    /// written to in an epoch that is `live`. Returns the bytes that came back.
-    pub fn punch(&self, live: &Live) -> u64 {
-        self.reaper.punch(&*self.device, live)
+    /// written to in an epoch that is `live`; so many places and files at most. Returns the bytes that came back.
+    pub fn punch(&self, live: &Live, most: usize) -> u64 {
+        self.reaper.punch(&*self.device, live, most)
     }
 
     /// Deletes what was released when the log has become durable.

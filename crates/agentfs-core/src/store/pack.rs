@@ -10,9 +10,10 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::Mutex;
 
 use super::object::missing_is_damage;
+use super::quota::{Account, Charged, Unit};
 use super::reaper::Reaper;
 use super::stretch::{merge, whole_blocks};
-use super::{Device, FileId, ObjectFile, Stretch};
+use super::{BLOCK, Device, FileId, ObjectFile, Stretch};
 use crate::types::PackId;
 
 /// Where an extent begins.
@@ -26,6 +27,7 @@ pub struct Extent {
     pub len: u32,
     /// CRC-32C of the bytes.
     pub crc: u32,
+    charge: Charged,
 }
 
 impl Extent {
@@ -50,6 +52,16 @@ impl Extent {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, text));
             }
         }
+    }
+
+    /// What it holds is charged to `account`, in whole blocks as `stat` shows it, if nobody was charged before.
+    pub fn charge(&self, account: &Arc<Account>) {
+        self.charge.set(account, Unit::Bytes, u64::from(self.len).next_multiple_of(BLOCK));
+    }
+
+    /// How much of it is charged to `account`, in bytes.
+    pub fn charged_to(&self, account: &Arc<Account>) -> u64 {
+        self.charge.get().map_or(0, |charge| charge.held_of(account))
     }
 
     /// It is there from now on.
@@ -144,7 +156,8 @@ impl Pack {
     /// A new extent in it, that was written or is known to have been.
     pub fn add(self: &Arc<Pack>, offset: u32, len: u32, crc: u32) -> Arc<Extent> {
         self.live.fetch_add(u64::from(len), Ordering::Relaxed);
-        let extent = Arc::new(Extent { place: Mutex::new((self.clone(), offset)), len, crc });
+        let place = Mutex::new((self.clone(), offset));
+        let extent = Arc::new(Extent { place, len, crc, charge: Charged::default() });
         self.note(&extent);
         extent
     }

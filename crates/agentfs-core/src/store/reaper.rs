@@ -126,9 +126,9 @@ impl Reaper {
         !self.parts.lock().is_empty()
     }
 
-    /// Gives stretches back that have fallen due, but for those of files that are written to in an epoch that is `live`.
-    /// Returns the bytes that came back.
-    pub(super) fn punch(&self, device: &dyn Device, live: &Live) -> u64 {
+    /// Gives stretches back that have fallen due, but for those of files that are written to in an epoch that is `live`; so
+    /// many places and files at most. Returns the bytes that came back.
+    pub(super) fn punch(&self, device: &dyn Device, live: &Live, mut most: usize) -> u64 {
         let durable = self.durability.durable();
         if self.idle.load(Ordering::Relaxed) {
             return 0;
@@ -136,9 +136,9 @@ impl Reaper {
         let due: Vec<_> = {
             let mut parts = self.parts.lock();
             let count = parts.iter().take_while(|(_, position)| *position <= durable).count();
-            parts.drain(..count).collect()
+            parts.drain(..count.min(most)).collect()
         };
-        punch_all(due.iter().filter_map(|(part, _)| part.upgrade()), device, live, durable)
+        punch_all(due.iter().filter_map(|(part, _)| part.upgrade()), device, live, durable, &mut most)
     }
 }
 
@@ -153,7 +153,8 @@ impl Released {
     /// Deletes the files; returns the bytes that came back or will when packs are emptied. All this was let go of by records
     /// before the position `durable`.
     pub(super) fn remove(self, device: &dyn Device, live: &Live, durable: u64) -> u64 {
-        let parts = punch_all(self.parts.iter().filter_map(Weak::upgrade), device, live, durable);
+        let (backings, mut left) = (self.parts.iter().filter_map(Weak::upgrade), usize::MAX);
+        let parts = punch_all(backings, device, live, durable, &mut left);
         let held = self.files.into_iter().map(|id| match id {
             // Its bytes were counted by what lay in it.
             FileId::Pack(_) => {

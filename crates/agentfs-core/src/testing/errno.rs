@@ -28,6 +28,8 @@ pub fn errno(error: &FsError) -> Errno {
         FsError::TooManyLinks => Errno::MLINK,
         FsError::Contended => Errno::AGAIN,
         FsError::TooManyHandles => Errno::NFILE,
+        FsError::QuotaExceeded => Errno::DQUOT,
+        FsError::VolumeFull => Errno::NOSPC,
         FsError::LimitReached(_) => Errno::NOSPC,
         FsError::Busy(_) => Errno::BUSY,
         FsError::UnknownCaller => Errno::ACCESS,

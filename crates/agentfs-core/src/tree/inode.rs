@@ -7,7 +7,7 @@ use std::sync::Arc;
 use siphasher::sip::SipHasher13;
 
 use super::{Directory, Homes, Origin};
-use crate::store::{Content, FileStat};
+use crate::store::{Charged, Content, FileStat};
 use crate::types::{Attr, FileKind, InodeId, Timestamp};
 
 /// What `stat` shows for a directory's size and blocks, whatever it holds.
@@ -81,6 +81,8 @@ pub struct Inode {
     pub homes: Homes,
     /// The file that it goes on, where a merge or a restore put it in the place of another; else none, `InodeId(0)`.
     pub goes_on: InodeId,
+    /// Itself, where there are quotas; all versions that have it share this.
+    pub charge: Charged,
 }
 
 impl Meta {
@@ -96,7 +98,8 @@ impl Meta {
 impl Inode {
     /// One without extended attributes and names, which comes from nowhere.
     pub fn new(meta: Meta, body: Body) -> Inode {
-        Inode { meta, body, xattrs: None, lower: None, homes: Homes::default(), goes_on: InodeId(0) }
+        let (homes, goes_on, charge) = (Homes::default(), InodeId(0), Charged::default());
+        Inode { meta, body, xattrs: None, lower: None, homes, goes_on, charge }
     }
 
     /// Has another the same kind, permissions, owner and extended attributes?

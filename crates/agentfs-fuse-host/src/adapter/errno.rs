@@ -27,6 +27,8 @@ pub(crate) fn errno(error: &FsError) -> Errno {
         FsError::TooManyLinks => Errno::EMLINK,
         FsError::Contended => Errno::EAGAIN,
         FsError::TooManyHandles => Errno::ENFILE,
+        FsError::QuotaExceeded => Errno::EDQUOT,
+        FsError::VolumeFull => Errno::ENOSPC,
         FsError::LimitReached(_) => Errno::ENOSPC,
         FsError::Busy(_) => Errno::EBUSY,
         FsError::Io(error) | FsError::Unwritten(_, error) => {

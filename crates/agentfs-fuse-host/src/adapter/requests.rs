@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::SystemTime;
 
-use agentfs_core::{CreateMode, FallocateFlags, FileKind, FsError, HandleId, Seek, SetAttr};
+use agentfs_core::{CreateMode, FallocateFlags, FileKind, FsError, HandleId, Seek, SetAttr, ViewId};
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, INodeNo, IoctlFlags,
     KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
@@ -372,8 +372,10 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn statfs(&self, _req: &fuser::Request, _ino: INodeNo, reply: ReplyStatfs) {
-        self.serve(Request::Statfs, || reply::statfs(reply, self.core.statfs()));
+    fn statfs(&self, req: &fuser::Request, ino: INodeNo, reply: ReplyStatfs) {
+        // The volume's own directories are in no branch.
+        let view = self.tree(req, ino).map_or(ViewId::MAIN, |(view, _)| view);
+        self.serve(Request::Statfs, || reply::statfs(reply, self.core.statfs(view)));
     }
 
     fn setxattr(

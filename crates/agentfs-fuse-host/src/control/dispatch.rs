@@ -266,6 +266,8 @@ impl Dispatcher {
             ("checkpoint_bytes", status.log.1),
             ("unknown_callers", self.bindings.unknown_callers()),
         ];
+        let charged = self.core.charged(None)?;
+        let charged = charged.map(|held| [("charged_bytes", held.bytes), ("charged_inodes", held.inodes)]);
         Ok(StatusReply {
             version: env!("CARGO_PKG_VERSION").into(),
             store: self.identity.store.clone().into(),
@@ -279,7 +281,12 @@ impl Dispatcher {
             reflink: status.reflinks,
             settings: granted
                 .map(|(key, value)| Setting::new(key, value))
-                .chain(store.iter().map(|(key, value)| Setting::new(key, value.to_string())))
+                .chain(
+                    store
+                        .iter()
+                        .chain(charged.iter().flatten())
+                        .map(|(key, value)| Setting::new(key, value.to_string())),
+                )
                 .chain(lower_settings(status.lower))
                 .chain(self.stranded())
                 .collect(),

@@ -132,7 +132,7 @@ impl World {
     }
 
     fn punch(&mut self) {
-        self.store.punch(&Live { epochs: HashSet::new(), next: Epoch(u64::MAX) });
+        self.store.punch(&Live { epochs: HashSet::new(), next: Epoch(u64::MAX) }, usize::MAX);
         for object in 0..OBJECTS {
             let file = self.device.open(crate::store::FileId::Object(self.backings[object].id)).unwrap();
             let has = |block: &u64| {
