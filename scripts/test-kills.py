@@ -10,35 +10,16 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import tarfile
 import time
-from io import BytesIO
+
+from long_run import COMMIT, HOST, PATIENCE, Volume, make_archive, run
 
 SCRATCH, OUT, KILLS, SEED = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-HOST, CLI = os.environ["HOST_BIN"], os.environ["CLI_BIN"]
-MOUNT, STORE, NOTES = f"{SCRATCH}/mount", f"{SCRATCH}/store", f"{SCRATCH}/notes"
-REFERENCE = f"{SCRATCH}/reference"
-COMMIT = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "gc.auto=0", "-c", "commit.gpgsign=false"]
+NOTES, REFERENCE = f"{SCRATCH}/notes", f"{SCRATCH}/reference"
+VOLUME = Volume(SCRATCH, OUT)
 BRANCHES = ["one", "two"]
 KEPT_SNAPSHOTS = 20
-PATIENCE = 60
 KILLS_PER_REPOSITORY = 20
-
-
-def place(branch):
-    return MOUNT if branch == "main" else f"{MOUNT}/.agentfs/branches/{branch}"
-
-
-def run(*words, cwd=None, ok=(0,)):
-    done = subprocess.run(words, check=False, cwd=cwd, capture_output=True, text=True, stdin=subprocess.DEVNULL,
-                          timeout=PATIENCE)
-    if done.returncode not in ok:
-        raise RuntimeError(f"{' '.join(words)}: {done.returncode} {done.stdout[-2000:]} {done.stderr[-2000:]}")
-    return done.stdout
-
-
-def ask(*words):
-    return json.loads(run(CLI, "--mount", MOUNT, "--json", *words))
 
 
 def note(name, line):
@@ -55,23 +36,9 @@ def noted(name):
         return []
 
 
-def start():
-    log = open(f"{OUT}/daemon.log", "a")
-    daemon = subprocess.Popen([HOST, "--store", STORE, MOUNT], stderr=log, stdin=subprocess.DEVNULL)
-    for _ in range(PATIENCE * 50):
-        try:
-            os.statvfs(f"{MOUNT}/.agentfs/control")
-            return daemon
-        except OSError:
-            if daemon.poll() is not None:
-                raise RuntimeError(f"the daemon does not start: {daemon.returncode}") from None
-            time.sleep(0.02)
-    raise RuntimeError("the volume does not mount")
-
-
 def commits(branch, chance):
     """Commits files, and notes each commit."""
-    work = f"{place(branch)}/repository"
+    work = f"{VOLUME.place(branch)}/repository"
     for lock in ("index.lock", "HEAD.lock", "refs/heads/main.lock", "objects/maintenance.lock"):
         if os.path.exists(f"{work}/.git/{lock}"):
             os.unlink(f"{work}/.git/{lock}")
@@ -86,7 +53,7 @@ def commits(branch, chance):
 
 def transactions(branch, chance):
     """Changes rows, and notes how many transactions were committed."""
-    base = sqlite3.connect(f"{place(branch)}/base", timeout=PATIENCE, isolation_level=None)
+    base = sqlite3.connect(f"{VOLUME.place(branch)}/base", timeout=PATIENCE, isolation_level=None)
     base.execute("PRAGMA synchronous=FULL")
     while True:
         base.execute("BEGIN IMMEDIATE")
@@ -104,18 +71,18 @@ def trees(branch, chance):
     while True:
         known = noted(f"trees-{branch}")
         name = f"tree{len(known)}-{chance.randrange(1 << 30)}"
-        os.makedirs(f"{place(branch)}/{name}")
-        run("tar", "xf", f"{REFERENCE}.tar", "-C", f"{place(branch)}/{name}")
+        os.makedirs(f"{VOLUME.place(branch)}/{name}")
+        run("tar", "xf", f"{REFERENCE}.tar", "-C", f"{VOLUME.place(branch)}/{name}")
         note(f"trees-{branch}", name)
         if len(known) >= 3:
             note(f"removing-{branch}", known[-3])
-            run("rm", "-rf", f"{place(branch)}/{known[-3]}")
+            run("rm", "-rf", f"{VOLUME.place(branch)}/{known[-3]}")
 
 
 def snapshots(branch, chance):
     """Takes them, and notes each; keeps some."""
     while True:
-        done = subprocess.run([CLI, "--mount", MOUNT, "--json", "snapshot-create", "--branch", branch], check=False,
+        done = subprocess.run(VOLUME.command("--json", "snapshot-create", "--branch", branch), check=False,
                               capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=PATIENCE)
         if done.returncode == 0:
             note("snapshots", json.loads(done.stdout)["id"])
@@ -124,7 +91,7 @@ def snapshots(branch, chance):
         known = [taken for taken in noted("snapshots") if taken not in noted("deleting")]
         for old in known[:-KEPT_SNAPSHOTS]:
             note("deleting", old)
-            run(CLI, "--mount", MOUNT, "snapshot-delete", old)
+            run(*VOLUME.command("snapshot-delete", old))
         time.sleep(chance.random() * 0.2)
 
 
@@ -144,7 +111,7 @@ def work(kind, branch, seed):
 
 def begin_repository(branch):
     """A new one: what `git fsck` takes grows with all that was ever committed."""
-    work = f"{place(branch)}/repository"
+    work = f"{VOLUME.place(branch)}/repository"
     run("rm", "-rf", work)
     with open(f"{NOTES}/commits-{branch}", "w"):
         pass
@@ -155,17 +122,9 @@ def begin_repository(branch):
 
 def prepare():
     """What the workers begin with."""
-    chance = random.Random(SEED)
-    with tarfile.open(f"{REFERENCE}.tar", "w") as archive:
-        for n in range(200):
-            data = chance.randbytes(int(min(200_000, chance.lognormvariate(8, 1.5))))
-            entry = tarfile.TarInfo(f"d{n % 10}/f{n}")
-            entry.size, entry.mtime = len(data), 1_700_000_000
-            archive.addfile(entry, BytesIO(data))
-    os.makedirs(REFERENCE)
-    run("tar", "xf", f"{REFERENCE}.tar", "-C", REFERENCE)
+    make_archive(REFERENCE, SEED, 200)
     begin_repository("main")
-    base = sqlite3.connect(f"{MOUNT}/base")
+    base = sqlite3.connect(f"{VOLUME.root}/base")
     base.execute("PRAGMA journal_mode=WAL")
     base.execute("CREATE TABLE counter (n INTEGER)")
     base.execute("INSERT INTO counter VALUES (0)")
@@ -173,12 +132,12 @@ def prepare():
     base.commit()
     base.close()
     for branch in BRANCHES:
-        run(CLI, "--mount", MOUNT, "branch-create", "--from", "main", "--name", branch)
+        run(*VOLUME.command("branch-create", "--from", "main", "--name", branch))
 
 
 def check(branch):
     """Is all there that was told to be done, and sound?"""
-    at = place(branch)
+    at = VOLUME.place(branch)
     run("git", "fsck", "--strict", cwd=f"{at}/repository")
     for commit in noted(f"commits-{branch}")[-50:]:
         run("git", "cat-file", "-e", commit, cwd=f"{at}/repository")
@@ -198,7 +157,7 @@ def check(branch):
 
 
 def check_snapshots():
-    known = {taken["id"] for taken in ask("snapshot-list")}
+    known = {taken["id"] for taken in VOLUME.ask("snapshot-list")}
     missing = [taken for taken in noted("snapshots") if taken not in known and taken not in noted("deleting")]
     if missing:
         raise RuntimeError(f"snapshots are gone: {missing}")
@@ -206,10 +165,9 @@ def check_snapshots():
 
 
 def main():
-    os.makedirs(MOUNT)
     os.makedirs(NOTES)
     chance = random.Random(SEED)
-    daemon = start()
+    VOLUME.start()
     prepare()
     works = [(kind, branch) for branch in ("main", *BRANCHES) for kind in (commits, transactions, trees)]
     works.append((snapshots, "main"))
@@ -220,8 +178,8 @@ def main():
             chosen = chance.sample(works, 5)
             pids = [work(kind, branch, chance.random()) for kind, branch in chosen]
             time.sleep(0.1 + chance.random() * 1.2)
-            daemon.kill()
-            daemon.wait()
+            VOLUME.daemon.kill()
+            VOLUME.daemon.wait()
             for pid in pids:
                 # What waits for something else than the volume does not end by itself.
                 for _ in range(200):
@@ -232,8 +190,8 @@ def main():
                     os.killpg(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
                     raise RuntimeError("a program hangs in a volume whose daemon is dead")
-            run(HOST, "check", STORE)
-            daemon = start()
+            run(HOST, "check", VOLUME.store)
+            VOLUME.start()
             for branch in ("main", *BRANCHES):
                 check(branch)
             taken = check_snapshots()
@@ -245,13 +203,7 @@ def main():
         print(f"FAILED after {kill + 1} kills, seed {SEED}: {error}", flush=True)
         sys.exit(1)
     finally:
-        subprocess.run(["umount", "-l", MOUNT], check=False)
-        try:
-            daemon.wait(PATIENCE)
-        except subprocess.TimeoutExpired:
-            daemon.kill()
-        while subprocess.run(["umount", "-l", MOUNT], check=False, stderr=subprocess.DEVNULL).returncode == 0:
-            pass
+        VOLUME.abandon()
     done = {name: len(noted(name)) for name in sorted(os.listdir(NOTES))}
     print(f"{KILLS} kills in {time.time() - begun:.0f} s, nothing lost; {taken} snapshots in the end; told to be done: {json.dumps(done)}")
 
