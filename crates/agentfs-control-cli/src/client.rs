@@ -2,6 +2,8 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use agentfs_proto::{Page, Request, Response, frame};
 use rustix::io::Errno;
@@ -9,6 +11,10 @@ use rustix::io::Errno;
 use crate::failure::Failure;
 use crate::ioctl;
 use crate::mount::control_file;
+
+/// For how long a daemon is asked again that has too much to do, and how often.
+const PATIENCE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// The open control file of a volume.
 pub(crate) struct Client {
@@ -34,9 +40,17 @@ impl Client {
 
     /// Asks, and waits for the answer. The daemon's refusal is a failure.
     pub(crate) fn call(&self, request: impl Into<Request>) -> Result<Response, Failure> {
-        let mut buffer = frame::encode(&request.into().encode())
+        let request = frame::encode(&request.into().encode())
             .map_err(|_| Failure::with_errno("the names are too long for one request", Errno::INVAL))?;
-        ioctl::exchange(&self.control, &mut buffer).map_err(|errno| explain(errno, &self.volume))?;
+        let (mut buffer, begun) = (request, Instant::now());
+        while let Err(errno) = ioctl::exchange(&self.control, &mut buffer) {
+            // So many others wait that this one was not even taken.
+            if errno != Errno::AGAIN || begun.elapsed() > PATIENCE {
+                return Err(explain(errno, &self.volume));
+            }
+            thread::sleep(PAUSE);
+            buffer = request;
+        }
         match frame::decode(&buffer).ok().and_then(|body| Response::decode(body).ok()) {
             Some(Response::Error(reply)) => Err(reply.into()),
             Some(response) => Ok(response),
@@ -77,6 +91,7 @@ fn explain(errno: Errno, volume: &Path) -> Failure {
         Errno::NOTTY => format!("{at} is not an AgentFS volume"),
         Errno::ACCESS | Errno::PERM => format!("only its owner and root may control the volume at {at}"),
         Errno::INVAL => "the daemon cannot read the request; is it an older version?".to_owned(),
+        Errno::AGAIN => format!("the daemon at {at} has had too many requests for {PATIENCE:?}: try again"),
         _ => format!("the control file of the volume at {at} failed"),
     };
     Failure::with_errno(sentence, errno)

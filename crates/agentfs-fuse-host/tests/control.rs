@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 
 use agentfs_proto::request::{
     BranchBind, BranchCreate, BranchDelete, BranchList, BranchRename, BranchSnapshot, BranchUnbind,
-    SnapshotCreate, SnapshotDelete, SnapshotPage, Stop,
+    DiffStart, SnapshotCreate, SnapshotDelete, SnapshotPage, Stop,
 };
 use agentfs_proto::{Request, Response, frame, ioctl};
 use proptest::prelude::Rng;
 use proptest::test_runner::{RngAlgorithm, TestRng};
+use support::agents::{cli_of, told};
 use support::{Volume, ask_at, can_mount, code, is_root, raw_ioctl};
 
 #[test]
@@ -127,6 +128,52 @@ fn lists_are_paged_and_the_old_list_says_when_it_does_not_fit() {
     }
     assert_eq!(count, 301);
     assert_eq!(code(&v.ask(BranchList { after: Some("zzz".into()) })), libc::EINVAL);
+}
+
+/// A hundred threads that do nothing but ask, for what is slow, and never come for what it found.
+#[test]
+fn who_floods_the_control_file_starves_nobody_and_costs_no_more_memory() {
+    if !can_mount() {
+        return;
+    }
+    let v = Volume::mount();
+    for n in 0..500 {
+        std::fs::write(v.path(&format!("f{n}")), vec![1; 3000]).unwrap();
+    }
+    v.take_snapshot("main", "s");
+    (0..500).for_each(|n| std::fs::write(v.path(&format!("f{n}")), vec![2; 3000]).unwrap());
+    let memory = || {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", v.pid().as_raw_nonzero())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() >> 10
+    };
+    let (before, end) = (memory(), std::sync::atomic::AtomicBool::new(false));
+    let (control, is_over) = (v.path(".agentfs/control"), || end.load(std::sync::atomic::Ordering::Relaxed));
+    std::thread::scope(|scope| {
+        for n in 0..100 {
+            let (control, is_over) = (&control, &is_over);
+            scope.spawn(move || {
+                let diff = DiffStart { a: b"s".to_vec(), b: b"main".to_vec(), with_git: true, all: true };
+                let requests = [diff.into(), Request::SnapshotList, BranchList { after: None }.into()];
+                while !is_over() {
+                    let mut frame = frame::encode(&requests[n % 3].encode()).unwrap();
+                    let _ = raw_ioctl(control, ioctl::CONTROL_IOCTL, &mut frame);
+                }
+            });
+        }
+        // However that ends, the others are to end.
+        let honest = std::panic::catch_unwind(|| {
+            for n in 0..30 {
+                let mut ask = cli_of(&v);
+                let (done, words) = told(ask.args(["snapshot-create", "--name", &format!("honest{n}")]));
+                assert!(done, "{words}");
+                assert_eq!(std::fs::read(v.path("f7")).unwrap(), [2; 3000]);
+            }
+        });
+        end.store(true, std::sync::atomic::Ordering::Relaxed);
+        honest.unwrap();
+    });
+    assert!(memory() < before + 200, "{} MiB, and {before} before", memory());
 }
 
 #[test]

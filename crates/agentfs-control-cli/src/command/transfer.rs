@@ -1,11 +1,14 @@
 //! `export` and `import`: whole trees, out of a volume and into it.
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+
+use tempfile::NamedTempFile;
 
 use super::frozen::Frozen;
 use crate::client::Client;
@@ -75,7 +78,7 @@ fn begin(to: &Path, of: &str) -> Result<PathBuf, Failure> {
     fs::create_dir_all(to).map_err(cannot)?;
     let to = to.canonicalize().map_err(cannot)?;
     let mark = mark_of(&to);
-    let is_ours = fs::read(&mark).is_ok_and(|text| text == of.as_bytes());
+    let is_ours = read_own(&mark).is_ok_and(|text| text == of.as_bytes());
     // Written before anything is put there.
     let is_empty = fs::read_dir(&to).map_err(cannot)?.next().is_none();
     if !is_ours && !is_empty {
@@ -84,8 +87,21 @@ fn begin(to: &Path, of: &str) -> Result<PathBuf, Failure> {
             to.display()
         )));
     }
-    fs::write(mark, of).map_err(cannot)?;
+    match fs::remove_file(&mark) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(cannot(error)),
+        _ => {}
+    }
+    fs::File::create_new(&mark).and_then(|mut file| file.write_all(of.as_bytes())).map_err(cannot)?;
     Ok(to)
+}
+
+/// What a file of our own says. Where others may make files, theirs say nothing.
+fn read_own(path: &Path) -> io::Result<Vec<u8>> {
+    let stat = fs::symlink_metadata(path)?;
+    if !stat.is_file() || stat.uid() != rustix::process::geteuid().as_raw() {
+        return Err(io::ErrorKind::PermissionDenied.into());
+    }
+    fs::read(path)
 }
 
 fn copy_tree(from: &Path, to: &Path, ignored: &Ignored, what: &'static str) -> Result<u64, Failure> {
@@ -109,7 +125,8 @@ fn to_tar(view: &Path, to: &Path, ignored: &Ignored) -> Result<u64, Failure> {
     let root = fs::File::open(view).map_err(|error| Failure::io("the tree cannot be opened", &error))?;
     list_below(root.as_fd(), Path::new(""), ignored, &mut list)?;
     let is_stream = to == Path::new("-");
-    let draft = to.with_file_name(format!("{}.part", to.file_name().unwrap_or_default().to_string_lossy()));
+    let unwritable = |error| Failure::io(&format!("{} cannot be written", to.display()), &error);
+    let draft = if is_stream { None } else { Some(draft_beside(to).map_err(unwritable)?) };
     let mut tar = Command::new("tar");
     tar.arg("-C").arg(view).args([
         "--format=posix",
@@ -122,7 +139,10 @@ fn to_tar(view: &Path, to: &Path, ignored: &Ignored) -> Result<u64, Failure> {
     // What the time of the run would differ in.
     tar.arg("--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime");
     tar.args(["--null", "--no-recursion", "--verbatim-files-from", "-T", "-", "-cf"]);
-    tar.arg(if is_stream { Path::new("/dev/stdout") } else { &draft });
+    tar.arg("-");
+    if let Some(draft) = &draft {
+        tar.stdout(draft.as_file().try_clone().map_err(unwritable)?);
+    }
     let cannot = |error| Failure::io("tar cannot be run: it is needed to write archives", &error);
     let mut child = tar.stdin(Stdio::piped()).spawn().map_err(cannot)?;
     let fed = child.stdin.take().map_or(Ok(()), |mut stdin| {
@@ -134,18 +154,25 @@ fn to_tar(view: &Path, to: &Path, ignored: &Ignored) -> Result<u64, Failure> {
     });
     let status = child.wait().map_err(cannot)?;
     if !status.success() || fed.is_err() {
-        let _ = fs::remove_file(&draft);
         return Err(Failure::new(format!(
             "tar failed ({status}); {} was not written",
             shown(to.as_os_str().as_bytes())
         )));
     }
-    if !is_stream {
-        let moved =
-            fs::File::open(&draft).and_then(|file| file.sync_all()).and_then(|()| fs::rename(&draft, to));
+    if let Some(draft) = draft {
+        let moved = draft.as_file().sync_all().and_then(|()| draft.persist(to).map_err(|error| error.error));
         moved.map_err(|error| Failure::io("the archive cannot be finished", &error))?;
     }
     Ok(list.len() as u64)
+}
+
+/// A file that comes into its place when it is complete, and goes with us when it never is. Nobody can guess its name.
+fn draft_beside(to: &Path) -> io::Result<NamedTempFile> {
+    let directory = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    tempfile::Builder::new()
+        .prefix(".agentfs-draft-")
+        .permissions(fs::Permissions::from_mode(0o666)) // as far as the umask allows
+        .tempfile_in(directory)
 }
 
 fn list_below(

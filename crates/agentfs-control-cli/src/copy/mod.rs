@@ -7,6 +7,7 @@ mod progress;
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
+use std::hash::{BuildHasher, Hasher, RandomState};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -74,7 +75,6 @@ pub(crate) struct Copier<'a> {
     is_durable: bool,
     /// Where the other names of files lead that have some.
     links: HashMap<(u64, u64), PathBuf>,
-    drafts: u64,
     pub(crate) progress: Progress,
 }
 
@@ -128,6 +128,11 @@ pub(crate) fn names(directory: BorrowedFd<'_>) -> Result<Vec<OsString>, Errno> {
     Ok(names)
 }
 
+/// A name for a file that is not in its place yet. Nobody can guess it.
+pub(crate) fn draft_name() -> String {
+    format!("{DRAFT}file-{:016x}", RandomState::new().build_hasher().finish())
+}
+
 /// Is it a file that a run has not put into its place?
 pub(crate) fn is_draft(name: &OsStr) -> bool {
     name.as_bytes().starts_with(DRAFT.as_bytes())
@@ -160,7 +165,7 @@ pub(crate) fn failed(path: &Path) -> impl Fn(Errno) -> Failure {
 impl<'a> Copier<'a> {
     /// To the tree at `root`.
     pub(crate) fn new(root: OwnedFd, left_out: LeftOut<'a>, is_durable: bool, progress: Progress) -> Self {
-        Self { root, left_out, is_durable, links: HashMap::new(), drafts: 0, progress }
+        Self { root, left_out, is_durable, links: HashMap::new(), progress }
     }
 
     /// Copies what is in one directory to another, at `path` in the tree; its own attributes too.
@@ -246,14 +251,9 @@ impl<'a> Copier<'a> {
         if there.is_some_and(|there| (there.st_dev, there.st_ino) == (is_it.st_dev, is_it.st_ino)) {
             return Ok(());
         }
-        let draft = self.draft();
+        let draft = draft_name();
         linkat(&self.root, other, target.directory, &draft, AtFlags::empty())?;
         renameat(target.directory, &draft, target.directory, target.name)
-    }
-
-    fn draft(&mut self) -> String {
-        self.drafts += 1;
-        format!("{DRAFT}file-{}-{}", std::process::id(), self.drafts)
     }
 
     fn put(
@@ -262,7 +262,7 @@ impl<'a> Copier<'a> {
         (target, path): (Place<'_>, &Path),
         expected: Expected,
     ) -> Result<(), Failure> {
-        let draft = self.draft();
+        let draft = draft_name();
         let place = Place { directory: target.directory, name: OsStr::new(&draft) };
         let made = self.make(source, place, stat).map_err(failed(path)).and_then(|()| {
             let now = look(target).map_err(failed(path))?;

@@ -1,5 +1,6 @@
 //! The catalogue of branches and snapshots: ids, names, and what grew from what.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use crate::error::{FsError, Result};
 use crate::types::{BranchId, SnapshotId, Timestamp, ViewId};
 
 /// What a branch grew from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Origin {
     /// Nothing: it is the first.
     Empty,
@@ -53,6 +54,8 @@ pub struct Catalog {
     snapshots: BTreeMap<SnapshotId, (SnapshotInfo, Arc<Snapshot>)>,
     branch_names: HashMap<Arc<str>, BranchId>,
     snapshot_names: HashMap<Arc<str>, SnapshotId>,
+    /// How many branches grew from what.
+    grown: HashMap<Origin, usize>,
     /// Snapshots that nobody asked for, and that no list shows: merges begin from them.
     points: BTreeMap<SnapshotId, (SnapshotInfo, Arc<Snapshot>)>,
     /// What came from what.
@@ -184,6 +187,11 @@ impl Catalog {
         self.branches().filter(move |info| info.origin == origin)
     }
 
+    /// How many branches grew from this.
+    pub fn child_count(&self, origin: Origin) -> usize {
+        self.grown.get(&origin).copied().unwrap_or(0)
+    }
+
     /// The snapshots of a branch.
     pub fn snapshots_of(&self, branch: BranchId) -> impl Iterator<Item = &SnapshotInfo> {
         self.snapshots().filter(move |info| info.branch == branch)
@@ -191,6 +199,7 @@ impl Catalog {
 
     pub(crate) fn insert_branch(&mut self, info: BranchInfo, branch: Arc<Branch>) {
         self.branch_names.extend(info.name.clone().map(|name| (name, info.id)));
+        *self.grown.entry(info.origin).or_default() += 1;
         self.branches.insert(info.id, (info, branch));
     }
 
@@ -236,6 +245,12 @@ impl Catalog {
         self.ancestry.forget_branch(id);
         if let Some((info, _)) = self.branches.remove(&id) {
             info.name.and_then(|name| self.branch_names.remove(&name));
+            if let Entry::Occupied(mut grown) = self.grown.entry(info.origin) {
+                *grown.get_mut() -= 1;
+                if *grown.get() == 0 {
+                    grown.remove();
+                }
+            }
         }
     }
 

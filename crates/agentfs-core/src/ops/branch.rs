@@ -220,7 +220,7 @@ impl FsCore {
             return Err(FsError::Busy(format!("branch {shown:?} has {open} open files; close them first")));
         }
         let snapshots = catalog.snapshots_of(info.id).count();
-        let branches = catalog.children(Origin::Branch(info.id)).count();
+        let branches = catalog.child_count(Origin::Branch(info.id));
         if snapshots + branches > 0 && !force {
             let grown = format!("{snapshots} snapshots and {branches} branches");
             return Err(FsError::Busy(format!(

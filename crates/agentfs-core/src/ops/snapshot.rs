@@ -93,7 +93,7 @@ impl FsCore {
 
     /// How many branches grew from a snapshot.
     pub fn children_of(&self, snapshot: &SnapshotInfo) -> usize {
-        self.catalog.read().children(Origin::Snapshot(snapshot.id)).count()
+        self.catalog.read().child_count(Origin::Snapshot(snapshot.id))
     }
 
     /// Gives a snapshot another name.

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::io::{self, Write};
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -169,7 +170,9 @@ fn check_format(root: &Path) -> Result<(), StoreError> {
 /// Writes the format's line, whole or not at all.
 fn write_format(root: &Path) -> io::Result<()> {
     let draft = root.join(FORMAT_DRAFT);
-    let mut file = std::fs::File::create(&draft)?;
+    let mut options = std::fs::File::options();
+    let mut file =
+        options.write(true).create(true).truncate(true).mode(PRIVATE.as_raw_mode()).open(&draft)?;
     file.write_all(FORMAT.as_bytes())?;
     file.sync_all()?;
     std::fs::rename(&draft, root.join("format"))?;

@@ -75,6 +75,27 @@ impl Volume {
         volume
     }
 
+    /// Has another user mount, to whom the directory is given.
+    pub fn mount_as(uid: u32, args: &[&str]) -> Volume {
+        let dir = tempfile::tempdir().unwrap();
+        let mount = dir.path().join("mnt");
+        std::fs::create_dir(&mount).unwrap();
+        for path in [dir.path(), &mount] {
+            std::os::unix::fs::chown(path, Some(uid), Some(uid)).unwrap();
+        }
+        let id = uid.to_string();
+        let before = ["--reuid", &id, "--regid", &id, "--clear-groups"];
+        let daemon = Volume::spawn_as(&before, dir.path(), true, args, &[]);
+        let volume = Volume { dir, daemon };
+        let begun = Instant::now();
+        // Not even root looks inside.
+        while !volume.is_mounted() {
+            assert!(begun.elapsed() < PATIENCE, "no mount: {}", volume.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        volume
+    }
+
     fn start(store: bool, args: &[&str], env: &[(&str, &str)]) -> Volume {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("mnt")).unwrap();
@@ -85,10 +106,14 @@ impl Volume {
     }
 
     fn spawn(dir: &Path, store: bool, args: &[&str], env: &[(&str, &str)]) -> Child {
+        Volume::spawn_as(&[], dir, store, args, env)
+    }
+
+    fn spawn_as(who: &[&str], dir: &Path, store: bool, args: &[&str], env: &[(&str, &str)]) -> Child {
         let log = std::fs::File::create(dir.join("log")).unwrap();
         // A test that is killed, because it hangs, takes its daemon along: nobody waits for that one any more.
         let mut command = Command::new("setpriv");
-        command.args(["--pdeathsig", "KILL", DAEMON]);
+        command.args(who).args(["--pdeathsig", "KILL", DAEMON]);
         if store {
             command.arg("--store").arg(dir.join("store"));
         }

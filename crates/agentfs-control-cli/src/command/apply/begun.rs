@@ -7,10 +7,11 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 
-use rustix::fs::{AtFlags, Mode, OFlags, Stat, fsync, openat, renameat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, Stat, fstat, fsync, openat, renameat, unlinkat};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
-use crate::copy::is_directory;
+use crate::copy::{draft_name, is_directory};
 
 /// How the file's name begins; it is taken for one on its way into place.
 const PREFIX: &str = ".agentfs-draft-apply-";
@@ -37,9 +38,14 @@ impl Begun {
         let name = format!("{PREFIX}{branch}");
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let mut text = String::new();
-        let read = openat(directory, &name, flags, Mode::empty())
-            .map_err(io::Error::from)
-            .and_then(|file| File::from(file).read_to_string(&mut text));
+        let opened = openat(directory, &name, flags, Mode::empty()).map(File::from).map_err(io::Error::from);
+        // Others who may write here could say what they like.
+        let is_ours = |file: &File| fstat(file).is_ok_and(|stat| stat.st_uid == geteuid().as_raw());
+        let read = match opened {
+            Ok(mut file) if is_ours(&file) => file.read_to_string(&mut text).map(drop),
+            Ok(_) => Err(Errno::PERM.into()),
+            Err(error) => Err(error),
+        };
         let parsed = |line: &str| {
             let mut words = line.split(' ');
             Some((
@@ -70,8 +76,8 @@ impl Begun {
         if self.known.is_empty() {
             return Ok(());
         }
-        let draft = format!("{}.new", self.name);
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let draft = draft_name();
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mut file = File::from(openat(&directory, &draft, flags, Mode::RUSR | Mode::WUSR)?);
         for (ino, size, secs, nanos) in &self.known {
             writeln!(file, "{ino} {size} {secs} {nanos}")?;
