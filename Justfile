@@ -132,6 +132,14 @@ test-kills *ARGS:
 fuzz *ARGS:
     scripts/fuzz {{ARGS}}
 
-# Mixed work for so many minutes; memory and descriptors are to stay flat.
+# What a volume of ten thousand branches and a hundred thousand snapshots costs; SNAPSHOTS, BRANCHES and FILES say how many
+bench-many:
+    scripts/bench-many
+
+# Licences, sources and known weaknesses of the dependencies; needs cargo-deny and cargo-audit
+audit:
+    scripts/audit
+
+# Eight processes in six branches under a checker, for so many minutes; memory and descriptors are to stay flat
 soak minutes="10":
     scripts/soak {{minutes}}

@@ -109,6 +109,7 @@ fn the_core_prints_nothing_and_asks_neither_environment_nor_proc() {
 #[test]
 fn only_the_backstores_do_system_calls() {
     let may = [
+        "store/host_file.rs",
         "store/host_fs.rs",
         "store/lower.rs",
         "store/probe.rs",

@@ -3,24 +3,22 @@
 
 use std::collections::HashSet;
 use std::io::{self, Write};
-use std::num::NonZeroU64;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use rustix::fs::{
-    self, Advice, AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, SeekFrom,
-};
+use rustix::fs::{self, AtFlags, FlockOperation, Mode, OFlags, RenameFlags};
 use rustix::io::Errno;
 
 use super::copy::copy_all;
 use super::device::COARSE_TICK;
+use super::host_file::HostFile;
 use super::probe::{has_fine_times, probe_reflink};
-use super::{Device, FileId, FileStat, Folder, ObjectFile, Seek, Space};
-use crate::types::{ObjectId, PackId, Timestamp};
+use super::{Device, FileId, Folder, ObjectFile, Space};
+use crate::types::{ObjectId, PackId};
 
 /// The first line of `STORE/format`.
 const FORMAT: &str = "agentfs-store 5\n";
@@ -30,8 +28,8 @@ const EARLIER: [&str; 4] =
 /// The format's line on its way into place.
 const FORMAT_DRAFT: &str = "format.new";
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::RDONLY).union(OFlags::CLOEXEC);
-const OBJECT: OFlags = OFlags::RDWR.union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
-const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
+pub(super) const OBJECT: OFlags = OFlags::RDWR.union(OFlags::CLOEXEC).union(OFlags::NOFOLLOW);
+pub(super) const PRIVATE: Mode = Mode::RUSR.union(Mode::WUSR);
 
 /// Why a directory cannot serve as a store. Nothing in it was changed.
 #[derive(Debug, thiserror::Error)]
@@ -63,7 +61,7 @@ pub struct HostFs {
     _lock: OwnedFd,
 }
 
-struct Directories {
+pub(super) struct Directories {
     root: OwnedFd,
     objects: OwnedFd,
     packs: OwnedFd,
@@ -224,7 +222,7 @@ fn log_file(name: &str) -> Option<FileId> {
 
 impl Directories {
     /// Where a file lies.
-    fn place(&self, id: FileId) -> (&OwnedFd, String) {
+    pub(super) fn place(&self, id: FileId) -> (&OwnedFd, String) {
         match id {
             FileId::Object(id) => (&self.objects, path_of(id)),
             FileId::Pack(id) => (&self.packs, format!("pack-{:016x}", id.0)),
@@ -236,7 +234,7 @@ impl Directories {
     }
 
     /// Makes the name of an object or pack durable, unless it is known to be.
-    fn sync_name(&self, id: FileId) -> io::Result<()> {
+    pub(super) fn sync_name(&self, id: FileId) -> io::Result<()> {
         if !self.new_names.lock().contains(&id) {
             return Ok(());
         }
@@ -255,7 +253,7 @@ fn folder_of(objects: &OwnedFd, number: u64) -> io::Result<OwnedFd> {
 
 impl HostFs {
     fn opened(&self, id: FileId, fd: OwnedFd) -> Arc<dyn ObjectFile> {
-        Arc::new(HostFile { fd, id, dirs: self.dirs.clone() })
+        Arc::new(HostFile::new(fd, id, self.dirs.clone()))
     }
 
     /// A file that is new.
@@ -284,8 +282,7 @@ impl Device for HostFs {
     }
 
     fn open(&self, id: FileId) -> io::Result<Arc<dyn ObjectFile>> {
-        let (dir, path) = self.dirs.place(id);
-        Ok(self.opened(id, fs::openat(dir, path, OBJECT, Mode::empty())?))
+        Ok(Arc::new(HostFile::open(id, self.dirs.clone())?))
     }
 
     fn duplicate(&self, from: ObjectId, to: ObjectId, len: u64) -> io::Result<Arc<dyn ObjectFile>> {
@@ -391,98 +388,4 @@ impl HostFs {
         }
         to.set_len(len)
     }
-}
-
-pub(super) fn seek(file: impl AsFd, whence: SeekFrom) -> io::Result<Option<u64>> {
-    match fs::seek(file, whence) {
-        Ok(at) => Ok(Some(at)),
-        Err(Errno::NXIO) => Ok(None),
-        Err(e) => Err(e.into()),
-    }
-}
-
-struct HostFile {
-    fd: OwnedFd,
-    id: FileId,
-    dirs: Arc<Directories>,
-}
-
-impl ObjectFile for HostFile {
-    fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.fd.as_fd())
-    }
-
-    fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        read_at(&self.fd, buf, offset)
-    }
-
-    fn write_at(&self, data: &[u8], offset: u64) -> io::Result<usize> {
-        let mut done = 0;
-        while let Some(rest) = data.get(done..).filter(|rest| !rest.is_empty()) {
-            match rustix::io::pwrite(&self.fd, rest, offset + done as u64) {
-                Ok(n) => done += n,
-                Err(Errno::INTR) => {}
-                Err(_) if done > 0 => break,
-                Err(e) => return Err(e.into()),
-            }
-        }
-        Ok(done)
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        Ok(fs::ftruncate(&self.fd, len)?)
-    }
-
-    fn allocate(&self, mode: FallocateFlags, offset: u64, len: u64) -> io::Result<()> {
-        Ok(rustix::io::retry_on_intr(|| fs::fallocate(&self.fd, mode, offset, len))?)
-    }
-
-    fn seek(&self, what: Seek, offset: u64) -> io::Result<Option<u64>> {
-        match what {
-            Seek::Data => seek(&self.fd, SeekFrom::Data(offset)),
-            Seek::Hole => seek(&self.fd, SeekFrom::Hole(offset)),
-        }
-    }
-
-    fn sync(&self, data_only: bool) -> io::Result<()> {
-        if data_only { fs::fdatasync(&self.fd) } else { fs::fsync(&self.fd) }?;
-        self.dirs.sync_name(self.id)
-    }
-
-    fn will_need(&self, len: u64) {
-        // What it does not fetch now comes when it is read.
-        let _ = fs::fadvise(&self.fd, 0, NonZeroU64::new(len), Advice::WillNeed);
-    }
-
-    fn await_writes(&self) -> io::Result<()> {
-        // Takes the lock that a write holds from its beginning to its end.
-        Ok(fs::fchmod(&self.fd, PRIVATE)?)
-    }
-
-    fn stat(&self) -> io::Result<FileStat> {
-        stat(&self.fd)
-    }
-}
-
-/// Reads until `buf` is full or the file ends.
-pub(super) fn read_at(file: impl AsFd, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-    let mut done = 0;
-    while let Some(rest) = buf.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        match rustix::io::pread(&file, rest, offset + done as u64) {
-            Ok(0) => break,
-            Ok(n) => done += n,
-            Err(Errno::INTR) => {}
-            Err(e) => return Err(e.into()),
-        }
-    }
-    Ok(done)
-}
-
-pub(super) fn stat(file: &OwnedFd) -> io::Result<FileStat> {
-    let stat = fs::fstat(file)?;
-    let positive = |n: i64| u64::try_from(n).unwrap_or(0);
-    let nanos = |n: u64| u32::try_from(n).unwrap_or(0);
-    let modified = Timestamp { secs: stat.st_mtime, nanos: nanos(stat.st_mtime_nsec) };
-    let changed = Timestamp { secs: stat.st_ctime, nanos: nanos(stat.st_ctime_nsec) };
-    Ok(FileStat { len: positive(stat.st_size), blocks: positive(stat.st_blocks), modified, changed })
 }

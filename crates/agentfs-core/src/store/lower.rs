@@ -12,7 +12,7 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, ResolveFlags, SeekFrom, 
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
-use super::host_fs::{self, seek};
+use super::host_file::{self, seek};
 use super::{FallocateFlags, FileStat, ObjectFile, Seek};
 use crate::types::{FileKind, Name, Timestamp};
 
@@ -319,7 +319,7 @@ impl ObjectFile for ReadOnlyFile {
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
-        host_fs::read_at(&self.0, buf, offset)
+        host_file::read_at(&self.0, buf, offset)
     }
 
     fn write_at(&self, _data: &[u8], _offset: u64) -> io::Result<usize> {
@@ -346,6 +346,6 @@ impl ObjectFile for ReadOnlyFile {
     }
 
     fn stat(&self) -> io::Result<FileStat> {
-        host_fs::stat(&self.0)
+        host_file::stat(&self.0)
     }
 }

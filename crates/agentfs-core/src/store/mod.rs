@@ -4,6 +4,7 @@ mod backing;
 mod content;
 mod copy;
 mod device;
+mod host_file;
 mod host_fs;
 mod layered;
 mod layers;

@@ -1,17 +1,19 @@
 //! Settings: the command line over the environment over the configuration file over the defaults.
 //! What is accepted works; what would not work is refused by name.
 
+mod file;
+
 use std::env::VarError;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agentfs_core::{Config, Materialization, Quota};
-use anyhow::{Context, Result, bail};
-use serde::Deserialize;
-
+pub(crate) use self::file::{Copying, DataPath};
+use self::file::{File, Limits, Overlay, StoreChoice};
 use crate::args::Args;
 use crate::views::Ttl;
+use agentfs_core::{Config, Materialization, Quota};
+use anyhow::{Context, Result, bail};
 
 /// Every change comes through the kernel that caches: what it knows stays true.
 const DEFAULT_TTL_MS: u64 = 3_600_000;
@@ -40,69 +42,11 @@ pub(crate) struct Settings {
     pub(crate) trace_writes: bool,
 }
 
-/// The way that bytes take between programs and the store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum DataPath {
-    /// Through the daemon; larger files that are opened again past it, where the kernel can.
-    Hybrid,
-    /// Through the daemon, each write before it returns.
-    Exact,
-    /// Through the daemon, from the kernel's cache some time after the write has returned.
-    WriteBack,
-}
-
-impl DataPath {
-    const ALL: [DataPath; 3] = [DataPath::Hybrid, DataPath::Exact, DataPath::WriteBack];
-
-    /// As it is written in the configuration.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            DataPath::Hybrid => "hybrid",
-            DataPath::Exact => "exact",
-            DataPath::WriteBack => "write-back",
-        }
-    }
-}
-
 /// Where bytes go.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Backstore {
     Memory,
     HostFs { root: PathBuf, prefer_reflinks: bool },
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct File {
-    cache: Cache,
-    limits: Limits,
-    backstore: Option<StoreChoice>,
-    overlay: Overlay,
-    security: Security,
-    data_path: Option<DataPath>,
-    layered_from: Option<u64>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Cache {
-    attr_ttl_ms: Option<u64>,
-    entry_ttl_ms: Option<u64>,
-    negative_ttl_ms: Option<u64>,
-    writeback_cache: Option<bool>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Limits {
-    max_open_handles: Option<u64>,
-    max_branches: Option<usize>,
-    max_snapshots: Option<usize>,
-    max_bytes: Option<u64>,
-    max_inodes: Option<u64>,
-    max_branch_bytes: Option<u64>,
-    max_branch_inodes: Option<u64>,
 }
 
 impl Limits {
@@ -118,66 +62,6 @@ impl Limits {
     fn has_quotas(&self) -> bool {
         self.quotas() != (Quota::NONE, Quota::NONE)
     }
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-enum StoreChoice {
-    InMemory,
-    HostFs(HostFs),
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct HostFs {
-    root: PathBuf,
-    #[serde(default = "yes")]
-    prefer_native_snapshots: bool,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Overlay {
-    enabled: bool,
-    lower_root: Option<PathBuf>,
-    materialization: Option<Copying>,
-    ttl_ms: u64,
-}
-
-/// What is frozen of the directory below is copied?
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum Copying {
-    /// Not.
-    Lazy,
-    /// All of it.
-    Eager,
-    /// All of it, by sharing blocks, or it is refused.
-    CloneEager,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-struct Security {
-    enforce_posix_permissions: bool,
-    default_uid: Option<u32>,
-    default_gid: Option<u32>,
-    root_bypass_permissions: bool,
-}
-
-impl Default for Security {
-    fn default() -> Security {
-        Security {
-            enforce_posix_permissions: true,
-            default_uid: None,
-            default_gid: None,
-            root_bypass_permissions: true,
-        }
-    }
-}
-
-fn yes() -> bool {
-    true
 }
 
 /// Reads one variable of the environment.
@@ -253,18 +137,6 @@ pub(crate) fn boot_id() -> u128 {
     u128::from_str_radix(&text.trim().replace('-', ""), 16).unwrap_or(0)
 }
 
-fn read(path: &Path) -> Result<File> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("the configuration {} cannot be read", path.display()))?;
-    let mut json = serde_json::Deserializer::from_str(&text);
-    // Says which key is wrong, too.
-    let file = serde_path_to_error::deserialize(&mut json)
-        .with_context(|| format!("the configuration {} is wrong", path.display()))?;
-    json.end()
-        .with_context(|| format!("the configuration {} does not end where it should", path.display()))?;
-    Ok(file)
-}
-
 /// The variables of the environment that mean something to the daemon.
 const VARIABLES: [&str; 8] = [
     "AGENTFS_FUSE_ALLOW_OTHER",
@@ -289,6 +161,12 @@ pub(crate) fn refuse_unknown_variables(names: impl Iterator<Item = OsString>) ->
         }
     }
     Ok(())
+}
+
+fn read(path: &Path) -> Result<File> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("the configuration {} cannot be read", path.display()))?;
+    file::parse(&text).with_context(|| format!("the configuration {} is wrong", path.display()))
 }
 
 fn refuse_unsupported(file: &File) -> Result<()> {
