@@ -132,6 +132,14 @@ test-kills *ARGS:
 fuzz *ARGS:
     scripts/fuzz {{ARGS}}
 
+# What is below the daemon fails, in 54 ways, while programs work; needs root and strace
+test-faults:
+    scripts/test-faults
+
+# The core's races under a schedule explorer: `just schedules [COUNT]`
+schedules *ARGS:
+    scripts/schedules {{ARGS}}
+
 # What a volume of ten thousand branches and a hundred thousand snapshots costs; SNAPSHOTS, BRANCHES and FILES say how many
 bench-many:
     scripts/bench-many

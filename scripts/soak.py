@@ -30,6 +30,7 @@ KEPT_SNAPSHOTS = 12
 BLOCK, BLOCKS = 4096, 1024
 # By how much a steady state may seem to grow, and how much of what was held at most may be left when all is deleted.
 SLACK, LEFT = 1.1, 0.01
+STEADY_MINUTES = 10
 
 
 class Held:
@@ -402,6 +403,11 @@ def space(volume):
     return blocks * 512
 
 
+def counts(volume):
+    status = volume.ask("status")
+    return {"known_inodes": status["known_inodes"], "merge_points": int(status["settings"]["merge_points"])}
+
+
 def delete_everything(volume):
     """And waits for the space to come back, for a minute at most. Returns what is held then."""
     for branch in volume.ask("branch-list"):
@@ -412,13 +418,21 @@ def delete_everything(volume):
             run("rm", "-rf", f"{volume.root}/{name}")
     for snapshot in volume.ask("snapshot-list"):
         run(*volume.command("snapshot-delete", snapshot["id"]))
+    time.sleep(5)
+    print(f"memory when all is deleted: {volume.resident()}, with {volume.ask('status')['known_inodes']} known inodes")
     volume.stop()
     volume.start()
-    held = space(volume)
-    for _ in range(60):
-        time.sleep(1)
-        held = min(held, space(volume))
-    return held
+    print(f"and after a remount: {volume.resident()}")
+    time.sleep(8)
+    last = space(volume)
+    # Until some seconds bring no more.
+    for _ in range(10):
+        time.sleep(5)
+        now = space(volume)
+        if now >= last:
+            break
+        last = now
+    return last
 
 
 def flat(samples, what):
@@ -450,7 +464,8 @@ def main(minutes, seed):
                 conductor.turn()
                 if not samples or time.time() - begun - samples[-1]["second"] >= SAMPLE_SECONDS:
                     samples.append({"second": round(time.time() - begun), "memory_bytes": volume.resident(),
-                                    "descriptors": volume.descriptors(), "store_bytes": space(volume)})
+                                    "descriptors": volume.descriptors(), "store_bytes": space(volume),
+                                    **counts(volume)})
                     out.write(json.dumps(samples[-1]) + "\n")
                     out.flush()
         crew.end()
@@ -466,7 +481,9 @@ def main(minutes, seed):
         sys.exit(f"soak: failed, seed {seed}: {type(error).__name__}: {error}")
     finally:
         volume.abandon()
-    if not all(steady):
+    if minutes < STEADY_MINUTES:
+        print(f"memory and descriptors: not judged, as {minutes} minutes are too few for a steady state")
+    elif not all(steady):
         sys.exit("soak: failed: memory or descriptors grow")
     if left - empty > LEFT * most:
         sys.exit("soak: failed: not all space came back")

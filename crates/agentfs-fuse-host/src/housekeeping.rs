@@ -7,6 +7,7 @@ use std::{io, thread};
 
 use agentfs_core::FsCore;
 
+use crate::memory;
 use crate::processes::Bindings;
 use crate::views::Caching;
 
@@ -14,6 +15,9 @@ use crate::views::Caching;
 const SYNC_INTERVAL: Duration = Duration::from_secs(5);
 /// How often there is a look at what else is to be done.
 const TEND_INTERVAL: Duration = Duration::from_millis(200);
+
+/// How often memory that is not used goes back to the kernel.
+const TRIM_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Starts the thread; it ends with the volume.
 ///
@@ -29,7 +33,7 @@ fn keep(core: &Weak<FsCore>) {
     if let Some(Err(error)) = core.upgrade().map(|core| core.sweep()) {
         tracing::warn!(%error, "objects that nothing names may have been left");
     }
-    let (mut synced, mut told) = (Instant::now(), None);
+    let (mut synced, mut trimmed, mut told) = (Instant::now(), Instant::now(), None);
     loop {
         thread::sleep(TEND_INTERVAL);
         let Some(core) = core.upgrade() else { return };
@@ -37,6 +41,10 @@ fn keep(core: &Weak<FsCore>) {
         let kept = if due { core.sync() } else { Ok(()) }.and_then(|()| core.tend());
         if due {
             synced = Instant::now();
+        }
+        if trimmed.elapsed() >= TRIM_INTERVAL {
+            memory::give_back();
+            trimmed = Instant::now();
         }
         // What goes on for long is told once.
         let trouble = kept.err().map(|error| error.to_string());

@@ -11,6 +11,7 @@ mod control;
 mod flusher;
 mod host;
 mod housekeeping;
+mod memory;
 mod metrics;
 mod mount;
 mod negotiate;
@@ -37,6 +38,7 @@ use crate::config::Settings;
 use crate::host::Host;
 
 fn main() -> ExitCode {
+    memory::keep_few_heaps();
     let args = Args::parse();
     let failure = if args.command.is_some() { ExitCode::from(check::UNKNOWN) } else { ExitCode::FAILURE };
     match run(&args) {

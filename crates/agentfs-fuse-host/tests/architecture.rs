@@ -136,7 +136,7 @@ fn unsafe_stands_where_it_must_and_nowhere_else() {
     for name in ["agentfs-fuse-host", "agentfs-control-cli"] {
         for (path, text) in product(name) {
             let has = text.contains("unsafe {") || text.contains("unsafe impl") || text.contains("unsafe fn");
-            assert!(!has || path == "ioctl.rs", "{name}/{path} is unsafe");
+            assert!(!has || ["ioctl.rs", "memory.rs"].contains(&&*path), "{name}/{path} is unsafe");
         }
     }
 }

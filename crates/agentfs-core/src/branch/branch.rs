@@ -272,8 +272,9 @@ impl Branch {
         let mut state = self.state.write();
         commit()?;
         state.deleted = true;
-        let empty = Version::new(0, 0, 0, Timestamp::default());
-        Ok((std::mem::replace(&mut state.version, empty), std::mem::take(&mut state.aside)))
+        // Not even a root: whoever looks into it yet finds that it is gone.
+        let version = std::mem::replace(&mut state.version, Version::nothing());
+        Ok((version, std::mem::take(&mut state.aside)))
     }
 
     /// The bytes of a regular file.

@@ -6,6 +6,7 @@ mod branch;
 mod catalog;
 mod draft;
 mod lower;
+#[cfg_attr(agentfs_schedules, path = "../../../agentfs-schedules/src/quiet.rs")]
 mod quiet;
 mod snapshot;
 mod tree_of;

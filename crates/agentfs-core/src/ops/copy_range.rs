@@ -54,7 +54,7 @@ impl FsCore {
         caller: Caller,
     ) -> Result<u64> {
         // What is copied from stays where it is.
-        let _gate = self.direct.gate.read_recursive();
+        let _gate = self.direct.enter();
         self.refresh(&source.file)?;
         let size = source.file.tree.with_inode(source.file.ino, |inode| inode.meta.size)?;
         let len = len.min(size.saturating_sub(from.1)).min(MOST);

@@ -14,6 +14,8 @@ pub struct Status {
     pub branches: usize,
     /// Snapshots.
     pub snapshots: usize,
+    /// Hidden states that merges may begin from.
+    pub merge_points: usize,
     /// Open files, counted by handle.
     pub open_handles: usize,
     /// Inodes the kernel remembers.
@@ -41,13 +43,14 @@ impl FsCore {
     /// # Errors
     /// None at present; `Stale` if there were no `main`.
     pub fn status(&self) -> Result<Status> {
-        let (branches, snapshots) = {
+        let (branches, snapshots, merge_points) = {
             let catalog = self.catalog.read();
-            (catalog.branch_count(), catalog.snapshot_count())
+            (catalog.branch_count(), catalog.snapshot_count(), catalog.all_points().count())
         };
         Ok(Status {
             branches,
             snapshots,
+            merge_points,
             open_handles: self.handles.len(),
             known_inodes: self.lookups.len(),
             main_inodes: self.views.get(ViewId::MAIN)?.read(|version| version.len()),

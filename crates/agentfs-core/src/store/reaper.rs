@@ -12,6 +12,8 @@ use tracing::warn;
 
 use super::backing::{Live, punch_all};
 use super::{Backing, Device, FileId};
+#[cfg(agentfs_schedules)]
+use shuttle::thread_local;
 
 thread_local! {
     /// While set, what this thread drops is listed here instead of going to the reaper.
@@ -61,7 +63,7 @@ impl Reaper {
     /// Nothing names `id` any more.
     pub(super) fn remove_later(&self, id: FileId) {
         self.freed.fetch_add(1, Ordering::Relaxed);
-        let captured = CAPTURED.with_borrow_mut(|list| list.as_mut().map(|list| list.files.push(id)));
+        let captured = CAPTURED.with(|list| list.borrow_mut().as_mut().map(|list| list.files.push(id)));
         if captured.is_none() && !self.idle.load(Ordering::Relaxed) {
             self.due.lock().push_back((id, self.durability.position()));
         }
@@ -82,7 +84,7 @@ impl Reaper {
         self.freed.fetch_add(1, Ordering::Relaxed);
         let part = Arc::downgrade(backing);
         let captured =
-            CAPTURED.with_borrow_mut(|list| list.as_mut().map(|list| list.parts.push(part.clone())));
+            CAPTURED.with(|list| list.borrow_mut().as_mut().map(|list| list.parts.push(part.clone())));
         let is_idle = self.idle.load(Ordering::Relaxed);
         if captured.is_none() && !is_idle {
             self.parts.lock().push_back((part, self.durability.position()));
@@ -93,7 +95,7 @@ impl Reaper {
     /// Nothing names so many bytes of a pack any more.
     pub(super) fn note_packed(&self, bytes: u64) {
         self.freed.fetch_add(1, Ordering::Relaxed);
-        CAPTURED.with_borrow_mut(|list| list.iter_mut().for_each(|list| list.packed += bytes));
+        CAPTURED.with(|list| list.borrow_mut().iter_mut().for_each(|list| list.packed += bytes));
     }
 
     /// How often something was let go of.
@@ -144,9 +146,9 @@ impl Reaper {
 
 /// Drops `garbage` and returns what only it named.
 pub(super) fn release<T>(garbage: T) -> Released {
-    CAPTURED.set(Some(Released::default()));
+    CAPTURED.with(|list| *list.borrow_mut() = Some(Released::default()));
     drop(garbage);
-    CAPTURED.take().unwrap_or_default()
+    CAPTURED.with(RefCell::take).unwrap_or_default()
 }
 
 impl Released {
