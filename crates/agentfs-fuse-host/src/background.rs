@@ -1,10 +1,10 @@
 //! `--background`: the daemon is started again without a terminal, and tells its parent when the mount answers.
 
 use std::fs::OpenOptions;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -27,12 +27,20 @@ pub(crate) fn start(log: &Path) -> Result<()> {
         .stderr(stderr)
         .spawn()
         .context("the daemon cannot be started")?;
-    let told = daemon.stdout.take().map(BufReader::new).and_then(|out| out.lines().next()).transpose()?;
-    match told.as_deref() {
+    match first_word(&mut daemon)?.as_deref() {
         Some(READY) => Ok(()),
         Some(error) => bail!("{error}"),
         None => bail!("the daemon ended before its mount answered; see {}", log.display()),
     }
+}
+
+/// Waits for what a daemon reports of its start: [`READY`], or why not; `None` when it ends without a word.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn first_word(daemon: &mut Child) -> io::Result<Option<String>> {
+    let out = daemon.stdout.take().map(BufReader::new);
+    out.and_then(|out| out.lines().next()).transpose()
 }
 
 /// In the daemon: leaves the terminal and the directory it was started from.

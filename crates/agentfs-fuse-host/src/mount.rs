@@ -32,6 +32,14 @@ pub(crate) struct Options {
     pub(crate) threads: usize,
 }
 
+impl Options {
+    /// What the kernel is to do, in its words.
+    fn flags(&self) -> impl Iterator<Item = &'static str> {
+        let all = [(self.default_permissions, "default_permissions"), (self.allow_other, "allow_other")];
+        all.into_iter().filter_map(|(wanted, word)| wanted.then_some(word))
+    }
+}
+
 /// Is the daemon root's?
 pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
@@ -164,10 +172,8 @@ fn mount_directly(mount: &Path, options: &Options) -> Result<OwnedFd> {
     }
     let device = open_device()?;
     let mut data = format!("fd={},rootmode={:o},user_id=0,group_id=0", device.as_raw_fd(), libc::S_IFDIR);
-    for (wanted, word) in
-        [(options.default_permissions, ",default_permissions"), (options.allow_other, ",allow_other")]
-    {
-        data.push_str(if wanted { word } else { "" });
+    for flag in options.flags() {
+        data = data + "," + flag;
     }
     let kind = format!("fuse.{SOURCE}");
     rustix::mount::mount(SOURCE, mount, kind.as_str(), MountFlags::empty(), Some(&*CString::new(data)?))
@@ -190,13 +196,7 @@ fn replace_dead(mount: &Path, options: &Options, device: &OwnedFd) -> rustix::io
     for (key, value) in words {
         fsconfig_set_string(&made, key, value)?;
     }
-    for (wanted, flag) in
-        [(options.default_permissions, "default_permissions"), (options.allow_other, "allow_other")]
-    {
-        if wanted {
-            fsconfig_set_flag(&made, flag)?;
-        }
-    }
+    options.flags().try_for_each(|flag| fsconfig_set_flag(&made, flag))?;
     fsconfig_create(&made)?;
     let ours = fsmount(&made, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
     let beneath = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_BENEATH;
@@ -209,8 +209,7 @@ fn fusermount(mount: &Path, options: &Options) -> Result<OwnedFd> {
     let (ours, theirs) = UnixStream::pair()?;
     rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty())?;
     let mut words = vec![format!("fsname={SOURCE}"), format!("subtype={SOURCE}")];
-    words.extend(options.default_permissions.then(|| "default_permissions".to_owned()));
-    words.extend(options.allow_other.then(|| "allow_other".to_owned()));
+    words.extend(options.flags().map(str::to_owned));
     let mut command = Command::new("fusermount3");
     command.arg("-o").arg(words.join(",")).arg("--").arg(mount);
     command.env("_FUSE_COMMFD", theirs.as_raw_fd().to_string()).stdin(Stdio::null());

@@ -2,15 +2,16 @@
 //! has it open; whoever opens it again goes on, in the branch that it was in.
 
 use std::ffi::OsString;
-use std::io::{self, BufRead, BufReader};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use parking_lot::Mutex;
 use rustix::process::{PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::args::Args;
@@ -66,7 +67,7 @@ fn keep_served(words: &[OsString], served: &Mutex<Served>, mount: &Path, is_told
                     background::detach()?;
                 }
                 let status = daemon.wait()?;
-                served.lock().unwrap_or_else(PoisonError::into_inner).process = None;
+                served.lock().process = None;
                 if is_over(served, mount, status) {
                     return if status.success() { Ok(()) } else { bail!("the daemon ended: {status}") };
                 }
@@ -95,12 +96,12 @@ fn keep_served(words: &[OsString], served: &Mutex<Served>, mount: &Path, is_told
 
 /// Was it asked to end, or is the volume not mounted any more?
 fn is_over(served: &Mutex<Served>, mount: &Path, status: ExitStatus) -> bool {
-    let is_to_end = served.lock().unwrap_or_else(PoisonError::into_inner).is_to_end;
+    let is_to_end = served.lock().is_to_end;
     status.success() || is_to_end || !mount::is_dead(mount)
 }
 
 fn end(served: &Mutex<Served>) {
-    let mut served = served.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut served = served.lock();
     served.is_to_end = true;
     if let Some(process) = &served.process
         && let Err(error) = pidfd_send_signal(process, Signal::TERM)
@@ -112,7 +113,7 @@ fn end(served: &Mutex<Served>) {
 /// Starts a daemon and waits until its mount answers; `None` when none is wanted any more.
 fn start(words: &[OsString], served: &Mutex<Served>) -> Result<Option<Child>> {
     let mut daemon = {
-        let mut served = served.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut served = served.lock();
         if served.is_to_end {
             return Ok(None);
         }
@@ -122,22 +123,18 @@ fn start(words: &[OsString], served: &Mutex<Served>) -> Result<Option<Child>> {
         served.process = Some(process(&daemon)?);
         daemon
     };
-    let told = daemon.stdout.take().map(|out| first_line(BufReader::new(out))).transpose()?.flatten();
+    let told = background::first_word(&mut daemon)?;
     match told.as_deref() {
         Some(background::READY) => Ok(Some(daemon)),
         told => {
             let status = daemon.wait()?;
-            served.lock().unwrap_or_else(PoisonError::into_inner).process = None;
+            served.lock().process = None;
             match told {
                 Some(error) => bail!("{error}"),
                 None => bail!("the daemon ended before its mount answered: {status}"),
             }
         }
     }
-}
-
-fn first_line(out: impl BufRead) -> io::Result<Option<String>> {
-    out.lines().next().transpose()
 }
 
 fn process(daemon: &Child) -> io::Result<OwnedFd> {

@@ -5,11 +5,12 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use std::{io, thread};
 
 use agentfs_core::{Attr, FileKind, FsCore, InodeId, Name, ViewId};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use super::{ListingNumber, Node, NodeId, PidView};
 use crate::notices::Notices;
@@ -133,7 +134,7 @@ impl Keep<'_> {
             let (live, longest) = (self.caching.ttl.live, self.caching.ttl.entry);
             return if is_directory { LIVE.max(live).min(longest) } else { live.min(longest) };
         }
-        lock(&self.caching.missing).remove(directory, name);
+        self.caching.missing.lock().remove(directory, name);
         self.caching.note_recent(directory, name);
         self.caching.ttl.entry
     }
@@ -148,7 +149,7 @@ impl Keep<'_> {
         if self.must_ask(directory) || self.caching.ttl.negative.is_zero() {
             return Duration::ZERO;
         }
-        let mut missing = lock(&self.caching.missing);
+        let mut missing = self.caching.missing.lock();
         if missing.count >= MAX_MISSING {
             return Duration::ZERO;
         }
@@ -196,10 +197,6 @@ impl Keep<'_> {
             _ => self.caching.ttl.attr,
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The kernel may have forgotten what it is told of.
@@ -272,7 +269,7 @@ impl Caching {
 
     /// To be held while an answer is made and sent.
     pub(crate) fn hold(&self) -> Keep<'_> {
-        Keep { caching: self, _gate: self.gate.read().unwrap_or_else(PoisonError::into_inner) }
+        Keep { caching: self, _gate: self.gate.read() }
     }
 
     /// What the kernel may keep of attributes of files.
@@ -281,7 +278,7 @@ impl Caching {
     }
 
     fn note_recent(&self, directory: NodeId, name: &[u8]) {
-        let mut recent = lock(&self.recent);
+        let mut recent = self.recent.lock();
         if recent.len() >= MAX_RECENT {
             recent.pop_front();
         }
@@ -292,7 +289,7 @@ impl Caching {
     /// asks anew for all that it knew and that depends on who asks. Not to be called by a thread that serves requests.
     pub(crate) fn switch<T>(self: &Arc<Self>, view: ViewId, change: impl FnOnce() -> T) -> T {
         let (value, first, of_view) = {
-            let _gate = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+            let _gate = self.gate.write();
             let (any, shown) = (self.bindings.any(), self.bindings.shows(view));
             let value = change();
             self.epoch.fetch_add(1, Ordering::SeqCst);
@@ -315,7 +312,7 @@ impl Caching {
     /// called by a thread that serves requests.
     pub(crate) fn changed(self: &Arc<Self>, view: ViewId, names: &[(InodeId, Name)], inodes: &[InodeId]) {
         // Answers that are being made of what was before are sent first.
-        drop(self.gate.write().unwrap_or_else(PoisonError::into_inner));
+        drop(self.gate.write());
         self.epoch.fetch_add(1, Ordering::SeqCst);
         let Some(notices) = self.notices.get() else { return };
         let all = |ino: InodeId, tell: &dyn Fn(NodeId) -> io::Result<()>| {
@@ -351,7 +348,7 @@ impl Caching {
     /// Has the kernel ask again for names that it may remember as missing.
     pub(crate) fn expire_missing(&self) {
         let Some(notices) = self.notices.get() else { return };
-        let missing = std::mem::take(&mut *lock(&self.missing));
+        let missing = std::mem::take(&mut *self.missing.lock());
         for (directory, names) in missing.names {
             for name in names {
                 let _ = notices.expire(directory, &name);
@@ -362,14 +359,14 @@ impl Caching {
     /// Makes room for more missing names, and lets go of what the kernel has forgotten. To be called now and then.
     pub(crate) fn tend(&self) {
         self.pid_view.tend();
-        if lock(&self.missing).count > MAX_MISSING / 2 {
+        if self.missing.lock().count > MAX_MISSING / 2 {
             self.expire_missing();
         }
     }
 
     /// An answer that was sent before may reach its reader only now.
     fn expire_recent_again(self: &Arc<Self>) {
-        let recent = std::mem::take(&mut *lock(&self.recent));
+        let recent = std::mem::take(&mut *self.recent.lock());
         let caching = self.clone();
         let expire = move |after: u64| {
             thread::sleep(Duration::from_millis(after));
