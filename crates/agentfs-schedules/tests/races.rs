@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use agentfs_core::testing::{config, dump};
 use agentfs_core::{
-    Caller, Config, FileKind, FsCore, FsError, InodeId, Memory, MergeWish, OpenMode, PackLimits, Policy, Progress,
+    Caller, Config, FileKind, FsCore, FsError, InodeId, Memory, MergeWish, OpenMode, PackLimits, Policy, Progress, Quota,
     RenameMode, ViewId, check,
 };
 use shuttle::scheduler::{PctScheduler, RandomScheduler};
@@ -249,6 +249,34 @@ fn a_checkpoint_crosses_everything_and_loses_nothing() {
         assert_eq!(number_in(&v, MAIN, "f"), 3);
         assert_eq!(number_in(&v, MAIN, "e/i"), 1);
         is_sound(&device, v);
+    });
+}
+
+#[test]
+fn writers_reach_a_quota_and_do_not_pass_it() {
+    explore(|| {
+        let quota = Quota { bytes: 5 * 4096, ..Quota::NONE };
+        let device = Arc::new(Memory::default());
+        let config = Config { branch_quota: quota, ..tight() };
+        let v = Arc::new(Volume(FsCore::open_volume(device, config).unwrap().0));
+        let work = |path: &'static str| {
+            let v = v.clone();
+            let ino = v.make("main", path, FileKind::File);
+            let write = move || {
+                let handle = v.0.open(MAIN, ino, OpenMode::Write, Caller::ROOT).unwrap();
+                for n in 0..2 {
+                    match v.0.write(handle, n * 4096, &[1; 4096], false) {
+                        Ok(4096) => {}
+                        other => assert!(matches!(other, Err(FsError::QuotaExceeded)), "{other:?}"),
+                    }
+                    assert!(v.0.charged(Some("main")).unwrap().unwrap().bytes <= quota.bytes);
+                }
+                v.0.release(handle).unwrap();
+            };
+            Box::new(write) as Box<dyn FnOnce() + Send>
+        };
+        together(vec![work("a"), work("b"), work("c")]);
+        assert_eq!(v.0.charged(Some("main")).unwrap().unwrap().bytes, quota.bytes);
     });
 }
 

@@ -50,10 +50,10 @@ impl FsCore {
         if self.is_for_layers(file, &source, u64::MAX)? {
             return self.allocate_layered(file, &mut source, mode, (offset, len), strip);
         }
-        self.write_private(file, &mut source, u64::MAX, |branch, object| {
-            let takes = !mode.contains(FallocateFlags::PUNCH_HOLE);
-            let _reserved =
-                takes.then(|| self.reserve_range(branch, object, (offset, len), true)).transpose()?;
+        self.write_private(file, &mut source, u64::MAX, |branch, object, reserved| {
+            if !mode.contains(FallocateFlags::PUNCH_HOLE) {
+                (*reserved, _) = self.reserve_range(branch, object, (offset, len), true)?;
+            }
             self.with_room(|| object.allocate(mode, offset, len))?;
             let grown = |size: u64| if keep { size } else { size.max(end) };
             let blocks = object.stat()?.blocks;

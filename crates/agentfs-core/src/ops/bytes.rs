@@ -173,18 +173,18 @@ impl FsCore {
             return Ok((Content::Hole, None));
         }
         if bytes.len() <= self.config.small_file as usize {
-            let _reserved = self.reserve_shared(bytes.len() as u64)?;
+            let reserved = self.reserve_shared(bytes.len() as u64)?;
             let extent = self.with_room(|| self.store.packs.append(bytes))?;
-            self.charge_shared(&extent);
+            self.charge_shared(&extent, reserved.as_ref());
             return Ok((Content::Packed(extent), None));
         }
-        let _reserved = self.reserve_shared(bytes.len() as u64)?;
+        let reserved = self.reserve_shared(bytes.len() as u64)?;
         let (id, object) = self.with_room(|| self.store.create())?;
         let written = self.with_room(|| object.write_at(bytes, 0));
         match written {
             // No branch is ever in this epoch.
             Ok(count) if count == bytes.len() => {
-                Ok((Content::Whole(self.adopt_shared(id, &*object)?), Some(id)))
+                Ok((Content::Whole(self.adopt_shared(id, &*object, reserved.as_ref())?), Some(id)))
             }
             Ok(_) => {
                 self.store.discard(id);

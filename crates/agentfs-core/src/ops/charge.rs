@@ -19,15 +19,15 @@ impl FsCore {
         self.quotas.as_ref().and_then(|_| branch.account())
     }
 
-    /// An object holds what the host says. The caller holds a permit.
+    /// An object holds what the host says, for which this was `reserved`. The caller holds a permit.
     pub(super) fn charge_object(
         &self,
         branch: &Branch,
-        backing: &Backing,
-        open: &dyn ObjectFile,
+        (backing, open): (&Backing, &dyn ObjectFile),
+        reserved: Option<&Charge>,
     ) -> Result<()> {
         if let Some(account) = self.account_of(branch) {
-            backing.holds(&account, open.stat()?.blocks * 512);
+            backing.holds(&account, open.stat()?.blocks * 512, reserved);
         }
         Ok(())
     }
@@ -92,9 +92,9 @@ impl FsCore {
     }
 
     /// Content of a small file that is no branch's own.
-    pub(super) fn charge_shared(&self, extent: &Extent) {
+    pub(super) fn charge_shared(&self, extent: &Extent, reserved: Option<&Charge>) {
         if let Some(quotas) = &self.quotas {
-            extent.charge(&quotas.shared);
+            extent.charge(&quotas.shared, reserved);
         }
     }
 
@@ -102,11 +102,16 @@ impl FsCore {
     ///
     /// # Errors
     /// What the store answers.
-    pub(super) fn adopt_shared(&self, id: ObjectId, open: &dyn ObjectFile) -> Result<Arc<Object>> {
+    pub(super) fn adopt_shared(
+        &self,
+        id: ObjectId,
+        open: &dyn ObjectFile,
+        reserved: Option<&Charge>,
+    ) -> Result<Arc<Object>> {
         // No branch is ever in this epoch.
         let object = self.store.adopt(id, Epoch(0));
         if let Some(quotas) = &self.quotas {
-            object.backing().holds(&quotas.shared, open.stat()?.blocks * 512);
+            object.backing().holds(&quotas.shared, open.stat()?.blocks * 512, reserved);
         }
         Ok(object)
     }
@@ -184,19 +189,19 @@ fn charge<'a>(
         _ if ino == InodeId::ROOT => {} // it came with the branch
         Some(charge) => inode.charge.begin(charge.clone()),
         None => {
-            inode.charge.set(account, Unit::Inodes, 1);
+            inode.charge.set(account, Unit::Inodes, 1, None);
             known.extend(inode.charge.get().map(|charge| (ino, charge.clone())));
         }
     }
     match inode.content() {
-        Some(Content::Packed(extent)) => extent.charge(account),
+        Some(Content::Packed(extent)) => extent.charge(account, None),
         Some(Content::Whole(object)) => {
-            object.backing().holds(of(object.backing()), inode.meta.blocks * 512);
+            object.backing().holds(of(object.backing()), inode.meta.blocks * 512, None);
         }
         Some(Content::Layered(layers)) => {
             for owner in layers.owners() {
                 if let Some(bytes) = owner.backing.named_parts() {
-                    owner.backing.holds(of(&owner.backing), bytes);
+                    owner.backing.holds(of(&owner.backing), bytes, None);
                 }
             }
         }

@@ -10,7 +10,7 @@ use crate::branch::{Branch, changed};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::handle::{LayeredSource, OpenFile, Source};
-use crate::store::{Content, LowerFile, Object, ObjectFile, Unnamed, is_no_space, no_space};
+use crate::store::{Charge, Content, LowerFile, Object, ObjectFile, Unnamed, is_no_space, no_space};
 use crate::types::Epoch;
 
 impl FsCore {
@@ -87,21 +87,22 @@ impl FsCore {
     }
 
     /// Calls `write` with an object that is the branch's own, while no snapshot can come between. Where the
-    /// content is shared, its first `keep` bytes are copied before; when that fails, nothing has changed.
+    /// content is shared, its first `keep` bytes are copied before; when that fails, nothing has changed. What `write` reserves
+    /// stays so until what is there then is charged.
     pub(super) fn write_private<T>(
         &self,
         file: &OpenFile,
         source: &mut Source,
         keep: u64,
-        write: impl FnOnce(&Branch, &dyn ObjectFile) -> Result<T>,
+        write: impl FnOnce(&Branch, &dyn ObjectFile, &mut Option<Charge>) -> Result<T>,
     ) -> Result<T> {
         let branch = file.tree.branch()?;
         self.find_source(file, source)?;
         let mut fresh = None;
         loop {
             let permit = branch.permit_write();
-            if let Some((copy, _reserved)) = fresh.take() {
-                self.adopt(file, source, copy, keep, permit.epoch)?;
+            if let Some((copy, reserved)) = fresh.take() {
+                self.adopt(file, source, (copy, reserved), keep, permit.epoch)?;
             }
             if let Source::Object(object, open) = source
                 && object.epoch() == permit.epoch
@@ -110,8 +111,9 @@ impl FsCore {
                     return Err(FsError::read_only_store());
                 }
                 self.mark_dirty(file, branch)?;
-                let written = write(branch, &**open);
-                self.charge_object(branch, object.backing(), &**open)?;
+                let mut reserved = None;
+                let written = write(branch, &**open, &mut reserved);
+                self.charge_object(branch, (object.backing(), &**open), reserved.as_ref())?;
                 return written;
             }
             // The copy is made without the permit: a snapshot need not wait for it.
@@ -120,7 +122,8 @@ impl FsCore {
             if file.is_direct() || self.is_for_layers(file, source, keep)? {
                 return Err(FsError::Contended);
             }
-            fresh = Some((self.copy_content(file, source, keep)?, self.reserve_copy(file, keep)?));
+            let reserved = self.reserve_copy(file, keep)?;
+            fresh = Some((self.copy_content(file, source, keep)?, reserved));
         }
     }
 
@@ -158,13 +161,13 @@ impl FsCore {
         &self,
         file: &OpenFile,
         source: &mut Source,
-        (id, open): Unnamed,
+        ((id, open), reserved): (Unnamed, Option<Charge>),
         keep: u64,
         epoch: Epoch,
     ) -> Result<()> {
         let object = self.store.adopt(id, epoch);
         let branch = file.tree.branch()?;
-        self.charge_object(branch, object.backing(), &*open)?;
+        self.charge_object(branch, (object.backing(), &*open), reserved.as_ref())?;
         self.change_branch(branch, |draft| {
             draft.set_content(file.ino, Content::Whole(object.clone()));
             // What the copy takes the place of may be durable: the copy is, before the record of it.

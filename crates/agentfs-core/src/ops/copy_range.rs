@@ -126,9 +126,10 @@ impl FsCore {
     ) -> Result<u64> {
         let file = &to.file;
         let mut source = file.source.write();
-        self.write_private(file, &mut source, u64::MAX, |branch, object| {
-            let (_reserved, len) = self.reserve_range(branch, object, (to_at, len), false)?;
-            let copied = self.with_room(|| copy_range(from, at, object, to_at, len))?;
+        self.write_private(file, &mut source, u64::MAX, |branch, object, reserved| {
+            let fits;
+            (*reserved, fits) = self.reserve_range(branch, object, (to_at, len), false)?;
+            let copied = self.with_room(|| copy_range(from, at, object, to_at, fits))?;
             let (end, blocks) = (to_at + copied, object.stat()?.blocks);
             self.change_branch(branch, |draft| {
                 note_change(draft, file.ino, |size| size.max(end), strip)?;

@@ -55,14 +55,14 @@ impl FsCore {
         let (id, open) = self.with_room(|| self.store.create())?;
         // Nobody ever writes to it again.
         let gathered = self.store.adopt_backing(id, self.fresh_epoch());
-        let Ok((_reserved, _)) = self.reserve_range(stack.branch, &*open, (0, bytes.len() as u64), true)
+        let Ok((reserved, _)) = self.reserve_range(stack.branch, &*open, (0, bytes.len() as u64), true)
         else {
             return Ok(());
         };
         if self.with_room(|| open.write_at(&bytes, 0))? < bytes.len() {
             return Err(no_space().into());
         }
-        self.charge_object(stack.branch, &gathered, &*open)?;
+        self.charge_object(stack.branch, (&gathered, &*open), reserved.as_ref())?;
         let piece = |(start, at, len)| Change::piece(start, Claim::new(gathered.clone(), at, len));
         let changes = places.into_iter().map(piece).collect();
         let size = stack.size;

@@ -178,15 +178,15 @@ impl FsCore {
         }
         if size <= u64::from(self.config.small_file) {
             let bytes = self.read_lower(file, &*open)?;
-            let _reserved = self.reserve_shared(size)?;
+            let reserved = self.reserve_shared(size)?;
             let extent = self.with_room(|| self.store.packs.append(&bytes))?;
-            self.charge_shared(&extent);
+            self.charge_shared(&extent, reserved.as_ref());
             return Ok(Content::Packed(extent));
         }
-        let _reserved = self.reserve_shared(file.stat.blocks * 512)?;
+        let reserved = self.reserve_shared(file.stat.blocks * 512)?;
         let (id, copy) = self.with_room(|| self.store.import(&*open, size))?;
         super::content::check_same(file, &*open).inspect_err(|_| self.store.discard(id))?;
-        Ok(Content::Whole(self.adopt_shared(id, &*copy)?))
+        Ok(Content::Whole(self.adopt_shared(id, &*copy, reserved.as_ref())?))
     }
 
     /// What a branch had at these paths, and below them, when it was frozen as another branch, is now in the lower directory:

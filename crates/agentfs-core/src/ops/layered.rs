@@ -142,12 +142,12 @@ impl FsCore {
         };
         let (from, to) = if is_own { (offset, end) } else { stack.blocks(&top, offset, end) };
         let bytes = stack.filled(data, offset, (from, to))?;
-        let (_reserved, _) = self.reserve_range(stack.branch, &*top.open, (from, to - from), true)?;
+        let (reserved, _) = self.reserve_range(stack.branch, &*top.open, (from, to - from), true)?;
         // Named before it is there: nobody takes it for free meanwhile.
         let claim = (!is_own).then(|| Claim::new(top.backing.clone(), from, to - from));
         let written = self.write_object(&*top.open, &bytes, from, how);
         top.backing.note_write(to - from);
-        self.charge_object(stack.branch, &top.backing, &*top.open)?;
+        self.charge_object(stack.branch, (&top.backing, &*top.open), reserved.as_ref())?;
         let written = written?;
         let mut reached = from + written as u64;
         if reached < to && !is_own {
@@ -214,7 +214,7 @@ impl FsCore {
             let cut = top.open.set_len(size);
             top.backing.note_change();
             cut?;
-            self.charge_object(file.tree.branch()?, &top.backing, &*top.open)?;
+            self.charge_object(file.tree.branch()?, (&top.backing, &*top.open), None)?;
         }
         Ok(())
     }
@@ -242,11 +242,11 @@ impl FsCore {
                 let punched = top.open.punch(offset, len);
                 top.backing.note_change();
                 punched?;
-                self.charge_object(file.tree.branch()?, &top.backing, &*top.open)
+                self.charge_object(file.tree.branch()?, (&top.backing, &*top.open), None)
             });
         }
         let top = stack.top()?;
-        let (_reserved, _) = self.reserve_range(stack.branch, &*top.open, (offset, len), true)?;
+        let (reserved, _) = self.reserve_range(stack.branch, &*top.open, (offset, len), true)?;
         let mut changes = Vec::new();
         let reach = end.min(size);
         for (from, to) in stack.layers.holes(offset, reach) {
@@ -258,7 +258,7 @@ impl FsCore {
         if top.open.stat()?.len < reach {
             top.open.set_len(reach)?;
         }
-        self.charge_object(stack.branch, &top.backing, &*top.open)?;
+        self.charge_object(stack.branch, (&top.backing, &*top.open), reserved.as_ref())?;
         top.backing.note_change();
         stack.commit(source, changes, size, Some(strip.into()))
     }

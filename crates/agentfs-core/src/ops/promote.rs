@@ -83,12 +83,12 @@ impl FsCore {
         }
         // Who is at his quota has it in layers.
         let reserved = self.reserve_range(stack.branch, &*top.open, (start, len), true);
-        let Ok((_reserved, _)) = reserved else { return Ok(Came::ToAnEnd) };
+        let Ok((reserved, _)) = reserved else { return Ok(Came::ToAnEnd) };
         let other = stack.opens.get(from)?;
         let claim = Claim::new(top.backing.clone(), start, len);
         let copied = self.with_room(|| copy_range(&*other, at, &*top.open, start, len));
         top.backing.note_change();
-        self.charge_object(stack.branch, &top.backing, &*top.open)?;
+        self.charge_object(stack.branch, (&top.backing, &*top.open), reserved.as_ref())?;
         let copied = copied?;
         let claim = if copied < len { claim.part(0, copied) } else { claim };
         let size = stack.size;

@@ -101,8 +101,8 @@ impl FsCore {
             draft.meta(file.ino)?.blocks = size.div_ceil(HOLE) * (HOLE / 512);
             Ok(())
         })?;
-        if let Some((account, _reserved)) = reserved {
-            extent.charge(&account);
+        if let Some((account, reserved)) = reserved {
+            extent.charge(&account, Some(&reserved));
         }
         file.rewritten.fetch_add(written as u64, Ordering::Relaxed);
         *source = Source::Small(bytes);

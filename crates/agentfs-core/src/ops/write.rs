@@ -68,8 +68,9 @@ impl FsCore {
         if self.is_for_layers(file, &source, u64::MAX)? {
             return self.write_layered(file, &mut source, offset, data, how);
         }
-        self.write_private(file, &mut source, u64::MAX, |branch, object| {
-            let (_reserved, fits) =
+        self.write_private(file, &mut source, u64::MAX, |branch, object, reserved| {
+            let fits;
+            (*reserved, fits) =
                 self.reserve_range(branch, object, (offset, data.len() as u64), how.is_whole)?;
             let data = data.get(..fits as usize).unwrap_or(data);
             let written = self.write_object(object, data, offset, how)?;

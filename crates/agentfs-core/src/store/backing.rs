@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::named::{Freed, Named};
-use super::quota::{Account, Charged, Unit};
+use super::quota::{Account, Charge, Charged, Unit};
 use super::reaper::Reaper;
 use super::{BLOCK, Device, FileId, Stretch};
 use crate::types::{Epoch, ObjectId};
@@ -96,9 +96,9 @@ impl Backing {
         self.written.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// It holds so many bytes; `account` is charged if nobody was before.
-    pub fn holds(&self, account: &Arc<Account>, bytes: u64) {
-        self.charge.set(account, Unit::Bytes, bytes);
+    /// It holds so many bytes, for which this was `reserved`; `account` is charged if nobody was before.
+    pub fn holds(&self, account: &Arc<Account>, bytes: u64, reserved: Option<&Charge>) {
+        self.charge.set(account, Unit::Bytes, bytes, reserved);
     }
 
     /// Bytes of it that contents name, if they name parts of it only.

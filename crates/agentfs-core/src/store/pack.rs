@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use parking_lot::Mutex;
 
 use super::object::missing_is_damage;
-use super::quota::{Account, Charged, Unit};
+use super::quota::{Account, Charge, Charged, Unit};
 use super::reaper::Reaper;
 use super::stretch::{merge, whole_blocks};
 use super::{BLOCK, Device, FileId, ObjectFile, Stretch};
@@ -54,9 +54,10 @@ impl Extent {
         }
     }
 
-    /// What it holds is charged to `account`, in whole blocks as `stat` shows it, if nobody was charged before.
-    pub fn charge(&self, account: &Arc<Account>) {
-        self.charge.set(account, Unit::Bytes, u64::from(self.len).next_multiple_of(BLOCK));
+    /// What it holds, for which this was `reserved`, is charged to `account`, in whole blocks as `stat` shows it, if nobody was
+    /// charged before.
+    pub fn charge(&self, account: &Arc<Account>, reserved: Option<&Charge>) {
+        self.charge.set(account, Unit::Bytes, u64::from(self.len).next_multiple_of(BLOCK), reserved);
     }
 
     /// How much of it is charged to `account`, in bytes.

@@ -131,12 +131,6 @@ impl Account {
         (tally.held(unit), tally.of(unit).1)
     }
 
-    /// Charges so many, whether or not they fit: they are there.
-    pub fn charge(self: &Arc<Account>, unit: Unit, count: u64) -> Charge {
-        self.tallies().for_each(|tally| tally.add(unit, count));
-        Charge { account: self.clone(), unit, count: AtomicU64::new(count) }
-    }
-
     /// Charges so many that are about to be, while the charge lives. They may take the place of `credit` others, which are
     /// there until then.
     ///
@@ -223,12 +217,14 @@ pub struct Charge {
 }
 
 impl Charge {
-    /// It holds so many now.
-    pub fn set(&self, count: u64) {
+    /// It holds so many now. What was `reserved` for them is used up by that, at once: at no time are they counted twice.
+    fn set(&self, count: u64, reserved: Option<&Charge>) {
         let before = self.count.swap(count, Ordering::Relaxed);
-        self.account.tallies().for_each(|tally| match count.checked_sub(before) {
+        let same = reserved.filter(|reserved| Arc::ptr_eq(&reserved.account, &self.account));
+        let used = same.map_or(0, |reserved| reserved.count.swap(0, Ordering::Relaxed));
+        self.account.tallies().for_each(|tally| match count.checked_sub(before + used) {
             Some(more) => tally.add(self.unit, more),
-            None => tally.give(self.unit, before - count),
+            None => tally.give(self.unit, before + used - count),
         });
     }
 
@@ -250,22 +246,16 @@ impl Drop for Charge {
 pub struct Charged(OnceLock<Arc<Charge>>);
 
 impl Charged {
-    /// It holds so many; `account` is charged if nobody was before.
-    pub fn set(&self, account: &Arc<Account>, unit: Unit, count: u64) {
-        let mut is_new = false;
-        let charge = self.0.get_or_init(|| {
-            is_new = true;
-            Arc::new(account.charge(unit, count))
-        });
-        if !is_new {
-            charge.set(count);
-        }
+    /// It holds so many, for which this was `reserved`; `account` is charged if nobody was before.
+    pub fn set(&self, account: &Arc<Account>, unit: Unit, count: u64, reserved: Option<&Charge>) {
+        let nothing = || Arc::new(Charge { account: account.clone(), unit, count: AtomicU64::new(0) });
+        self.0.get_or_init(nothing).set(count, reserved);
     }
 
     /// It holds so many now, if anybody is charged for it.
     pub fn now(&self, count: u64) {
         if let Some(charge) = self.0.get() {
-            charge.set(count);
+            charge.set(count, None);
         }
     }
 
