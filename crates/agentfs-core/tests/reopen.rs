@@ -139,6 +139,34 @@ fn with_log(checkpoint: &[u8], log: &[u8]) -> Arc<Memory> {
     device
 }
 
+#[test]
+fn a_log_of_what_was_deleted_is_shortened_by_the_way() {
+    let device = Arc::new(Memory::default());
+    let v =
+        Volume(FsCore::open_volume(device.clone(), Config { max_snapshots: 1000, ..config() }).unwrap().0);
+    let name = |n: usize| format!("{n:0200}");
+    for n in 0..10_000 {
+        v.make("main", &name(n), FileKind::File);
+        if n % 100 == 0 {
+            v.0.create_snapshot("main", Some(&format!("s{n}"))).unwrap();
+        }
+    }
+    v.0.compact().unwrap();
+    let large = log_len(&device);
+    assert!(large > 2 << 20, "{large}");
+    v.0.tend().unwrap();
+    assert_eq!(log_len(&device), large, "nothing to do yet");
+    (0..10_000).for_each(|n| v.remove("main", &name(n)));
+    for n in 0..100 {
+        v.0.delete_snapshot(&format!("s{}", n * 100)).unwrap();
+    }
+    v.0.tend().unwrap();
+    let small = log_len(&device);
+    assert!(small < 100_000, "{small} of {large}");
+    (0..10).for_each(|_| v.0.tend().unwrap());
+    assert_eq!(log_len(&device), small, "once is enough");
+}
+
 /// A kernel that caches writes looks at the clock before it hands them over, and says nothing of a file that is closed
 /// while the volume is unmounted.
 #[test]

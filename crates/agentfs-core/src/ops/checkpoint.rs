@@ -57,6 +57,12 @@ struct Checkpoint<'a> {
     last: HashMap<BranchId, u32>,
 }
 
+/// A log of so many bytes is not worth compacting, whatever it says.
+const LITTLE_LOG: u64 = 2 << 20;
+/// About what a checkpoint takes for an inode, in bytes, and for how many of them a snapshot counts.
+const PER_INODE: u64 = 200;
+const INODES_PER_SNAPSHOT: usize = 16;
+
 impl FsCore {
     /// Writes a new checkpoint, while operations go on: what they record meanwhile follows it, and repeats what it says
     /// already with the same result. Then what it supersedes goes. Returns its length; `None` when no log is kept.
@@ -98,7 +104,19 @@ impl FsCore {
     /// Is the log much longer than it need be?
     pub(super) fn is_worth_a_checkpoint(&self) -> bool {
         let (since, checkpoint) = self.journal.lengths();
-        since > self.config.log_factor * checkpoint + self.config.log_slack
+        let is_long = since > self.config.log_factor * checkpoint + self.config.log_slack;
+        // After much was deleted the last checkpoint is of what was there before.
+        is_long
+            || since > checkpoint / 4 + LITTLE_LOG / 8
+                && since + checkpoint > self.config.log_factor * self.expected_log() + LITTLE_LOG
+    }
+
+    /// About how many bytes a checkpoint would take: not less for most trees.
+    fn expected_log(&self) -> u64 {
+        let catalog = self.catalog.read();
+        let inodes: usize = catalog.all_branches().map(|(_, branch)| branch.read(Version::len)).sum();
+        let versions = catalog.snapshot_count() + catalog.all_points().count();
+        PER_INODE * (inodes + INODES_PER_SNAPSHOT * versions) as u64
     }
 
     /// The caller keeps branches and snapshots from coming and going.
