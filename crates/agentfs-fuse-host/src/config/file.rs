@@ -130,7 +130,13 @@ fn yes() -> bool {
 pub(crate) fn parse(text: &str) -> Result<File> {
     let mut json = serde_json::Deserializer::from_str(text);
     // Says which key is wrong, too.
-    let file = serde_path_to_error::deserialize(&mut json)?;
-    json.end().context("it does not end where it should")?;
+    let file = serde_path_to_error::deserialize(&mut json).map_err(tamed)?;
+    json.end().map_err(tamed).context("it does not end where it should")?;
     Ok(file)
+}
+
+/// In one line, whatever the file has in it: some of that goes to a terminal.
+fn tamed(error: impl std::error::Error) -> anyhow::Error {
+    let shown = |c: char| if c.is_control() { c.escape_default().to_string() } else { c.to_string() };
+    anyhow::Error::msg(error.to_string().chars().map(shown).collect::<String>())
 }

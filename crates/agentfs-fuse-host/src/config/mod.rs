@@ -325,6 +325,13 @@ mod tests {
     }
 
     #[test]
+    fn a_wrong_key_is_named_in_one_line_whatever_is_in_it() {
+        let error = gather(r#"{"limits":{"a\nb\u001b[31m":1}}"#, &[], &[]).unwrap_err();
+        let words = format!("{error:#}");
+        assert!(words.contains(r"a\nb\u{1b}[31m") && !words.chars().any(char::is_control), "{words}");
+    }
+
+    #[test]
     fn the_data_path_is_the_variables_then_the_files() {
         let path = |json: &str, env: &[(&str, &str)]| gather(json, env, &[]).unwrap().data_path;
         let write_back = r#"{"cache":{"writeback_cache":true}}"#;
