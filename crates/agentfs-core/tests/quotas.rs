@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use agentfs_core::testing::{CoreDriver, Driver, Trial, config, random_cases};
 use agentfs_core::{
-    Caller, Config, FallocateFlags, FileKind, FsCore, FsError, InodeId, Memory, OpenMode, Quota, SetAttr,
-    ViewId,
+    Caller, Config, FallocateFlags, FileKind, FsCore, FsError, HostFs, InodeId, Memory, OpenMode, Quota,
+    SetAttr, ViewId,
 };
 use volume::Volume;
 use volume::large::{BLOCK, filled, held, layered};
@@ -75,6 +75,65 @@ fn a_branch_is_written_to_the_last_block_of_its_quota_and_no_further() {
     v.remove("main", "f");
     assert_eq!(charged(&v, Some("main")).bytes, 0);
     assert_eq!(write(&v, "g", 0, 11 * BLOCK as usize).unwrap(), 10 * BLOCK as usize);
+}
+
+/// A volume on a real filesystem, where what was allocated and not written is a hole.
+fn on_disk(dir: &std::path::Path, config: Config) -> Volume {
+    Volume(FsCore::open_volume(Arc::new(HostFs::open(dir, false).unwrap()), config).unwrap().0)
+}
+
+#[test]
+fn what_was_allocated_is_written_without_more_room_and_counts_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let v = on_disk(&dir.path().join("store"), Config { branch_quota: bytes(100 * BLOCK), ..plain() });
+    v.make("main", "f", FileKind::File);
+    allocate(&v, "f", FallocateFlags::empty(), (0, 60 * BLOCK)).unwrap();
+    while write(&v, "g", v.bytes("main", "g").map_or(0, |bytes| bytes.len() as u64), 4096).is_ok() {}
+    let full = charged(&v, Some("main")).bytes;
+    assert!((100 * BLOCK..=101 * BLOCK).contains(&full), "{full}");
+    for n in 0..30 {
+        assert_eq!(write(&v, "f", n * BLOCK, 4096).unwrap(), 4096, "it was allocated");
+        assert!(is_over(&write(&v, "f", (60 + n) * BLOCK, 4096)), "it was not, at {n}");
+    }
+    // What was punched is to be had anew.
+    allocate(&v, "f", FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, (40 * BLOCK, 10 * BLOCK))
+        .unwrap();
+    write(&v, "h", 0, 10 * 4096).unwrap();
+    assert!(is_over(&write(&v, "f", 40 * BLOCK, 4096)));
+    assert!(charged(&v, Some("main")).bytes <= 101 * BLOCK);
+}
+
+#[test]
+fn a_fragmented_file_is_no_way_around_a_quota() {
+    let dir = tempfile::tempdir().unwrap();
+    let v = on_disk(&dir.path().join("store"), Config { branch_quota: bytes(100 * BLOCK), ..plain() });
+    let written = (0..).take_while(|n| write(&v, "f", n * 2 * BLOCK, 4096).is_ok()).take(500).count();
+    assert!((90..=100).contains(&written), "{written}");
+    for n in 0..50 {
+        assert!(is_over(&write(&v, "f", (1000 + n) * BLOCK, 4096)));
+    }
+}
+
+#[test]
+fn copies_of_small_files_are_no_way_around_a_quota() {
+    let v = volume(Config { branch_quota: bytes(40 * BLOCK), ..config() });
+    write(&v, "a", 0, 60_000).unwrap();
+    let mut copies = 0;
+    for n in 0..20 {
+        let name = format!("b{n}");
+        v.make("main", &name, FileKind::File);
+        let open =
+            |path: &str, mode| v.0.open(MAIN, v.find("main", path).unwrap(), mode, Caller::ROOT).unwrap();
+        let (from, to) = (open("a", OpenMode::Read), open(&name, OpenMode::Write));
+        copies += u64::from(
+            v.0.copy_range((from, 0), (to, 0), 60_000, Caller::ROOT).is_ok_and(|copied| copied == 60_000),
+        );
+        [from, to].into_iter().for_each(|handle| v.0.release(handle).unwrap());
+        // In its place.
+        assert_eq!(write(&v, "a", 0, 10).unwrap(), 10);
+    }
+    assert_eq!(copies, 1);
+    assert!(charged(&v, Some("main")).bytes <= 40 * BLOCK);
 }
 
 #[test]

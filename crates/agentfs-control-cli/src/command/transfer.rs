@@ -87,6 +87,9 @@ fn begin(to: &Path, of: &str) -> Result<PathBuf, Failure> {
             to.display()
         )));
     }
+    if is_ours {
+        return Ok(to);
+    }
     match fs::remove_file(&mark) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(cannot(error)),
         _ => {}

@@ -311,7 +311,11 @@ impl State {
             match self.inode(*ino).and_then(|known| known.charge.get()) {
                 Some(charge) => inode.charge.begin(charge.clone()),
                 None if inode.charge.get().is_some() => {}
-                None => inode.charge.begin(Arc::new(account.reserve(Unit::Inodes, 1, 0)?)),
+                // What comes up from below is not new: it is there to be changed or deleted.
+                None => {
+                    let credit = u64::from(ino.is_lower());
+                    inode.charge.begin(Arc::new(account.reserve(Unit::Inodes, 1, credit)?));
+                }
             }
         }
         Ok(())

@@ -50,11 +50,17 @@ impl FsCore {
         if self.is_for_layers(file, &source, u64::MAX)? {
             return self.allocate_layered(file, &mut source, mode, (offset, len), strip);
         }
-        self.write_private(file, &mut source, u64::MAX, |branch, object, reserved| {
-            if !mode.contains(FallocateFlags::PUNCH_HOLE) {
-                (*reserved, _) = self.reserve_range(branch, object, (offset, len), true)?;
+        self.write_private(file, &mut source, u64::MAX, |branch, own, reserved| {
+            let (backing, object) = own;
+            if mode.contains(FallocateFlags::PUNCH_HOLE) {
+                backing.is_prepared_nowhere();
+            } else {
+                (*reserved, _) = self.reserve_range(branch, own, (offset, len), true)?;
             }
             self.with_room(|| object.allocate(mode, offset, len))?;
+            if reserved.is_some() {
+                backing.is_prepared((offset, end));
+            }
             let grown = |size: u64| if keep { size } else { size.max(end) };
             let blocks = object.stat()?.blocks;
             self.change_branch(branch, |draft| {

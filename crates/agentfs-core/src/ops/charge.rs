@@ -35,20 +35,21 @@ impl FsCore {
     /// Room for a stretch of an object that a branch writes to, and how many of its bytes fit.
     ///
     /// # Errors
-    /// As [`Account::reserve_range`].
+    /// As `reserve_range` of the account.
     pub(super) fn reserve_range(
         &self,
         branch: &Branch,
-        object: &dyn ObjectFile,
-        (offset, len): (u64, u64),
+        (backing, open): (&Backing, &dyn ObjectFile),
+        range: (u64, u64),
         is_whole: bool,
     ) -> Result<(Option<Charge>, u64)> {
         match self.account_of(branch) {
             Some(account) => {
-                let (charge, fits) = account.reserve_range(object, offset, len, is_whole)?;
+                let missing = |stretch| backing.missing(open, stretch);
+                let (charge, fits) = account.reserve_range(range, is_whole, missing)?;
                 Ok((Some(charge), fits))
             }
-            None => Ok((None, len)),
+            None => Ok((None, range.1)),
         }
     }
 
@@ -60,7 +61,7 @@ impl FsCore {
         let Some(account) = self.account_of(file.tree.branch()?) else { return Ok(None) };
         let (size, blocks) = file.tree.with_inode(file.ino, |inode| (inode.meta.size, inode.meta.blocks))?;
         let bytes = size.min(keep).next_multiple_of(BLOCK).min(blocks * 512);
-        account.reserve(Unit::Bytes, bytes, 0).map(Some)
+        account.reserve(Unit::Bytes, bytes, old_small(file, &account)).map(Some)
     }
 
     /// Room for a small file that is to have `size` bytes, in place of those that it has; and who is to be charged.
@@ -74,11 +75,8 @@ impl FsCore {
         size: u64,
     ) -> Result<Option<(Arc<Account>, Charge)>> {
         let Some(account) = self.account_of(branch) else { return Ok(None) };
-        let credit = match file.tree.content(file.ino) {
-            Ok(Content::Packed(old)) => old.charged_to(&account),
-            _ => 0,
-        };
-        let charge = account.reserve(Unit::Bytes, size.next_multiple_of(BLOCK), credit)?;
+        let bytes = size.next_multiple_of(BLOCK);
+        let charge = account.reserve(Unit::Bytes, bytes, old_small(file, &account))?;
         Ok(Some((account, charge)))
     }
 
@@ -122,7 +120,7 @@ impl FsCore {
         let Some(quotas) = &self.quotas else { return };
         let catalog = self.catalog.read();
         let (mut known, mut last) = (HashMap::new(), None);
-        for (_, frozen) in catalog.all_snapshots() {
+        for (_, frozen) in catalog.all_snapshots().chain(catalog.all_points()) {
             let version = frozen.version();
             visit_new(last.as_ref(), &version, &mut |ino, inode| {
                 charge(ino, inode, &quotas.shared, &mut known, |_| &quotas.shared);
@@ -174,6 +172,14 @@ impl FsCore {
         }
         space.available = space.available.min(space.free);
         Ok(space)
+    }
+}
+
+/// What goes when a small file gets other content, in bytes that are charged to this account: nobody else has it then.
+fn old_small(file: &OpenFile, account: &Arc<Account>) -> u64 {
+    match file.tree.content(file.ino) {
+        Ok(Content::Packed(old)) => old.charged_to(account),
+        _ => 0,
     }
 }
 

@@ -10,8 +10,11 @@ use crate::branch::{Branch, changed};
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::handle::{LayeredSource, OpenFile, Source};
-use crate::store::{Charge, Content, LowerFile, Object, ObjectFile, Unnamed, is_no_space, no_space};
+use crate::store::{Backing, Charge, Content, LowerFile, Object, ObjectFile, Unnamed, is_no_space, no_space};
 use crate::types::Epoch;
+
+/// An object of a branch's own, open.
+pub(super) type Own<'a> = (&'a Backing, &'a dyn ObjectFile);
 
 impl FsCore {
     /// The bytes of an open file, to read. Waits for who writes it.
@@ -94,7 +97,7 @@ impl FsCore {
         file: &OpenFile,
         source: &mut Source,
         keep: u64,
-        write: impl FnOnce(&Branch, &dyn ObjectFile, &mut Option<Charge>) -> Result<T>,
+        write: impl FnOnce(&Branch, Own<'_>, &mut Option<Charge>) -> Result<T>,
     ) -> Result<T> {
         let branch = file.tree.branch()?;
         self.find_source(file, source)?;
@@ -112,8 +115,9 @@ impl FsCore {
                 }
                 self.mark_dirty(file, branch)?;
                 let mut reserved = None;
-                let written = write(branch, &**open, &mut reserved);
-                self.charge_object(branch, (object.backing(), &**open), reserved.as_ref())?;
+                let own = (&**object.backing(), &**open);
+                let written = write(branch, own, &mut reserved);
+                self.charge_object(branch, own, reserved.as_ref())?;
                 return written;
             }
             // The copy is made without the permit: a snapshot need not wait for it.

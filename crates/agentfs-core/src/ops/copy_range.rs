@@ -126,11 +126,11 @@ impl FsCore {
     ) -> Result<u64> {
         let file = &to.file;
         let mut source = file.source.write();
-        self.write_private(file, &mut source, u64::MAX, |branch, object, reserved| {
+        self.write_private(file, &mut source, u64::MAX, |branch, own, reserved| {
             let fits;
-            (*reserved, fits) = self.reserve_range(branch, object, (to_at, len), false)?;
-            let copied = self.with_room(|| copy_range(from, at, object, to_at, fits))?;
-            let (end, blocks) = (to_at + copied, object.stat()?.blocks);
+            (*reserved, fits) = self.reserve_range(branch, own, (to_at, len), false)?;
+            let copied = self.with_room(|| copy_range(from, at, own.1, to_at, fits))?;
+            let (end, blocks) = (to_at + copied, own.1.stat()?.blocks);
             self.change_branch(branch, |draft| {
                 note_change(draft, file.ino, |size| size.max(end), strip)?;
                 draft.touch(file.ino)?.blocks = blocks;

@@ -55,7 +55,8 @@ impl FsCore {
         let (id, open) = self.with_room(|| self.store.create())?;
         // Nobody ever writes to it again.
         let gathered = self.store.adopt_backing(id, self.fresh_epoch());
-        let Ok((reserved, _)) = self.reserve_range(stack.branch, &*open, (0, bytes.len() as u64), true)
+        let Ok((reserved, _)) =
+            self.reserve_range(stack.branch, (&gathered, &*open), (0, bytes.len() as u64), true)
         else {
             return Ok(());
         };

@@ -142,12 +142,14 @@ impl FsCore {
         };
         let (from, to) = if is_own { (offset, end) } else { stack.blocks(&top, offset, end) };
         let bytes = stack.filled(data, offset, (from, to))?;
-        let (reserved, _) = self.reserve_range(stack.branch, &*top.open, (from, to - from), true)?;
+        let own = (&*top.backing, &*top.open);
+        let (reserved, fits) = self.reserve_range(stack.branch, own, (from, to - from), how.is_whole)?;
+        let bytes = bytes.get(..fits as usize).unwrap_or(&bytes);
         // Named before it is there: nobody takes it for free meanwhile.
         let claim = (!is_own).then(|| Claim::new(top.backing.clone(), from, to - from));
-        let written = self.write_object(&*top.open, &bytes, from, how);
+        let written = self.write_object(own.1, bytes, from, how);
         top.backing.note_write(to - from);
-        self.charge_object(stack.branch, (&top.backing, &*top.open), reserved.as_ref())?;
+        self.charge_object(stack.branch, own, reserved.as_ref())?;
         let written = written?;
         let mut reached = from + written as u64;
         if reached < to && !is_own {
@@ -246,7 +248,8 @@ impl FsCore {
             });
         }
         let top = stack.top()?;
-        let (reserved, _) = self.reserve_range(stack.branch, &*top.open, (offset, len), true)?;
+        let (reserved, _) =
+            self.reserve_range(stack.branch, (&top.backing, &*top.open), (offset, len), true)?;
         let mut changes = Vec::new();
         let reach = end.min(size);
         for (from, to) in stack.layers.holes(offset, reach) {
@@ -254,11 +257,12 @@ impl FsCore {
             changes.push(Change::piece(from, Claim::new(top.backing.clone(), from, to - from)));
         }
         top.backing.note_spare(offset, end);
-        self.with_room(|| top.open.allocate(FallocateFlags::KEEP_SIZE, offset, len))?;
+        let allocated = self.with_room(|| top.open.allocate(FallocateFlags::KEEP_SIZE, offset, len));
+        self.charge_object(stack.branch, (&top.backing, &*top.open), reserved.as_ref())?;
+        allocated?;
         if top.open.stat()?.len < reach {
             top.open.set_len(reach)?;
         }
-        self.charge_object(stack.branch, (&top.backing, &*top.open), reserved.as_ref())?;
         top.backing.note_change();
         stack.commit(source, changes, size, Some(strip.into()))
     }
@@ -349,6 +353,7 @@ impl Stack<'_> {
         how: Option<Writing>,
     ) -> Result<()> {
         let Stack { core, file, branch, permit, layers, opens, top, .. } = self;
+        top.iter().for_each(|top| top.backing.is_prepared_nowhere());
         let bytes = layers.bytes_with(&changes);
         // Most changes leave neither all of the file in one object, nor nothing of it.
         let own = top.as_ref().and_then(|top| layers.owner(top.backing.id)).map_or(0, |owner| owner.bytes);

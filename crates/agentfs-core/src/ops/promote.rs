@@ -82,7 +82,7 @@ impl FsCore {
             return Ok(Came::ToAnEnd);
         }
         // Who is at his quota has it in layers.
-        let reserved = self.reserve_range(stack.branch, &*top.open, (start, len), true);
+        let reserved = self.reserve_range(stack.branch, (&top.backing, &*top.open), (start, len), true);
         let Ok((reserved, _)) = reserved else { return Ok(Came::ToAnEnd) };
         let other = stack.opens.get(from)?;
         let claim = Claim::new(top.backing.clone(), start, len);

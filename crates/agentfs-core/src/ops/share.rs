@@ -26,7 +26,8 @@ impl FsCore {
             .tree
             .with_inode(from.ino, |inode| (inode.content().cloned(), inode.meta.size, inode.meta.blocks))?;
         let is_written = match &content {
-            Some(Content::Packed(_)) => false,
+            // Who gives it other content is given credit for it: it is one file's alone.
+            Some(Content::Packed(_)) => self.quotas.is_some(),
             Some(Content::Whole(object)) => object.epoch() == permit.epoch || writer == Some(object.epoch()),
             Some(Content::Layered(layers)) => layers.owners().any(|owner| {
                 let epoch = owner.backing.epoch();

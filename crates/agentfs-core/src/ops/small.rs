@@ -93,6 +93,8 @@ impl FsCore {
     ) -> Result<()> {
         let branch = file.tree.branch()?;
         let size = bytes.len() as u64;
+        // Who is charged stays who writes.
+        let _permit = self.quotas.as_ref().map(|_| branch.permit_write());
         let reserved = self.reserve_small(file, branch, size)?;
         let (extent, written) = self.with_room(|| self.pack(file, &bytes, same))?;
         self.change_branch(branch, |draft| {

@@ -53,7 +53,8 @@ impl FsCore {
     }
 
     fn resize_object(&self, file: &OpenFile, source: &mut Source, size: u64, strip: Strip) -> Result<()> {
-        self.write_private(file, source, size, |branch, object, _| {
+        self.write_private(file, source, size, |branch, (backing, object), _| {
+            backing.is_prepared_nowhere();
             // A cut is recorded before it is made, so that what fails leaves no file longer than its bytes.
             let cuts = branch.with_inode(file.ino, |inode| inode.meta.size)? > size;
             if !cuts {

@@ -68,13 +68,12 @@ impl FsCore {
         if self.is_for_layers(file, &source, u64::MAX)? {
             return self.write_layered(file, &mut source, offset, data, how);
         }
-        self.write_private(file, &mut source, u64::MAX, |branch, object, reserved| {
+        self.write_private(file, &mut source, u64::MAX, |branch, own, reserved| {
             let fits;
-            (*reserved, fits) =
-                self.reserve_range(branch, object, (offset, data.len() as u64), how.is_whole)?;
+            (*reserved, fits) = self.reserve_range(branch, own, (offset, data.len() as u64), how.is_whole)?;
             let data = data.get(..fits as usize).unwrap_or(data);
-            let written = self.write_object(object, data, offset, how)?;
-            let (end, blocks) = (offset + written as u64, object.stat()?.blocks);
+            let written = self.write_object(own.1, data, offset, how)?;
+            let (end, blocks) = (offset + written as u64, own.1.stat()?.blocks);
             self.change_branch(branch, |draft| {
                 note_written(draft, file.ino, |size| size.max(end), how)?;
                 draft.touch(file.ino)?.blocks = blocks;

@@ -9,9 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 
 use super::named::{Freed, Named};
-use super::quota::{Account, Charge, Charged, Unit};
+use super::quota::{Account, Charge, Charged, Unit, missing_blocks};
 use super::reaper::Reaper;
-use super::{BLOCK, Device, FileId, Stretch};
+use super::stretch::{merge, whole_blocks, without};
+use super::{BLOCK, Device, FileId, ObjectFile, Stretch};
+use crate::error::Result;
 use crate::types::{Epoch, ObjectId};
 
 /// The file of an object, as long as anything names any of it.
@@ -30,6 +32,8 @@ pub struct Backing {
     named: Mutex<Named>,
     /// What it holds, where there are quotas.
     charge: Charged,
+    /// Leaf lock: stretches for which the host has blocks though it calls them holes, where there are quotas.
+    prepared: Mutex<Vec<Stretch>>,
     reaper: Arc<Reaper>,
 }
 
@@ -55,6 +59,7 @@ impl Backing {
             written: AtomicU64::new(0),
             named: Mutex::default(),
             charge: Charged::default(),
+            prepared: Mutex::default(),
             reaper,
         })
     }
@@ -99,6 +104,26 @@ impl Backing {
     /// It holds so many bytes, for which this was `reserved`; `account` is charged if nobody was before.
     pub fn holds(&self, account: &Arc<Account>, bytes: u64, reserved: Option<&Charge>) {
         self.charge.set(account, Unit::Bytes, bytes, reserved);
+    }
+
+    /// The host has set blocks apart for what is to be written there.
+    pub(crate) fn is_prepared(&self, (start, end): Stretch) {
+        let mut prepared = self.prepared.lock();
+        prepared.extend(whole_blocks((start, end)));
+        merge(&mut prepared);
+    }
+
+    /// Some of that may have gone back.
+    pub(crate) fn is_prepared_nowhere(&self) {
+        self.prepared.lock().clear();
+    }
+
+    /// Which whole blocks of a stretch it has not; `open` is its file.
+    ///
+    /// # Errors
+    /// What the host answers.
+    pub(crate) fn missing(&self, open: &dyn ObjectFile, stretch: Stretch) -> Result<Vec<Stretch>> {
+        Ok(without(&missing_blocks(open, stretch)?, &self.prepared.lock()))
     }
 
     /// Bytes of it that contents name, if they name parts of it only.
@@ -169,8 +194,12 @@ impl Backing {
         let gaps = {
             let mut named = self.named.lock();
             let gaps = named.take_gaps(durable, *left);
+            let is_more = gaps.len() == *left;
             *left -= gaps.len().min(*left);
-            if named.is_waiting() {
+            if is_more && !named.is_listed {
+                // It is due already.
+                named.is_listed = self.reaper.look_next(self);
+            } else if named.is_waiting() {
                 self.list(&mut named);
             }
             gaps

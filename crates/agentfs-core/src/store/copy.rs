@@ -65,8 +65,8 @@ fn copy_next(from: &dyn ObjectFile, at: u64, to: &dyn ObjectFile, to_at: u64, le
             let (mut source_at, mut target_at) = (at, to_at);
             let want = usize::try_from(hole).unwrap_or(usize::MAX);
             match fs::copy_file_range(source, Some(&mut source_at), target, Some(&mut target_at), want) {
-                // To another filesystem the kernel copies only by way of us.
-                Err(Errno::XDEV | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => {
+                // To another filesystem the kernel copies only by way of us, and to one that was read-only a while ago.
+                Err(Errno::XDEV | Errno::BADF | Errno::NOSYS | Errno::OPNOTSUPP | Errno::INVAL) => {
                     copy_bytes(from, at, to, to_at, hole.min(CHUNK as u64) as usize)
                 }
                 copied => Ok(copied? as u64),

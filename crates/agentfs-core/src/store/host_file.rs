@@ -67,7 +67,8 @@ impl HostFile {
 
 impl ObjectFile for HostFile {
     fn descriptor(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.fd.as_fd())
+        // To be written to, if the host has let that by now.
+        Some(self.writable.as_ref().and_then(OnceLock::get).unwrap_or(&self.fd).as_fd())
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {

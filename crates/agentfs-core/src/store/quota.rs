@@ -5,7 +5,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use super::{BLOCK, FileStat, ObjectFile, Seek, Stretch};
+use super::{BLOCK, ObjectFile, Seek, Stretch};
 use crate::error::{FsError, Result};
 
 /// What may be held at most; `u64::MAX`: as much as there is room for. Or what is held.
@@ -148,45 +148,61 @@ impl Account {
         Ok(Charge { account: self.clone(), unit, count: AtomicU64::new(count) })
     }
 
-    /// Room for what is to be written to `[offset, offset + len)` of a file, and how many bytes of that fit; where blocks are
-    /// there already, they are not counted again.
+    /// Room for what is to be written to `[offset, offset + len)` of a file, and how many bytes of that fit; what is there
+    /// already is not counted again: `missing` says which whole blocks of a stretch are not.
     ///
     /// # Errors
-    /// As [`Account::reserve`], when nothing fits, or when it `is_whole` and not all does; what the host answers.
+    /// As [`Account::reserve`], when nothing fits, or when it `is_whole` and not all does; what `missing` answers.
     pub fn reserve_range(
         self: &Arc<Account>,
-        file: &dyn ObjectFile,
-        offset: u64,
-        len: u64,
+        (offset, len): (u64, u64),
         is_whole: bool,
+        missing: impl Fn(Stretch) -> Result<Vec<Stretch>>,
     ) -> Result<(Charge, u64)> {
         let (from, to) = (offset - offset % BLOCK, (offset + len).next_multiple_of(BLOCK));
-        // Far from the edge nobody need look.
-        let refused = match self.reserve(Unit::Bytes, to - from, 0) {
-            Ok(charge) => return Ok((charge, len)),
-            Err(refused) => refused,
-        };
-        let holes = holes(file, from, to)?;
-        let reserved = spare(file)?;
-        let mut left = self.left(Unit::Bytes).saturating_add(reserved);
-        let (mut need, mut end) = (0, offset + len);
-        for (start, stop) in holes {
-            let fits = (stop - start).min(left - left % BLOCK);
-            (left, need) = (left - fits, need + fits);
-            if fits < stop - start {
-                end = end.min(start + fits);
-                break;
+        for turn in 0.. {
+            // Far from the edge nobody need look.
+            let refused = match self.reserve(Unit::Bytes, to - from, 0) {
+                Ok(charge) => return Ok((charge, len)),
+                Err(refused) => refused,
+            };
+            let mut left = self.left(Unit::Bytes);
+            let (mut need, mut end) = (0, offset + len);
+            for (start, stop) in missing((from, to))? {
+                let fits = (stop - start).min(left - left % BLOCK);
+                (left, need) = (left - fits, need + fits);
+                if fits < stop - start {
+                    end = end.min(start + fits);
+                    break;
+                }
+            }
+            // Others may have reserved more for a moment than they take.
+            let is_last = turn == TURNS;
+            if end <= offset || (is_whole && end < offset + len) {
+                if is_last {
+                    return Err(refused);
+                }
+                std::thread::yield_now();
+                continue;
+            }
+            match self.reserve(Unit::Bytes, need, 0) {
+                Ok(charge) => return Ok((charge, end - offset)),
+                Err(refused) if is_last => return Err(refused),
+                Err(_) => {}
             }
         }
-        if end <= offset || (is_whole && end < offset + len) {
-            return Err(refused);
-        }
-        self.reserve(Unit::Bytes, need.saturating_sub(reserved), 0).map(|charge| (charge, end - offset))
+        Err(FsError::QuotaExceeded)
     }
 }
 
+/// How often it is looked again whether something fits.
+const TURNS: u32 = 3;
+
 /// Where a file has no blocks, in whole ones.
-fn holes(file: &dyn ObjectFile, from: u64, to: u64) -> Result<Vec<Stretch>> {
+///
+/// # Errors
+/// What the host answers.
+pub fn missing_blocks(file: &dyn ObjectFile, (from, to): Stretch) -> Result<Vec<Stretch>> {
     let (mut found, mut at) = (Vec::new(), from);
     while at < to {
         // Where a file ends, a hole begins, and the block goes on.
@@ -198,14 +214,6 @@ fn holes(file: &dyn ObjectFile, from: u64, to: u64) -> Result<Vec<Stretch>> {
         at = data.max(hole);
     }
     Ok(found)
-}
-
-/// Bytes that a file holds and that were never written: the host calls them holes.
-fn spare(file: &dyn ObjectFile) -> Result<u64> {
-    let FileStat { len, blocks, .. } = file.stat()?;
-    let end = len.next_multiple_of(BLOCK);
-    let holes: u64 = holes(file, 0, end)?.iter().map(|(from, to)| to - from).sum();
-    Ok((blocks * 512).saturating_sub(end - holes))
 }
 
 /// What something holds, as long as it is there.

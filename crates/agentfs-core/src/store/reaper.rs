@@ -92,6 +92,16 @@ impl Reaper {
         captured.is_some() || !is_idle
     }
 
+    /// There is more to give back of a file, by records that are durable. False when nobody will look.
+    pub(super) fn look_next(&self, backing: &Arc<Backing>) -> bool {
+        let is_idle = self.idle.load(Ordering::Relaxed);
+        if !is_idle {
+            self.freed.fetch_add(1, Ordering::Relaxed);
+            self.parts.lock().push_front((Arc::downgrade(backing), 0));
+        }
+        !is_idle
+    }
+
     /// Nothing names so many bytes of a pack any more.
     pub(super) fn note_packed(&self, bytes: u64) {
         self.freed.fetch_add(1, Ordering::Relaxed);

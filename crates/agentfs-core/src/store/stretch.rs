@@ -21,3 +21,22 @@ pub(super) fn whole_blocks((start, end): Stretch) -> Option<Stretch> {
     let blocks = (start.checked_next_multiple_of(BLOCK)?, end - end % BLOCK);
     (blocks.0 < blocks.1).then_some(blocks)
 }
+
+/// What is left of stretches without others; both are in order, and none touches another of its own.
+pub fn without(stretches: &[Stretch], others: &[Stretch]) -> Vec<Stretch> {
+    let mut left = Vec::new();
+    for (start, end) in stretches {
+        let mut at = *start;
+        let first = others.partition_point(|other| other.1 <= at);
+        for (from, to) in others.iter().skip(first).take_while(|other| other.0 < *end) {
+            if at < *from {
+                left.push((at, *from));
+            }
+            at = at.max(*to);
+        }
+        if at < *end {
+            left.push((at, *end));
+        }
+    }
+    left
+}
