@@ -59,7 +59,10 @@ impl Ignored {
             git.borrow_mut().insert(root.to_owned());
             return true;
         }
-        self.patterns.matched_path_or_any_parents(path, is_directory).is_ignore()
+        // From above: what lies in something that is left out is not taken in again by any line.
+        let places: Vec<&Path> = path.ancestors().filter(|place| !place.as_os_str().is_empty()).collect();
+        let is_out = |place: &Path| self.patterns.matched(place, place != path || is_directory).is_ignore();
+        places.into_iter().rev().any(is_out)
     }
 }
 
@@ -85,7 +88,8 @@ mod tests {
     fn lines_mean_what_they_mean_to_git() {
         let root = tempfile::tempdir().unwrap();
         assert!(!Ignored::of(root.path()).unwrap().has(Path::new("target/a"), false));
-        std::fs::write(root.path().join(FILE), "target/\n*.log\n!keep.log\n/only-here\n").unwrap();
+        std::fs::write(root.path().join(FILE), "target/\n*.log\n!keep.log\n/only-here\n!target/kept\n")
+            .unwrap();
         let ignored = Ignored::of(root.path()).unwrap();
         for (path, is_directory, expected) in [
             ("target", true, true),
@@ -93,6 +97,7 @@ mod tests {
             ("a/target/b/c", false, true),
             ("x/a.log", false, true),
             ("keep.log", false, false),
+            ("target/kept", false, true),
             ("only-here", false, true),
             ("a/only-here", false, false),
             ("a", false, false),
