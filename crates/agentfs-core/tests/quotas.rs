@@ -226,6 +226,18 @@ fn files_and_directories_are_counted_once_for_all_versions_that_have_them() {
 }
 
 #[test]
+fn what_has_no_name_left_is_no_inode_more_and_holds_its_bytes_until_it_is_closed() {
+    let v = volume(Config { branch_quota: Quota { bytes: 5 * BLOCK, inodes: 1 }, ..plain() });
+    write(&v, "f", 0, 4 * BLOCK as usize).unwrap();
+    let handle = v.0.open(MAIN, v.find("main", "f").unwrap(), OpenMode::Read, Caller::ROOT).unwrap();
+    v.remove("main", "f");
+    assert_eq!(charged(&v, Some("main")), Quota { bytes: 4 * BLOCK, inodes: 0 });
+    assert_eq!(write(&v, "g", 0, 2 * BLOCK as usize).unwrap(), BLOCK as usize);
+    v.0.release(handle).unwrap();
+    assert_eq!(write(&v, "g", BLOCK, 4 * BLOCK as usize).unwrap(), 4 * BLOCK as usize);
+}
+
+#[test]
 fn what_was_charged_is_charged_after_the_next_mount() {
     for config in [plain(), config(), layered(1)] {
         let config = Config { quota: bytes(1 << 40), branch_quota: bytes(20 * BLOCK), ..config };

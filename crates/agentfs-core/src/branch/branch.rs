@@ -171,6 +171,7 @@ impl Branch {
             state.apply(record.into_edits());
         }
         state.apply(edits.unrecorded);
+        state.forget_charges(&edits.dropped);
         Ok(Changed { value, orphaned: edits.dropped })
     }
 
@@ -196,6 +197,11 @@ impl Branch {
     /// The present epoch. It may end at any time but while a permit is held.
     pub fn epoch(&self) -> Epoch {
         self.state.read().epoch
+    }
+
+    /// Are there inodes without a name?
+    pub fn has_orphans(&self) -> bool {
+        !self.state.read().aside.orphans.is_empty()
     }
 
     /// Who is charged for what is written in the present epoch, where there are quotas.
@@ -319,6 +325,19 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// What has no name left counts no more among the inodes, though somebody may have it open.
+    fn forget_charges(&mut self, dropped: &[InodeId]) {
+        if self.account.is_some() {
+            for ino in dropped {
+                self.aside
+                    .orphans
+                    .get_mut(ino)
+                    .map(Arc::make_mut)
+                    .map(|inode| std::mem::take(&mut inode.charge));
+            }
+        }
     }
 
     /// What writes have changed and no record says.

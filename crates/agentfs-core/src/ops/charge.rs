@@ -3,9 +3,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use crate::branch::Branch;
-use crate::error::Result;
+use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::handle::OpenFile;
 use crate::store::{
@@ -46,7 +48,7 @@ impl FsCore {
         match self.account_of(branch) {
             Some(account) => {
                 let missing = |stretch| backing.missing(open, stretch);
-                let (charge, fits) = account.reserve_range(range, is_whole, missing)?;
+                let (charge, fits) = patiently(branch, || account.reserve_range(range, is_whole, missing))?;
                 Ok((Some(charge), fits))
             }
             None => Ok((None, range.1)),
@@ -61,7 +63,8 @@ impl FsCore {
         let Some(account) = self.account_of(file.tree.branch()?) else { return Ok(None) };
         let (size, blocks) = file.tree.with_inode(file.ino, |inode| (inode.meta.size, inode.meta.blocks))?;
         let bytes = size.min(keep).next_multiple_of(BLOCK).min(blocks * 512);
-        account.reserve(Unit::Bytes, bytes, old_small(file, &account)).map(Some)
+        let branch = file.tree.branch()?;
+        patiently(branch, || account.reserve(Unit::Bytes, bytes, old_small(file, &account))).map(Some)
     }
 
     /// Room for a small file that is to have `size` bytes, in place of those that it has; and who is to be charged.
@@ -76,7 +79,7 @@ impl FsCore {
     ) -> Result<Option<(Arc<Account>, Charge)>> {
         let Some(account) = self.account_of(branch) else { return Ok(None) };
         let bytes = size.next_multiple_of(BLOCK);
-        let charge = account.reserve(Unit::Bytes, bytes, old_small(file, &account))?;
+        let charge = patiently(branch, || account.reserve(Unit::Bytes, bytes, old_small(file, &account)))?;
         Ok(Some((account, charge)))
     }
 
@@ -173,6 +176,21 @@ impl FsCore {
         space.available = space.available.min(space.free);
         Ok(space)
     }
+}
+
+/// How often, and how far apart, it is asked again for room that was just given back: what was deleted is there until the kernel has
+/// told that it forgets it.
+const TURNS: u32 = 25;
+const PAUSE: Duration = Duration::from_millis(2);
+
+fn patiently<T>(branch: &Branch, reserve: impl Fn() -> Result<T>) -> Result<T> {
+    for _ in 0..TURNS {
+        match reserve() {
+            Err(FsError::QuotaExceeded | FsError::VolumeFull) if branch.has_orphans() => thread::sleep(PAUSE),
+            reserved => return reserved,
+        }
+    }
+    reserve()
 }
 
 /// What goes when a small file gets other content, in bytes that are charged to this account: nobody else has it then.
