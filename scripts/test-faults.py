@@ -304,15 +304,20 @@ def little_memory(volume):
     return finish
 
 
+def can_trace():
+    return bool(shutil.which("strace")) and subprocess.run(
+        ["strace", "-qq", "-o", "/dev/null", "-e", "inject=getpid:error=EIO", "true"], check=False, stderr=subprocess.DEVNULL).returncode == 0
+
+
 def faults():
     """All of them: what each is called, what begins it, and the errnos that may tell of it."""
-    if shutil.which("strace"):
+    if can_trace():
         for what, calls in CALLS.items():
             for error in ("EIO", "ENOSPC") + (("EMFILE",) if what == "open" else ()):
                 for how, when in (("all", ""), ("one in seven", ":when=3+7")):
                     yield f"{error} for {how} of: {what}", injected(calls, error, when), {getattr(errno, error)}
     else:
-        print("faults of system calls: skipped, there is no strace")
+        print("faults of system calls: skipped, there is no strace, or it may not trace here")
     yield "no descriptor is left", few_descriptors, {errno.EMFILE, errno.ENFILE}
     yield "the store becomes read-only", read_only, {errno.EROFS}
     yield "the store is unmounted", unmounted, set()
