@@ -1,10 +1,15 @@
-"""What the harnesses of large files share: the space of a store, and the command line."""
+"""What harnesses share: the space of a store, and the command line."""
 import os, subprocess
 
 
 def held(path):
-    """Bytes that the host holds for what lies below a directory."""
+    """Bytes that the host holds for what lies below a directory, when all is written out."""
     os.sync()
+    return space(path)
+
+
+def space(path):
+    """Bytes that the host says it holds for what lies below a directory."""
     blocks = 0
     for root, dirs, files in os.walk(path):
         for name in files + dirs:

@@ -18,6 +18,7 @@ import subprocess
 import sys
 import time
 
+from bench_store import space
 from long_run import COMMIT, Volume, make_archive, run
 
 SCRATCH, OUT = sys.argv[1], sys.argv[2]
@@ -372,9 +373,13 @@ class Crew:
         """All workers leave a branch, when they have done what they are at."""
         with open(f"{LOCKS}/leave-{branch}", "w"):
             pass
-        for number, (process, place) in self.running.items():
-            if place == branch and process.wait(180) != 0:
-                raise RuntimeError(f"worker {number} in {branch} ended with {process.returncode}: see workers.log")
+        for number in [number for number, (_, place) in self.running.items() if place == branch]:
+            self.wait_for(number)
+
+    def wait_for(self, number):
+        process, branch = self.running[number]
+        if process.wait(180) != 0:
+            raise RuntimeError(f"worker {number} in {branch} ended with {process.returncode}: see workers.log")
 
     def look_after(self):
         """Who has ended is followed by another, who must not be in two places."""
@@ -382,27 +387,14 @@ class Crew:
             known = self.running.get(number)
             if known is not None and known[0].poll() is None:
                 continue
-            if known is not None and known[0].returncode != 0:
-                raise RuntimeError(f"worker {number} in {known[1]} ended with {known[0].returncode}: see workers.log")
+            if known is not None:
+                self.wait_for(number)
             if time.time() < self.until:
                 self.hire(number)
 
     def end(self):
-        for number, (process, branch) in self.running.items():
-            if process.wait(180) != 0:
-                raise RuntimeError(f"worker {number} in {branch} ended with {process.returncode}: see workers.log")
-
-
-def space(volume):
-    """Bytes that the host holds for the store."""
-    blocks = 0
-    for root, directories, files in os.walk(volume.store):
-        for name in directories + files:
-            try:
-                blocks += os.lstat(f"{root}/{name}").st_blocks
-            except FileNotFoundError:
-                pass
-    return blocks * 512
+        for number in self.running:
+            self.wait_for(number)
 
 
 def counts(volume):
@@ -426,11 +418,11 @@ def delete_everything(volume):
     volume.start()
     print(f"and after a remount: {volume.resident()}")
     time.sleep(8)
-    last = space(volume)
+    last = space(volume.store)
     # Until some seconds bring no more.
     for _ in range(10):
         time.sleep(5)
-        now = space(volume)
+        now = space(volume.store)
         if now >= last:
             break
         last = now
@@ -454,7 +446,7 @@ def main(minutes, seed):
     volume = Volume(SCRATCH, OUT)
     try:
         volume.start()
-        empty = space(volume)
+        empty = space(volume.store)
         for branch in BRANCHES[1:]:
             volume.ask("branch-create", "--from", "main", "--name", branch)
         begun, until, samples = time.time(), time.time() + minutes * 60, []
@@ -466,7 +458,7 @@ def main(minutes, seed):
                 conductor.turn()
                 if not samples or time.time() - begun - samples[-1]["second"] >= SAMPLE_SECONDS:
                     samples.append({"second": round(time.time() - begun), "memory_bytes": volume.resident(),
-                                    "descriptors": volume.descriptors(), "store_bytes": space(volume),
+                                    "descriptors": volume.descriptors(), "store_bytes": space(volume.store),
                                     **counts(volume)})
                     out.write(json.dumps(samples[-1]) + "\n")
                     out.flush()

@@ -51,6 +51,12 @@ def digest(data):
     return hashlib.sha1(data).hexdigest()
 
 
+def write_all(file, data):
+    rest = memoryview(data)
+    while rest:
+        rest = rest[file.write(rest):]
+
+
 class Accounts:
     """What files are to have: by branch and name, the digests that are allowed, None among them where it need not be there; or None where
     a change in place failed, and it may have anything."""
@@ -82,17 +88,13 @@ class Accounts:
 
         def plainly():
             with open(path, "wb", buffering=0) as file:
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[file.write(rest):]
+                write_all(file, data)
                 if how == "synced":
                     os.fsync(file.fileno())
 
         def renamed():
             with open(f"{path}.new", "wb", buffering=0) as file:
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[file.write(rest):]
+                write_all(file, data)
                 os.fsync(file.fileno())
             os.rename(f"{path}.new", path)
 

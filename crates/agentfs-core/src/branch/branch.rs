@@ -8,7 +8,7 @@ use super::quiet::{Hush, Quiet};
 use super::{Draft, Lower};
 use crate::error::{FsError, Result};
 use crate::log::{Journal, Record};
-use crate::store::{Account, Content, FileStat, Object, Unit};
+use crate::store::{Account, Charged, Content, FileStat, Object, Unit};
 use crate::tree::{Aside, Edit, Inode, Origin, Version};
 use crate::types::{BranchId, Epoch, InodeId, ObjectId, Timestamp, ViewId};
 
@@ -331,11 +331,9 @@ impl State {
     fn forget_charges(&mut self, dropped: &[InodeId]) {
         if self.account.is_some() {
             for ino in dropped {
-                self.aside
-                    .orphans
-                    .get_mut(ino)
-                    .map(Arc::make_mut)
-                    .map(|inode| std::mem::take(&mut inode.charge));
+                if let Some(inode) = self.aside.orphans.get_mut(ino) {
+                    Arc::make_mut(inode).charge = Charged::default();
+                }
             }
         }
     }

@@ -60,10 +60,10 @@ impl FsCore {
     /// # Errors
     /// As [`Account::reserve`].
     pub(super) fn reserve_copy(&self, file: &OpenFile, keep: u64) -> Result<Option<Charge>> {
-        let Some(account) = self.account_of(file.tree.branch()?) else { return Ok(None) };
+        let branch = file.tree.branch()?;
+        let Some(account) = self.account_of(branch) else { return Ok(None) };
         let (size, blocks) = file.tree.with_inode(file.ino, |inode| (inode.meta.size, inode.meta.blocks))?;
         let bytes = size.min(keep).next_multiple_of(BLOCK).min(blocks * 512);
-        let branch = file.tree.branch()?;
         patiently(branch, || account.reserve(Unit::Bytes, bytes, old_small(file, &account))).map(Some)
     }
 
@@ -178,14 +178,17 @@ impl FsCore {
     }
 }
 
-/// How often, and how far apart, it is asked again for room that was just given back: what was deleted is there until the kernel has
-/// told that it forgets it.
-const TURNS: u32 = 25;
+/// How often it is asked again at once: others may have reserved more for a moment than they take.
+const TURNS: u32 = 3;
+/// And how often after that, and how far apart, for room that was just given back: what was deleted is there until the kernel
+/// has told that it forgets it.
+const PATIENT_TURNS: u32 = 25;
 const PAUSE: Duration = Duration::from_millis(2);
 
 fn patiently<T>(branch: &Branch, reserve: impl Fn() -> Result<T>) -> Result<T> {
-    for _ in 0..TURNS {
+    for turn in 0..TURNS + PATIENT_TURNS {
         match reserve() {
+            Err(FsError::QuotaExceeded | FsError::VolumeFull) if turn < TURNS => thread::yield_now(),
             Err(FsError::QuotaExceeded | FsError::VolumeFull) if branch.has_orphans() => thread::sleep(PAUSE),
             reserved => return reserved,
         }

@@ -7,7 +7,7 @@ use std::sync::atomic::Ordering;
 use super::repair::names_of;
 use crate::error::Result;
 use crate::fs_core::FsCore;
-use crate::store::{Content, Layers, Stretch, merge};
+use crate::store::{Claim, Content, Layers, Stretch, merge, without};
 use crate::tree::{Inode, Version, visit_new};
 use crate::types::{BranchId, InodeId, ObjectId, ViewId};
 
@@ -120,20 +120,9 @@ fn bytes_of_ours<'a>(own: &Layers, others: impl Iterator<Item = &'a Content>) ->
         }
     }
     theirs.values_mut().for_each(merge);
-    own.pieces().map(|(_, claim)| not_in(theirs.get(&claim.backing().id), claim.at(), claim.len())).sum()
-}
-
-/// How many of these bytes are in none of the stretches, which are in order and do not touch.
-fn not_in(stretches: Option<&Vec<Stretch>>, start: u64, len: u64) -> u64 {
-    let (mut at, end, mut left) = (start, start + len, 0);
-    let stretches = stretches.map_or(&[][..], Vec::as_slice);
-    let first = stretches.partition_point(|(_, to)| *to <= start);
-    for (from, to) in stretches.iter().skip(first) {
-        if *from >= end {
-            break;
-        }
-        left += from.saturating_sub(at);
-        at = at.max(*to);
-    }
-    left + end.saturating_sub(at)
+    let ours = |claim: &Claim| {
+        let theirs = theirs.get(&claim.backing().id).map_or(&[][..], Vec::as_slice);
+        without(&[(claim.at(), claim.at() + claim.len())], theirs)
+    };
+    own.pieces().flat_map(|(_, claim)| ours(claim)).map(|(start, end)| end - start).sum()
 }

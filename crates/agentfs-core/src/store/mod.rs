@@ -35,4 +35,4 @@ pub use packs::{Move, PackLimits, PackUse, Packs, READ_TRIES};
 pub(crate) use probe::await_coarse_clock;
 pub use quota::{Account, Charge, Charged, Quota, Quotas, Unit};
 pub use reaper::Durability;
-pub use stretch::{BLOCK, Stretch, merge};
+pub use stretch::{BLOCK, Stretch, merge, without};

@@ -160,49 +160,33 @@ impl Account {
         missing: impl Fn(Stretch) -> Result<Vec<Stretch>>,
     ) -> Result<(Charge, u64)> {
         let (from, to) = (offset - offset % BLOCK, (offset + len).next_multiple_of(BLOCK));
-        for turn in 0.. {
-            // Far from the edge nobody need look.
-            let refused = match self.reserve(Unit::Bytes, to - from, 0) {
-                Ok(charge) => return Ok((charge, len)),
-                Err(refused) => refused,
-            };
-            let mut left = self.left(Unit::Bytes);
-            let (mut need, mut end) = (0, offset + len);
-            for (start, stop) in missing((from, to))? {
-                let fits = (stop - start).min(left - left % BLOCK);
-                (left, need) = (left - fits, need + fits);
-                if fits < stop - start {
-                    end = end.min(start + fits);
-                    break;
-                }
-            }
-            // Others may have reserved more for a moment than they take.
-            let is_last = turn == TURNS;
-            if end <= offset || (is_whole && end < offset + len) {
-                if is_last {
-                    return Err(refused);
-                }
-                std::thread::yield_now();
-                continue;
-            }
-            match self.reserve(Unit::Bytes, need, 0) {
-                Ok(charge) => return Ok((charge, end - offset)),
-                Err(refused) if is_last => return Err(refused),
-                Err(_) => {}
+        // Far from the edge nobody need look.
+        let refused = match self.reserve(Unit::Bytes, to - from, 0) {
+            Ok(charge) => return Ok((charge, len)),
+            Err(refused) => refused,
+        };
+        let mut left = self.left(Unit::Bytes);
+        let (mut need, mut end) = (0, offset + len);
+        for (start, stop) in missing((from, to))? {
+            let fits = (stop - start).min(left - left % BLOCK);
+            (left, need) = (left - fits, need + fits);
+            if fits < stop - start {
+                end = end.min(start + fits);
+                break;
             }
         }
-        Err(FsError::QuotaExceeded)
+        if end <= offset || (is_whole && end < offset + len) {
+            return Err(refused);
+        }
+        self.reserve(Unit::Bytes, need, 0).map(|charge| (charge, end - offset))
     }
 }
-
-/// How often it is looked again whether something fits.
-const TURNS: u32 = 3;
 
 /// Where a file has no blocks, in whole ones.
 ///
 /// # Errors
 /// What the host answers.
-pub fn missing_blocks(file: &dyn ObjectFile, (from, to): Stretch) -> Result<Vec<Stretch>> {
+pub(super) fn missing_blocks(file: &dyn ObjectFile, (from, to): Stretch) -> Result<Vec<Stretch>> {
     let (mut found, mut at) = (Vec::new(), from);
     while at < to {
         // Where a file ends, a hole begins, and the block goes on.
