@@ -10,6 +10,7 @@
 mod support;
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 
 use agentfs_proto::Response;
@@ -117,6 +118,41 @@ fn a_binding_takes_effect_at_once_and_everywhere() {
     agent.value("write('x', 'of a')");
     assert!(!v.path("of-main/x").exists());
     assert_eq!(fs::read_to_string(v.branch("a").join("of-main/x")).unwrap(), "of a");
+}
+
+#[test]
+fn a_directory_keeps_its_number_whatever_others_do_at_its_path() {
+    let Some(v) = diverging() else { return };
+    let root = v.root();
+    let mut a = Agent::bound(&v, "a", &root);
+    let mut b = Agent::bound(&v, "b", &root);
+    // The kernel knows it as b's; a's differs from that, and gets a node of its own.
+    b.value("os.makedirs('t/in')");
+    a.value("os.mkdir('t', 0o700)");
+    a.value("os.mkdir('t/in')");
+    let number = a.value("os.lstat('t').st_ino");
+    a.value("os.chmod('t', 0o755)");
+    assert_eq!(a.value("os.lstat('t').st_ino"), number);
+    // Who is the first to be bound to a branch has the kernel forget what it knew.
+    for branch in ["c", "a", "b", "c"] {
+        drop(Agent::bound(&v, branch, &root));
+        assert_eq!(a.value("os.lstat('t').st_ino"), number);
+    }
+    let shown = a.value(
+        "[entry.stat(follow_symlinks=False).st_ino for entry in os.scandir('.') if entry.name == 't']",
+    );
+    assert_eq!(shown[0], number);
+    assert_eq!(fs::metadata(v.branch("a").join("t")).unwrap().ino(), number.as_u64().unwrap());
+    // Another makes, changes, moves and removes the same path all the while, and processes come and go.
+    b.value("shutil.rmtree('t')");
+    b.tell(&format!("unsettle({root:?}, 't', 3)"));
+    a.tell("numbers_of('t', 3)");
+    for round in 0..20 {
+        drop(Agent::bound(&v, BRANCHES[round % 3], &root));
+    }
+    assert_eq!(a.answered(), serde_json::json!([number]));
+    assert!(b.answered().as_u64().unwrap() > 10);
+    assert_eq!(a.value("os.lstat('t/in').st_mode & 0o777"), 0o755);
 }
 
 fn whoami(v: &Volume, pid: u32) -> (String, String, Option<u32>) {

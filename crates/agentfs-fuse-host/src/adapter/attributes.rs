@@ -27,30 +27,36 @@ impl Adapter {
         Writing { strip, is_whole: is_kept, is_late: is_kept && self.wishes.write_back }
     }
 
-    /// The attributes of a node, as who asks has them.
-    pub(super) fn attributes(&self, req: &fuser::Request, ino: INodeNo) -> Result<Attr> {
+    /// The attributes of a node, as who asks has them, and the number that it sees.
+    pub(super) fn attributes(&self, req: &fuser::Request, ino: INodeNo) -> Result<(NodeId, Attr)> {
         let node = NodeId::from(ino);
         if let Node::Special(view, special) = node.node() {
-            return Ok(self.synthetic.attr(view, special));
+            return Ok((node, self.synthetic.attr(view, special)));
         }
         match self.tree(req, ino) {
             Ok((view, inode)) => self.as_shown(ino, view, self.core.getattr(view, inode)?),
             // A directory that the branch of who asks does not have, and in which a process of it stands all the same, is as
             // one that was removed: there is nothing in it, and a way out.
             Err(FsError::NotFound) => {
-                Ok(Attr { mode: 0o555, ..reply::plain(InodeId::ROOT, FileKind::Directory) })
+                Ok((node, Attr { mode: 0o555, ..reply::plain(InodeId::ROOT, FileKind::Directory) }))
             }
             Err(error) => Err(error),
         }
     }
 
-    /// The kernel has one mode and owner for the mount point: main's.
-    fn as_shown(&self, ino: INodeNo, view: ViewId, attr: Attr) -> Result<Attr> {
-        if NodeId::from(ino) != NodeId::MOUNT_POINT || view == ViewId::MAIN {
-            return Ok(attr);
+    /// The kernel has one mode and owner for the mount point: main's. A directory has one number in its branch, whichever node it
+    /// is known by for now.
+    fn as_shown(&self, ino: INodeNo, view: ViewId, attr: Attr) -> Result<(NodeId, Attr)> {
+        let node = NodeId::from(ino);
+        if node != NodeId::MOUNT_POINT {
+            let is_directory = attr.kind == FileKind::Directory;
+            return Ok((if is_directory { NodeId::of(view, attr.ino) } else { node }, attr));
         }
-        let main = self.core.getattr(ViewId::MAIN, InodeId::ROOT)?;
-        Ok(Attr { mode: main.mode, uid: main.uid, gid: main.gid, ..attr })
+        let main = match view {
+            ViewId::MAIN => attr,
+            _ => self.core.getattr(ViewId::MAIN, InodeId::ROOT)?,
+        };
+        Ok((node, Attr { mode: main.mode, uid: main.uid, gid: main.gid, ..attr }))
     }
 
     pub(super) fn set_attributes(&self, req: &fuser::Request, ino: INodeNo, set: SetAttr, reply: ReplyAttr) {
@@ -80,7 +86,7 @@ impl Adapter {
             }
             self.as_shown(ino, place.0, attr)
         });
-        reply::attr(reply, |attr| keep.attr(ino.into(), attr), result.map(|attr| (ino.into(), attr)));
+        reply::attr(reply, |attr| keep.attr(ino.into(), attr), result);
     }
 
     /// May mode, owner or ACL be changed under this node? `Stale` has the kernel look it up once more.

@@ -46,8 +46,7 @@ impl Filesystem for Adapter {
     fn getattr(&self, req: &fuser::Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         self.serve(Request::Getattr, || {
             let keep = self.caching.hold();
-            let result = self.attributes(req, ino).map(|attr| (ino.into(), attr));
-            reply::attr(reply, |attr| keep.attr(ino.into(), attr), result);
+            reply::attr(reply, |attr| keep.attr(ino.into(), attr), self.attributes(req, ino));
         });
     }
 

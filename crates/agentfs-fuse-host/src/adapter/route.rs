@@ -222,7 +222,7 @@ impl Adapter {
                 let entries = self.entries((view, dir), offset, outdated.then_some(number))?;
                 ended = entries.is_empty();
                 for entry in entries {
-                    let node = self.listed_node(ino, view, &entry);
+                    let node = listed_number(ino.into(), view, entry.ino);
                     let name = OsStr::from_bytes(&entry.name);
                     if reply.add(node.into(), entry.position, file_type(entry.kind), name) {
                         break;
@@ -268,15 +268,6 @@ impl Adapter {
         Ok(entries)
     }
 
-    /// The number that a listing shows.
-    fn listed_node(&self, dir: INodeNo, view: ViewId, entry: &Listed) -> NodeId {
-        match (entry.kind, &*entry.name) {
-            (_, b".") => dir.into(),
-            (FileKind::Directory, name) => self.pid_view.listed(dir.into(), name, view, entry.ino),
-            _ => NodeId::of(view, entry.ino),
-        }
-    }
-
     pub(super) fn list_plus(
         &self,
         req: &fuser::Request,
@@ -311,7 +302,7 @@ impl Adapter {
                 for entry in entries {
                     // The kernel counts no lookup for "." and "..".
                     let (Some(attr), Ok(name)) = (entry.attr, Name::new(&entry.name)) else {
-                        let node = self.listed_node(ino, view, &entry);
+                        let node = listed_number(ino.into(), view, entry.ino);
                         let plain = reply::plain(entry.ino, entry.kind);
                         if !add(node, entry.position, &entry.name, &plain, Duration::ZERO) {
                             break;
@@ -320,6 +311,10 @@ impl Adapter {
                     };
                     let node = self.pid_view.tell(ino.into(), &name, view, &attr);
                     let times = keep.entry(ino.into(), &entry.name, entry.kind);
+                    let times = match entry.kind {
+                        FileKind::Directory => times.min(keep.attr(node, &attr)),
+                        _ => times,
+                    };
                     if !add(node, entry.position, &entry.name, &attr, times) {
                         self.forget_node(node, 1);
                         break;
@@ -337,6 +332,12 @@ impl Adapter {
             Err(e) => reply.error(super::errno(&e)),
         }
     }
+}
+
+/// The number that a listing of `dir` shows.
+fn listed_number(dir: NodeId, view: ViewId, ino: InodeId) -> NodeId {
+    let is_at_mount = !matches!(dir.node(), Node::Tree(view, _) if view != ViewId::MAIN);
+    if is_at_mount && ino == InodeId::ROOT { NodeId::MOUNT_POINT } else { NodeId::of(view, ino) }
 }
 
 pub(super) fn open_mode(flags: i32) -> OpenMode {

@@ -183,6 +183,8 @@ impl Keep<'_> {
     /// For attributes.
     pub(crate) fn attr(&self, node: NodeId, attr: &Attr) -> Duration {
         let asks = match (attr.kind, node.node()) {
+            // What is told of a name has the node's number, and not the directory's.
+            (FileKind::Directory, Node::Private(..) | Node::Shared(_)) => true,
             (FileKind::Directory, _) => self.depends(node),
             // Its size and times change without the daemon's knowing.
             (FileKind::File, Node::Tree(view, ino)) => self.caching.core.is_written_directly(view, ino),

@@ -294,22 +294,6 @@ impl PidView {
         shared.then(|| (attr.ino, self.face(ViewId::MAIN, &attr)))
     }
 
-    /// The number that a listing shows for a directory.
-    pub(crate) fn listed(&self, parent: NodeId, name: &[u8], view: ViewId, ino: InodeId) -> NodeId {
-        match parent.node() {
-            Node::Private(..) => return NodeId::private(view, ino),
-            Node::Tree(ViewId::MAIN, _) | Node::Shared(_) if !self.is_plain() => {}
-            _ => return NodeId::of(view, ino),
-        }
-        let Ok(name) = Name::new(name) else { return NodeId::of(view, ino) };
-        let table = self.read();
-        match table.names.get(&(parent, name)) {
-            Some(node) if !table.private.contains_key(&(view, ino)) => *node,
-            _ if view == ViewId::MAIN => NodeId::of(view, ino),
-            _ => NodeId::private(view, ino),
-        }
-    }
-
     /// A descriptor of a directory was opened, or closed.
     pub(crate) fn opened(&self, node: NodeId, more: bool) {
         if !matches!(node.node(), Node::Tree(ViewId::MAIN, _) | Node::Shared(_)) {

@@ -3,7 +3,7 @@
 A request is Python: an expression is answered with its value, other code with None. What fails is answered with its
 errno, or with the traceback when it is no failure of a system call.
 """
-import ctypes, errno, json, mmap, os, random, signal, subprocess, sys, threading, time, traceback
+import ctypes, errno, json, mmap, os, random, shutil, signal, subprocess, sys, threading, time, traceback
 
 
 def write(path, text, mode="w"):
@@ -38,6 +38,34 @@ def write_mapped(path, text):
     with open(path, "r+b") as file:
         with mmap.mmap(file.fileno(), 0) as mapped:
             mapped[: len(data)] = data
+
+
+def numbers_of(path, seconds):
+    """The numbers of a directory, by its path, by an open descriptor and by one that stays open, for a while."""
+    found, until = set(), time.time() + seconds
+    stays = os.open(path, os.O_RDONLY)
+    while time.time() < until:
+        number = os.lstat(path).st_ino
+        opened = os.open(path, os.O_RDONLY)
+        found |= {number, os.fstat(opened).st_ino, os.fstat(stays).st_ino}
+        os.close(opened)
+    os.close(stays)
+    return sorted(found)
+
+
+def unsettle(root, name, seconds):
+    """Makes, changes, moves and removes a directory at one path, again and again."""
+    until, turns, path = time.time() + seconds, 0, f"{root}/{name}"
+    while time.time() < until:
+        os.mkdir(path, 0o700 + turns % 8)
+        os.mkdir(f"{path}/in")
+        os.chmod(path, 0o755)
+        os.lstat(f"{path}/in")
+        os.rename(path, f"{path}-moved")
+        os.rmdir(f"{path}-moved/in")
+        os.rmdir(f"{path}-moved")
+        turns += 1
+    return turns
 
 
 def prepare(root):
