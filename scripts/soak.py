@@ -33,7 +33,8 @@ BLOCK, BLOCKS = 4096, 1024
 SLACK, LEFT = 1.1, 0.01
 # A log is not shortened for less.
 LITTLE = 4 << 20
-STEADY_MINUTES = 10
+# For so long the volume becomes fuller: all workers come to have something in all branches.
+STEADY_MINUTES = 25
 
 
 class Held:
@@ -430,11 +431,11 @@ def delete_everything(volume):
 
 
 def flat(samples, what):
-    """Does it not grow from the second quarter of the time to the last?"""
+    """Does it not grow from the third quarter of the time, when the volume is full, to the last?"""
     quarter = max(len(samples) // 4, 1)
     middle, last = (statistics.median(sample[what] for sample in part) for part in
-                    (samples[quarter : 2 * quarter], samples[-quarter:]))
-    print(f"{what}: {middle:.0f} in the second quarter, {last:.0f} in the last")
+                    (samples[2 * quarter : 3 * quarter], samples[-quarter:]))
+    print(f"{what}: {middle:.0f} in the third quarter, {last:.0f} in the last")
     return last <= middle * SLACK
 
 

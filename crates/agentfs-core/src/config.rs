@@ -21,6 +21,8 @@ pub struct Config {
     pub max_branches: usize,
     /// Snapshots.
     pub max_snapshots: usize,
+    /// So many of the snapshots that were looked at last stay in memory, and so many of the newest.
+    pub resident_snapshots: usize,
     /// What the volume may hold, its snapshots too.
     pub quota: Quota,
     /// What each branch may hold of its own: what it wrote since it was frozen last.
@@ -55,6 +57,7 @@ impl Default for Config {
             max_open_handles: 1 << 20,
             max_branches: (1 << 19) - 1,
             max_snapshots: 1 << 24,
+            resident_snapshots: 1024,
             quota: Quota::NONE,
             branch_quota: Quota::NONE,
             log_factor: 4,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
-use crate::branch::{Branch, BranchInfo, Catalog, Draft, Lower, Origin, Tree, Views};
+use crate::branch::{Branch, BranchInfo, Catalog, Draft, Lower, Origin, Pager, Tree, Views};
 use crate::config::Config;
 use crate::error::{FsError, Result};
 use crate::handle::{DirectFiles, Handles, Lookups, OpenFiles};
@@ -54,10 +54,14 @@ pub struct FsCore {
     pub(crate) hot: Mutex<HashSet<(ViewId, InodeId)>>,
     /// Leaf lock: files in layers that are in many objects.
     pub(crate) scattered: Mutex<HashSet<(ViewId, InodeId)>>,
-    /// With what `tend` tries again what failed: writing the log anew, shortening it, content that was given up.
+    /// Which snapshots are in memory; where the volume lies over a directory, all are: they may come to have more of it.
+    pub(crate) pager: Option<Arc<Pager>>,
+    /// With what `tend` tries again what failed: writing the log anew, shortening it, content that was given up, writing
+    /// snapshots to disk.
     pub(crate) healing: Patience,
     pub(crate) shortening: Patience,
     pub(crate) retrying: Patience,
+    pub(crate) paging: Patience,
     next_inode: AtomicU64,
     next_epoch: AtomicU64,
 }
@@ -82,7 +86,9 @@ impl FsCore {
         config: Config,
         lower: Option<Arc<Lower>>,
     ) -> FsCore {
+        let pager = lower.is_none().then(|| Pager::new(device.clone(), config.resident_snapshots));
         FsCore {
+            pager,
             store: Store::new(device, Arc::new(journal.clone()), config.packs),
             quotas: Quotas::new(config.quota, config.branch_quota),
             journal,
@@ -104,6 +110,7 @@ impl FsCore {
             healing: Patience::new(30),
             shortening: Patience::new(300),
             retrying: Patience::new(300),
+            paging: Patience::new(300),
             next_inode: AtomicU64::new(InodeId::FIRST_FREE.0),
             next_epoch: AtomicU64::new(1),
             config,
@@ -251,9 +258,9 @@ impl FsCore {
     /// Reads the version a view shows now, for checks and comparisons.
     ///
     /// # Errors
-    /// `Stale` when the view means nothing.
+    /// `Stale` when the view means nothing; what the store answers.
     pub fn version(&self, view: ViewId) -> Result<Version> {
-        Ok(self.views.get(view)?.read(Version::clone))
+        self.views.get(view)?.read(Version::clone)
     }
 }
 

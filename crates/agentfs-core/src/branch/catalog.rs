@@ -8,6 +8,9 @@ use super::{Ancestry, Branch, Snapshot};
 use crate::error::{FsError, Result};
 use crate::types::{BranchId, SnapshotId, Timestamp, ViewId};
 
+/// So many snapshots are looked through for one of the same branch.
+const NOT_FAR: usize = 64;
+
 /// What a branch grew from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Origin {
@@ -126,6 +129,17 @@ impl Catalog {
     pub fn state(&self, id: SnapshotId) -> Option<(&SnapshotInfo, &Arc<Snapshot>)> {
         let found = self.snapshots.get(&id).or_else(|| self.points.get(&id));
         found.map(|(info, snapshot)| (info, snapshot))
+    }
+
+    /// The snapshot before another, hidden or not; if `of` is given, of that branch, when it is not far.
+    pub fn before(&self, id: SnapshotId, of: Option<BranchId>) -> Option<Arc<Snapshot>> {
+        let last = |all: &BTreeMap<SnapshotId, (SnapshotInfo, Arc<Snapshot>)>| {
+            let mut before = all.range(..id).rev().take(NOT_FAR);
+            let found = before.find(|(_, (info, _))| of.is_none_or(|of| info.branch == of));
+            found.map(|(_, (_, snapshot))| snapshot.clone())
+        };
+        let found = [last(&self.snapshots), last(&self.points)].into_iter().flatten();
+        found.max_by_key(|snapshot| snapshot.id)
     }
 
     /// All branches in order of creation.

@@ -1,11 +1,13 @@
 //! A snapshot: a version that shows the same for ever.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 
 use parking_lot::RwLock;
 
 use super::branch::{State, below};
-use super::{Draft, Lower};
+use super::paged::Paged;
+use super::{Draft, Lower, Pager};
 use crate::error::{FsError, Result};
 use crate::log::{Journal, Record};
 use crate::tree::{Aside, Inode, Version};
@@ -17,43 +19,94 @@ pub struct Snapshot {
     pub id: SnapshotId,
     /// Rank 3. The tree. What it shows never changes; where it lies over the lower directory it may come to have more of
     /// that itself.
-    version: RwLock<Version>,
+    place: RwLock<Place>,
+    /// Was it looked at since somebody asked?
+    used: AtomicBool,
     /// What that may lie over.
     pub lower: Option<Arc<Lower>>,
+}
+
+/// Where the tree is: in memory, on disk, or both.
+struct Place {
+    whole: Option<Version>,
+    paged: Option<Arc<Paged>>,
+    /// Those that are on disk as they differ from it.
+    dependents: Vec<Weak<Snapshot>>,
+}
+
+/// A snapshot's version, which takes no memory while it is on disk.
+#[derive(Clone)]
+pub enum Still {
+    /// It is in memory.
+    Whole(Version),
+    /// It was not.
+    Paged(Arc<Snapshot>),
+}
+
+impl Still {
+    /// The version.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub fn version(&self) -> Result<Version> {
+        match self {
+            Still::Whole(version) => Ok(version.clone()),
+            Still::Paged(snapshot) => snapshot.version(),
+        }
+    }
 }
 
 impl Snapshot {
     /// A snapshot that is `version`.
     pub fn new(id: SnapshotId, version: Version, lower: Option<Arc<Lower>>) -> Snapshot {
-        Snapshot { id, version: RwLock::new(version), lower }
+        let place = RwLock::new(Place { whole: Some(version), paged: None, dependents: Vec::new() });
+        Snapshot { id, place, used: AtomicBool::new(false), lower }
     }
 
     /// The tree.
-    pub fn version(&self) -> Version {
-        self.version.read().clone()
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub fn version(self: &Arc<Self>) -> Result<Version> {
+        self.read(Version::clone)
+    }
+
+    /// The tree, which need not come into memory before it is wanted.
+    pub fn still(self: &Arc<Self>) -> Still {
+        self.place.read().whole.clone().map_or_else(|| Still::Paged(self.clone()), Still::Whole)
     }
 
     /// Reads the tree.
-    pub fn read<T>(&self, f: impl FnOnce(&Version) -> T) -> T {
-        f(&self.version.read())
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub fn read<T>(self: &Arc<Self>, f: impl FnOnce(&Version) -> T) -> Result<T> {
+        if !self.used.load(Ordering::Relaxed) {
+            self.used.store(true, Ordering::Relaxed);
+        }
+        let whole = self.place.read().whole.clone();
+        Ok(f(&whole.map_or_else(|| self.wake(), Ok)?))
     }
 
     /// Reads an inode, or one of the lower directory, without its extended attributes.
     ///
     /// # Errors
-    /// `Stale` when there is none, `Changed` as [`Lower::inode`].
-    pub fn with_inode<T>(&self, ino: InodeId, f: impl FnOnce(&Inode) -> T) -> Result<T> {
-        let origin = {
-            let version = self.version.read();
-            match version.get(ino) {
-                Some(inode) => return Ok(f(inode)),
-                None => version.lower().cloned(),
-            }
-        };
-        below(self.lower.as_deref(), origin.as_deref(), ino).map(|inode| f(&inode))
+    /// `Stale` when there is none, `Changed` as [`Lower::inode`]; what the store answers.
+    pub fn with_inode<T>(self: &Arc<Self>, ino: InodeId, f: impl FnOnce(&Inode) -> T) -> Result<T> {
+        let mut f = Some(f);
+        let (found, origin) = self.read(|version| match version.get(ino) {
+            Some(inode) => (f.take().map(|f| f(inode)), None),
+            None => (None, version.lower().cloned()),
+        })?;
+        match (found, f) {
+            (Some(found), _) => Ok(found),
+            (None, Some(f)) => below(self.lower.as_deref(), origin.as_deref(), ino).map(|inode| f(&inode)),
+            (None, None) => Err(FsError::Stale),
+        }
     }
 
-    /// Has the snapshot have more itself of what it shows. `plan` changes nothing that shows.
+    /// Has the snapshot have more itself of what it shows. `plan` changes nothing that shows. Only where there is a lower
+    /// directory: such snapshots stay in memory.
     ///
     /// # Errors
     /// What `plan` or the journal answers; nothing has changed then.
@@ -62,7 +115,8 @@ impl Snapshot {
         journal: &dyn Journal,
         plan: impl FnOnce(&mut Draft<'_>) -> Result<T>,
     ) -> Result<T> {
-        let mut version = self.version.write();
+        let mut place = self.place.write();
+        let version = place.whole.as_mut().ok_or(FsError::Stale)?;
         let mut state = State::of(version.clone());
         let mut draft = Draft::new(&state);
         let value = plan(&mut draft)?;
@@ -76,5 +130,115 @@ impl Snapshot {
             *version = state.version;
         }
         Ok(value)
+    }
+
+    /// Brings the tree back from disk, and with it those that it is told by: others share what they have in common.
+    fn wake(self: &Arc<Self>) -> Result<Version> {
+        let (mut steps, mut at) = (Vec::new(), self.clone());
+        let mut version = loop {
+            let next = {
+                let place = at.place.read();
+                match (&place.whole, &place.paged) {
+                    (Some(version), _) => break version.clone(),
+                    (None, Some(paged)) => paged.clone(),
+                    (None, None) => return Err(FsError::Stale), // it is in one place at least
+                }
+            };
+            let base = next.base.clone();
+            steps.push((at, next));
+            at = base;
+        };
+        for (snapshot, paged) in steps.into_iter().rev() {
+            paged.apply(&mut version)?;
+            let mut place = snapshot.place.write();
+            if place.whole.is_none() {
+                place.whole = Some(version.clone());
+                drop(place);
+                paged.pager.note_woken(&snapshot);
+            }
+        }
+        Ok(version)
+    }
+
+    /// Leaves memory, if it may: it is on disk too, and nobody looked at it since this was asked last. One that is in memory
+    /// alone leaves nothing. `None` when it is to be asked again.
+    pub(super) fn leave(&self) -> Option<Option<Version>> {
+        if self.used.swap(false, Ordering::Relaxed) {
+            return None;
+        }
+        let mut place = self.place.try_write()?;
+        Some(if place.paged.is_some() { place.whole.take() } else { None })
+    }
+
+    /// What it takes to make it out of a version in memory.
+    pub(super) fn weight(&self) -> usize {
+        self.place.read().paged.as_ref().map_or(0, |paged| paged.weight)
+    }
+
+    /// About how many are told by it.
+    pub(super) fn dependents(&self) -> usize {
+        self.place.read().dependents.len()
+    }
+
+    /// Writes how it differs from `base`, if that is worth it. It stays in memory, too.
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub(super) fn page_out(self: &Arc<Self>, pager: &Arc<Pager>, base: &Arc<Snapshot>) -> Result<bool> {
+        if self.place.read().paged.is_some() {
+            return Ok(false); // it was told of twice
+        }
+        // One that cannot be read back is no base.
+        let Ok(from) = base.version() else { return Ok(false) };
+        let Some(paged) = Paged::write(pager, base, (&from, &self.version()?))? else { return Ok(false) };
+        {
+            let dependents = &mut base.place.write().dependents;
+            if dependents.len() == dependents.capacity() {
+                dependents.retain(|dependent| dependent.strong_count() > 0);
+            }
+            dependents.push(Arc::downgrade(self));
+        }
+        self.place.write().paged = Some(Arc::new(paged));
+        self.used.store(false, Ordering::Relaxed);
+        Ok(true)
+    }
+
+    /// It is in memory, and what was written of it is not to be relied on.
+    pub(super) fn stay(&self) {
+        let paged = {
+            let mut place = self.place.write();
+            if place.whole.is_some() { place.paged.take() } else { None }
+        };
+        drop(paged);
+    }
+
+    /// Brings those back into memory that are on disk as they differ from this one, and tells of each.
+    ///
+    /// # Errors
+    /// What the store answers; those that did not come back are as they were.
+    pub(super) fn free_dependents(&self, tell: impl Fn(SnapshotId)) -> Result<()> {
+        let dependents = self.place.read().dependents.clone();
+        let differs = |dependent: &Arc<Snapshot>| {
+            dependent.place.read().paged.as_ref().is_some_and(|paged| std::ptr::eq(&*paged.base, self))
+        };
+        for dependent in dependents.iter().filter_map(Weak::upgrade).filter(differs) {
+            let version = dependent.version()?;
+            dependent.place.write().whole.get_or_insert(version);
+            dependent.stay();
+            tell(dependent.id);
+        }
+        self.place.write().dependents.clear();
+        Ok(())
+    }
+}
+
+impl Drop for Snapshot {
+    /// One by one, however many are told one by the other.
+    fn drop(&mut self) {
+        let mut next = self.place.get_mut().paged.take();
+        while let Some(paged) = next.and_then(Arc::into_inner) {
+            let base = Arc::into_inner(paged.base);
+            next = base.and_then(|mut base| base.place.get_mut().paged.take());
+        }
     }
 }

@@ -20,19 +20,24 @@ pub enum Tree {
 
 impl Tree {
     /// Reads the version.
-    pub fn read<T>(&self, f: impl FnOnce(&Version) -> T) -> T {
+    ///
+    /// # Errors
+    /// What the store answers, of a snapshot that nobody looked at for long.
+    pub fn read<T>(&self, f: impl FnOnce(&Version) -> T) -> Result<T> {
         match self {
-            Tree::Branch(branch) => branch.read(f),
+            Tree::Branch(branch) => Ok(branch.read(f)),
             Tree::Snapshot(snapshot) => snapshot.read(f),
         }
     }
 
-    /// An inode that the version has itself, and whether it has lost its name.
+    /// An inode that the version has itself, and whether it has lost its name. (Where there is a lower directory, no snapshot is
+    /// on disk alone.)
     pub fn own_inode(&self, ino: InodeId) -> Option<(Arc<Inode>, bool)> {
         match self {
             Tree::Branch(branch) => branch.own_inode(ino),
             Tree::Snapshot(snapshot) => {
-                snapshot.read(|version| version.get(ino).map(|inode| (inode.clone(), false)))
+                let inode = snapshot.read(|version| version.get(ino).cloned()).ok()??;
+                Some((inode, false))
             }
         }
     }
@@ -44,7 +49,8 @@ impl Tree {
             Tree::Snapshot(snapshot) => &snapshot.lower,
         };
         let lower = lower.as_deref()?;
-        self.read(|version| version.lower().map(|origin| origin.since)).map(|since| (lower, since))
+        let since = self.read(|version| version.lower().map(|origin| origin.since)).ok()??;
+        Some((lower, since))
     }
 
     /// Reads an inode, or one of the lower directory, without its extended attributes.

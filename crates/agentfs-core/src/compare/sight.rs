@@ -55,8 +55,11 @@ impl Sight {
     }
 
     /// What a tree shows now.
-    pub fn of(tree: &Tree, lower: Option<&Arc<Lower>>) -> Sight {
-        Sight::new(tree.read(Version::clone), lower)
+    ///
+    /// # Errors
+    /// As [`Tree::read`].
+    pub fn of(tree: &Tree, lower: Option<&Arc<Lower>>) -> Result<Sight> {
+        Ok(Sight::new(tree.read(Version::clone)?, lower))
     }
 
     /// What a name in a directory leads to. `from` is where the directory is below, for one that the version does not have

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-pub use super::codec_edit::Adopt;
+pub use super::codec_edit::{Adopt, NotARecord, decode_edits, encode_edits};
 use super::codec_edit::{
-    Adopter, Decoded, NotARecord, StoredEdit, StoredTime, loaded_edits, stored_edit, time, timestamp,
+    Adopter, Decoded, StoredEdit, StoredTime, loaded_edits, stored_edit, time, timestamp,
 };
 use super::codec_history::{
     StoredEvent, StoredHolder, StoredMerge, loaded_event, loaded_holder, loaded_knows, loaded_merge,

@@ -8,6 +8,7 @@ use super::codec_layers::{StoredChange, loaded_changes, stored_change, stored_pi
 use super::codec_lower::{
     StoredLower, StoredOrigin, loaded_lower, loaded_origin, stored_lower, stored_origin,
 };
+use crate::error::FsError;
 use crate::store::{Backing, Content, Extent, Object, Place};
 use crate::tree::{Body, Directory, Edit, Entry, Inode, Meta, Times, Xattrs};
 use crate::types::{Epoch, FileKind, InodeId, Name, ObjectId, PackId, Timestamp};
@@ -15,11 +16,45 @@ use crate::types::{Epoch, FileKind, InodeId, Name, ObjectId, PackId, Timestamp};
 /// Finds or makes what content is made of, one of a kind for each number or place.
 pub trait Adopt {
     /// The object.
-    fn object(&mut self, id: ObjectId, epoch: Epoch) -> Arc<Object>;
+    fn object(&mut self, id: ObjectId, epoch: Epoch) -> Decoded<Arc<Object>>;
     /// The object's file, to name stretches of it.
-    fn backing(&mut self, id: ObjectId, epoch: Epoch) -> Arc<Backing>;
+    fn backing(&mut self, id: ObjectId, epoch: Epoch) -> Decoded<Arc<Backing>>;
     /// The extent at a place, with its length and checksum.
-    fn extent(&mut self, place: Place, len: u32, crc: u32) -> Arc<Extent>;
+    fn extent(&mut self, place: Place, len: u32, crc: u32) -> Decoded<Arc<Extent>>;
+}
+
+/// Of edits that name no content.
+struct NoContent;
+
+impl Adopt for NoContent {
+    fn object(&mut self, _: ObjectId, _: Epoch) -> Decoded<Arc<Object>> {
+        Err(NotARecord)
+    }
+    fn backing(&mut self, _: ObjectId, _: Epoch) -> Decoded<Arc<Backing>> {
+        Err(NotARecord)
+    }
+    fn extent(&mut self, _: Place, _: u32, _: u32) -> Decoded<Arc<Extent>> {
+        Err(NotARecord)
+    }
+}
+
+/// Edits that name no content, as bytes.
+///
+/// # Errors
+/// `Io` when they cannot be encoded, which is a fault of the program.
+pub fn encode_edits(edits: &[Edit]) -> crate::error::Result<Vec<u8>> {
+    let stored: Vec<_> = edits.iter().map(stored_edit).collect();
+    postcard::to_extend(&stored, Vec::new()).map_err(|error| FsError::damaged(&error.to_string()))
+}
+
+/// The edits that bytes are.
+///
+/// # Errors
+/// `Io` when they are none.
+pub fn decode_edits(bytes: &[u8]) -> crate::error::Result<Vec<Edit>> {
+    let stored = postcard::from_bytes::<Vec<StoredEdit>>(bytes).map_err(|_| NotARecord);
+    let edits = stored.and_then(|stored| loaded_edits(stored, &mut NoContent));
+    edits.map_err(|error| FsError::damaged(&error.to_string()))
 }
 
 pub(super) type Adopter<'a> = &'a mut dyn Adopt;
@@ -243,10 +278,10 @@ fn loaded_content(stored: StoredContent, adopt: Adopter<'_>) -> Decoded<Content>
     Ok(match stored {
         StoredContent::Hole => Content::Hole,
         StoredContent::Whole { object, epoch } => {
-            Content::Whole(adopt.object(ObjectId(object), Epoch(epoch)))
+            Content::Whole(adopt.object(ObjectId(object), Epoch(epoch))?)
         }
         StoredContent::Packed { pack, offset, len, crc } => {
-            Content::Packed(adopt.extent((PackId(pack), offset), len, crc))
+            Content::Packed(adopt.extent((PackId(pack), offset), len, crc)?)
         }
         StoredContent::Lower(file) => Content::Lower(Arc::new(loaded_lower(*file)?)),
         StoredContent::Layered(pieces) => {

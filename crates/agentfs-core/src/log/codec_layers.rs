@@ -49,8 +49,8 @@ fn loaded_change(stored: &StoredChange, adopt: Adopter<'_>) -> Decoded<Change> {
         return Err(NotARecord);
     }
     let claim = stored.piece.as_ref().map(|piece| {
-        let backing = adopt.backing(ObjectId(piece.object), Epoch(piece.epoch));
-        Claim::new(backing, piece.at, stored.len)
+        let backing = adopt.backing(ObjectId(piece.object), Epoch(piece.epoch))?;
+        Ok(Claim::new(backing, piece.at, stored.len))
     });
-    Ok(Change { start: stored.start, len: stored.len, claim })
+    Ok(Change { start: stored.start, len: stored.len, claim: claim.transpose()? })
 }

@@ -16,7 +16,7 @@ mod reader;
 mod record;
 mod writer;
 
-pub use codec::{Adopt, decode};
+pub use codec::{Adopt, NotARecord, decode, decode_edits, encode_edits};
 pub use doubt::{forget_doubt, is_doubtful, note_doubt};
 pub use frame_writer::FrameWriter;
 pub use journal::{Journal, Recorder, Unrecorded};

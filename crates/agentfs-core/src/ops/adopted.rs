@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::log::{Adopt, Record};
+use crate::log::{Adopt, NotARecord, Record};
 use crate::store::{Backing, Content, Extent, Move, Object, Pack, Place, Store};
 use crate::tree::Edit;
 use crate::types::{Epoch, ObjectId, PackId};
@@ -84,23 +84,23 @@ impl<'a> Adopted<'a> {
 }
 
 impl Adopt for Adopted<'_> {
-    fn object(&mut self, id: ObjectId, epoch: Epoch) -> Arc<Object> {
-        Object::of(self.backing(id, epoch))
+    fn object(&mut self, id: ObjectId, epoch: Epoch) -> Result<Arc<Object>, NotARecord> {
+        self.backing(id, epoch).map(Object::of)
     }
 
-    fn backing(&mut self, id: ObjectId, epoch: Epoch) -> Arc<Backing> {
+    fn backing(&mut self, id: ObjectId, epoch: Epoch) -> Result<Arc<Backing>, NotARecord> {
         self.store.passed(id.0);
         let backing = self.objects.entry(id).or_insert_with(|| self.store.adopt_backing(id, epoch)).clone();
         // Where a snapshot got a copy of what was being written, its branch goes on with what it had. And what came to be
         // shared is nobody's to write from then on.
         backing.set_epoch(backing.epoch().max(epoch));
         self.epoch = self.epoch.max(epoch);
-        backing
+        Ok(backing)
     }
 
-    fn extent(&mut self, place: Place, len: u32, crc: u32) -> Arc<Extent> {
+    fn extent(&mut self, place: Place, len: u32, crc: u32) -> Result<Arc<Extent>, NotARecord> {
         if let Some(known) = self.extents.get(&(place, len)) {
-            return known.clone();
+            return Ok(known.clone());
         }
         let mut at = place;
         while let Some(next) = self.forward.get(&(at, len)) {
@@ -110,6 +110,6 @@ impl Adopt for Adopted<'_> {
         let extent = known.unwrap_or_else(|| self.pack(at.0).add(at.1, len, crc));
         self.extents.insert((at, len), extent.clone());
         self.extents.insert((place, len), extent.clone());
-        extent
+        Ok(extent)
     }
 }

@@ -77,6 +77,7 @@ impl FsCore {
             let snapshot = Arc::new(Snapshot::new(id, version.clone(), self.lower.clone()));
             catalog.ancestry.note_snapshot(id, branch, epoch);
             catalog.insert_point(SnapshotInfo { id, name, branch, created }, snapshot);
+            self.note_snapshot(id);
             catalog.ancestry.note_branch(new.id, id);
         } else if let Some(from) = new.snapshot {
             catalog.ancestry.note_branch(new.id, from);
@@ -92,18 +93,23 @@ impl FsCore {
 
     /// As [`FsCore::forget_points`], of all but these.
     pub(super) fn forget_points_but(&self, needed: &HashSet<SnapshotId>) -> Vec<Arc<Snapshot>> {
-        let mut catalog = self.catalog.write();
-        let points = catalog.all_points().map(|(info, _)| info.id);
-        let idle: Vec<SnapshotId> = points.filter(|id| !needed.contains(id)).collect();
+        let idle: Vec<Arc<Snapshot>> = {
+            let catalog = self.catalog.read();
+            let points = catalog.all_points().filter(|(info, _)| !needed.contains(&info.id));
+            points.map(|(_, point)| point.clone()).collect()
+        };
         let mut gone = Vec::new();
-        for id in idle {
-            if let Err(error) = self.journal.append(&Record::SnapshotDeleted(id)) {
+        for point in idle {
+            let forgotten = self
+                .let_others_stand(&point)
+                .and_then(|()| self.journal.append(&Record::SnapshotDeleted(point.id)));
+            if let Err(error) = forgotten {
                 tracing::warn!(%error, "a state that no merge begins from stays for now");
                 break;
             }
-            gone.extend(catalog.remove_point(id));
+            gone.extend(self.catalog.write().remove_point(point.id));
         }
-        catalog.ancestry.tidy();
+        self.catalog.write().ancestry.tidy();
         gone
     }
 
@@ -112,7 +118,8 @@ impl FsCore {
         match origin {
             Origin::Empty => Err(FsError::InvalidArgument("a branch grows from a snapshot or a branch")),
             Origin::Snapshot(id) => {
-                let version = self.catalog.read().snapshot(&id.to_string())?.1.version();
+                let snapshot = self.catalog.read().snapshot(&id.to_string())?.1.clone();
+                let version = snapshot.version()?;
                 record.snapshot = Some(id);
                 self.journal.append(&Record::BranchCreated(record.clone()))?;
                 Ok(Seed { version, origin, source_epoch: None })
@@ -194,6 +201,7 @@ impl FsCore {
         };
         let garbage = target.retire(|| self.journal.append(&Record::BranchDeleted(info.id)))?;
         self.catalog.write().remove_branch(info.id);
+        self.pager.iter().for_each(|pager| pager.forget(info.id));
         let points = self.forget_points();
         self.views.retire(info.view, |view| !self.lookups.remembers_view(view));
         drop((control, tending));

@@ -216,7 +216,7 @@ impl FsCore {
 
     pub(super) fn sight_of(&self, id: SnapshotId) -> Result<Sight> {
         let snapshot = self.catalog.read().state(id).ok_or(FsError::Stale)?.1.clone();
-        Ok(Sight::of(&Tree::Snapshot(snapshot), self.lower.as_ref()))
+        Sight::of(&Tree::Snapshot(snapshot), self.lower.as_ref())
     }
 
     /// A number for a file in a branch: this one, if nothing has it there or had it and is remembered.

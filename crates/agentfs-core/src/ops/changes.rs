@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use crate::branch::Tree;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::tree::{Directory, Inode, Origin, Version};
@@ -50,14 +51,15 @@ impl FsCore {
     /// # Errors
     /// `UnknownVersion`, `Refused` when the volume lies over no directory.
     pub fn changes(&self, of: &str) -> Result<Vec<Change>> {
-        let version = {
+        let tree = {
             let catalog = self.catalog.read();
             match catalog.branch(of) {
-                Ok((_, branch)) => branch.read(Version::clone),
-                Err(FsError::UnknownVersion(_)) => catalog.snapshot(of)?.1.version(),
+                Ok((_, branch)) => Tree::Branch(branch.clone()),
+                Err(FsError::UnknownVersion(_)) => Tree::Snapshot(catalog.snapshot(of)?.1.clone()),
                 Err(error) => return Err(error),
             }
         };
+        let version = tree.read(Version::clone)?;
         let origin = version.lower().cloned().ok_or_else(|| {
             FsError::Refused("it lies over no directory, or has all of it itself (eager): use export to write it elsewhere".into())
         })?;

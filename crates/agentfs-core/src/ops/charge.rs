@@ -119,12 +119,15 @@ impl FsCore {
 
     /// A volume was opened: charges all there is. What a snapshot has is no branch's own, nor is an object that a branch does
     /// not write to any more.
-    pub(super) fn charge_all(&self) {
-        let Some(quotas) = &self.quotas else { return };
+    ///
+    /// # Errors
+    /// What the store answers.
+    pub(super) fn charge_all(&self) -> Result<()> {
+        let Some(quotas) = &self.quotas else { return Ok(()) };
         let catalog = self.catalog.read();
         let (mut known, mut last) = (HashMap::new(), None);
         for (_, frozen) in catalog.all_snapshots().chain(catalog.all_points()) {
-            let version = frozen.version();
+            let version = frozen.version()?;
             visit_new(last.as_ref(), &version, &mut |ino, inode| {
                 charge(ino, inode, &quotas.shared, &mut known, |_| &quotas.shared);
             });
@@ -138,6 +141,7 @@ impl FsCore {
                 charge(ino, inode, &account, &mut known, of)
             });
         }
+        Ok(())
     }
 
     /// What is charged: to a branch, by id or name, or else to the volume. `None` where there are no quotas.

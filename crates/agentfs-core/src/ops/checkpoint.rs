@@ -6,7 +6,7 @@ use std::io;
 use std::sync::Arc;
 
 use super::fsync::waits_for_direct_writers;
-use crate::branch::{Branch, BranchInfo, Origin, SnapshotInfo};
+use crate::branch::{Branch, BranchInfo, Origin, SnapshotInfo, Still};
 use crate::error::Result;
 use crate::fs_core::FsCore;
 use crate::log::{self, FrameWriter, Marks, NewBranch, NewSnapshot, Record};
@@ -20,7 +20,7 @@ const BYTES_PER_RECORD: usize = 1 << 20;
 /// All that a checkpoint says, as it was when no branch or snapshot came or went.
 pub(super) struct Captured {
     /// In order of their ids; and which of them nobody asked for.
-    snapshots: Vec<(SnapshotInfo, Version, bool)>,
+    snapshots: Vec<(SnapshotInfo, Still, bool)>,
     branches: Vec<CapturedBranch>,
     knows: Vec<(Holder, BranchId, Knows)>,
     events: Vec<Event>,
@@ -50,7 +50,7 @@ struct CapturedBranch {
 struct Checkpoint<'a> {
     captured: &'a Captured,
     out: FrameWriter,
-    written: Vec<Version>,
+    written: Vec<Still>,
     snapshots: HashMap<SnapshotId, u32>,
     branches: HashMap<BranchId, u32>,
     /// The last snapshot of a branch that was written.
@@ -122,8 +122,8 @@ impl FsCore {
     /// The caller keeps branches and snapshots from coming and going.
     pub(super) fn capture(&self) -> Captured {
         let catalog = self.catalog.read();
-        let asked = catalog.all_snapshots().map(|(info, snapshot)| (info.clone(), snapshot.version(), false));
-        let points = catalog.all_points().map(|(info, point)| (info.clone(), point.version(), true));
+        let asked = catalog.all_snapshots().map(|(info, snapshot)| (info.clone(), snapshot.still(), false));
+        let points = catalog.all_points().map(|(info, point)| (info.clone(), point.still(), true));
         let mut snapshots: Vec<_> = asked.chain(points).collect();
         snapshots.sort_by_key(|(info, ..)| info.id);
         let branch = |(info, branch): (&BranchInfo, &Arc<Branch>)| {
@@ -215,7 +215,7 @@ impl Checkpoint<'_> {
         for branch in &captured.branches {
             let id = branch.info.id;
             let base = self.last.get(&id).copied().or_else(|| self.origin_of(id));
-            let version = self.write_version(base, &branch.version)?;
+            let version = self.write_version(base, &Still::Whole(branch.version.clone()))?;
             self.branches.insert(id, version);
             self.out.write(&Record::BranchIs(new_branch(&branch.info, branch.epoch), version))?;
             if !branch.dirty.is_empty() {
@@ -244,12 +244,13 @@ impl Checkpoint<'_> {
 
     /// Writes a version as it differs from `base`, or, without one, from the last that was written: any will do, and that
     /// is likely to be related.
-    fn write_version(&mut self, base: Option<u32>, version: &Version) -> Result<u32> {
+    fn write_version(&mut self, base: Option<u32>, still: &Still) -> Result<u32> {
         let base = base.or_else(|| (self.written.len() as u32).checked_sub(1));
-        let from = base.and_then(|base| self.written.get(base as usize));
+        let from = base.and_then(|base| self.written.get(base as usize)).map(Still::version).transpose()?;
+        let version = still.version()?;
         let number = self.written.len() as u32;
         let (mut start, mut edits, mut bytes, mut written) = (base, Vec::new(), 0, Ok(()));
-        diff(from, version, &mut |edit| {
+        diff(from.as_ref(), &version, &mut |edit| {
             bytes += weight(&edit);
             edits.push(edit);
             if bytes > BYTES_PER_RECORD && written.is_ok() {
@@ -262,7 +263,7 @@ impl Checkpoint<'_> {
         if !edits.is_empty() || start != Some(number) {
             self.out.write(&Record::Version(number, start, edits))?;
         }
-        self.written.push(version.clone());
+        self.written.push(still.clone());
         Ok(number)
     }
 }

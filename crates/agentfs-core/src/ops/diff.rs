@@ -112,7 +112,7 @@ impl FsCore {
         drop(catalog);
         match found {
             Err(FsError::UnknownVersion(_)) if of == LOWER => self.lower_sight(),
-            found => Ok(Sight::of(&found?, self.lower.as_ref())),
+            found => Sight::of(&found?, self.lower.as_ref()),
         }
     }
 

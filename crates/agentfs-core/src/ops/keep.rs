@@ -243,10 +243,11 @@ fn leads_to(tree: &Tree, path: &[u8]) -> Option<InodeId> {
     if path.is_empty() {
         return Some(InodeId::ROOT);
     }
-    tree.read(|version| {
+    let found = tree.read(|version| {
         path.split(|byte| *byte == b'/').try_fold(InodeId::ROOT, |dir, name| {
             let entry = version.entry(dir, &Name::new(name).ok()?).ok().flatten()?;
             Some(entry.ino())
         })
-    })
+    });
+    found.ok()?
 }

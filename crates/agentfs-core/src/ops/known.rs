@@ -54,7 +54,7 @@ impl FsCore {
                 let found = entry.filter(|entry| entry.kind() == FileKind::Directory);
                 found.map(|entry| entry.ino()).ok_or(FsError::NotFound)
             })
-        })
+        })?
     }
 
     /// Shows `directory` each directory of the view that the kernel was told of, and `name` each name in it that leads to

@@ -24,7 +24,7 @@ impl FsCore {
             let Some(entry) = version.entry(dir, name)? else { return Ok(None) };
             let inode = version.get(entry.ino()).ok_or(FsError::Stale)?;
             Ok(Some(inode.attr(entry.ino())))
-        });
+        })?;
         if let Ok(Some(attr)) = &found
             && self.direct.any_writers()
         {

@@ -142,7 +142,7 @@ impl FsCore {
     /// Is a name that of a directory that shows something from below? Then it is not to be removed or replaced.
     fn is_full_below(&self, view: ViewId, (dir, name): Named<'_>) -> Result<Option<InodeId>> {
         let tree = self.views.get(view)?;
-        let entry = tree.read(|version| version.entry(dir, name)).ok().flatten();
+        let entry = tree.read(|version| version.entry(dir, name))?.ok().flatten();
         let Some(entry) = entry.filter(|entry| entry.kind() == FileKind::Directory) else { return Ok(None) };
         let (is_over, shown) = self.shown_in(view, entry.ino())?;
         Ok((is_over && !shown.is_empty()).then_some(entry.ino()))

@@ -106,7 +106,7 @@ impl FsCore {
         labels: &Labels,
         progress: &Progress,
     ) -> Result<Merged> {
-        let theirs = Sight::of(&Tree::Snapshot(source.snapshot.clone()), self.lower.as_ref());
+        let theirs = Sight::of(&Tree::Snapshot(source.snapshot.clone()), self.lower.as_ref())?;
         let base = self.merge_base(info, &source.knows, progress)?;
         let changes = compare(&base, &theirs, &|| progress.step())?;
         if !wish.is_dry {
@@ -115,8 +115,8 @@ impl FsCore {
         let _hush = (is_urgent && !wish.is_dry).then(|| branch.hush());
         let kept = if wish.is_dry { None } else { Some(self.keep_before(info, Deed::Merged)?) };
         let ours = match &kept {
-            Some(kept) => self.sight_of(kept.id)?,
-            None => Sight::of(&Tree::Branch(branch.clone()), self.lower.as_ref()),
+            Some(kept) => self.sight_of(kept.id).inspect_err(|_| self.forget_kept(Some(kept)))?,
+            None => Sight::of(&Tree::Branch(branch.clone()), self.lower.as_ref())?,
         };
         let git = RefCell::new(BTreeSet::new());
         let wanted = |changed: &Changed<'_>| Ok(wanted(wish, changed, &git));
@@ -221,6 +221,7 @@ impl FsCore {
         catalog.ancestry.note_snapshot(info.id, of.id, epoch);
         catalog.ancestry.hold(info.id);
         catalog.insert_point(info.clone(), snapshot.clone());
+        self.note_snapshot(info.id);
         Ok((info, snapshot))
     }
 

@@ -28,6 +28,7 @@ mod lower;
 mod materialize;
 mod merge;
 mod open;
+mod page_out;
 mod privileges;
 mod promote;
 mod read;

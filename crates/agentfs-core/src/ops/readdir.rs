@@ -83,7 +83,7 @@ impl FsCore {
                 Ok(true)
             }
             None => Ok(false),
-        })
+        })?
         .and_then(|found| if found { Ok(()) } else { tree.with_inode(dir, |_| ()) })
     }
 }

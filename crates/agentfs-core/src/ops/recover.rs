@@ -18,7 +18,7 @@ use crate::fs_core::FsCore;
 use crate::log::{self, Damage, Journal, Log, LogWriter, NewBranch, NewSnapshot, Record, Start};
 use crate::store::{Backing, Device, FileId, Folder, LowerTree, READ_TRIES, no_space};
 use crate::tree::{Edit, Version};
-use crate::types::{BranchId, InodeId, ObjectId};
+use crate::types::{BranchId, InodeId, ObjectId, SnapshotId};
 
 /// How a volume was found.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -213,7 +213,7 @@ impl FsCore {
             core.journal.sync()?;
         }
         core.lie_over_lower()?;
-        core.charge_all();
+        core.charge_all()?;
         core.store.serve();
         let sound = recovered.damage.is_none() && !log::has_lost(&*device)?;
         if let Some(live) = core.live() {
@@ -292,6 +292,9 @@ impl FsCore {
         let History { branches, snapshots, points, ancestry, marks, .. } = history;
         self.passed(marks.inode, marks.epoch);
         self.store.passed(marks.object.saturating_sub(1));
+        let mut states: Vec<SnapshotId> = snapshots.keys().chain(points.keys()).copied().collect();
+        states.sort_unstable();
+        states.into_iter().for_each(|id| self.note_snapshot(id));
         let mut catalog = self.catalog.write();
         let adopt = |version: &Version| self.lower.iter().for_each(|lower| lower.adopt(version));
         for PastBranch { made, version, epoch, .. } in branches.into_values() {

@@ -44,10 +44,10 @@ impl FsCore {
             let knows = catalog.ancestry.of_snapshot(source.id);
             (info.clone(), branch.clone(), source.clone(), snapshot.clone(), knows)
         };
-        let theirs = Sight::of(&Tree::Snapshot(snapshot), self.lower.as_ref());
+        let theirs = Sight::of(&Tree::Snapshot(snapshot), self.lower.as_ref())?;
         let tree = Tree::Branch(branch.clone());
         if !is_dry {
-            let now = Sight::of(&tree, self.lower.as_ref());
+            let now = Sight::of(&tree, self.lower.as_ref())?;
             let changes = match paths {
                 [] => compare(&theirs, &now, &|| progress.step())?,
                 paths => merge::touched(&theirs, &now, paths, progress)?,
@@ -57,8 +57,8 @@ impl FsCore {
         let _hush = (is_urgent && !is_dry).then(|| branch.hush());
         let kept = if is_dry { None } else { Some(self.keep_before(&info, deed)?) };
         let ours = match &kept {
-            Some(kept) => self.sight_of(kept.id)?,
-            None => Sight::of(&tree, self.lower.as_ref()),
+            Some(kept) => self.sight_of(kept.id).inspect_err(|_| self.forget_kept(Some(kept)))?,
+            None => Sight::of(&tree, self.lower.as_ref())?,
         };
         let labels = Labels { ours: shown(&info.name, &info.id), theirs: shown(&source.name, &source.id) };
         let request = Request {

@@ -65,8 +65,10 @@ impl FsCore {
         let mut catalog = self.catalog.write();
         catalog.ancestry.note_snapshot(info.id, info.branch, epoch);
         catalog.insert_snapshot(info.clone(), snapshot);
+        self.note_snapshot(info.id);
         drop((catalog, control));
         self.journal.sync()?;
+        self.page_out_now();
         Ok(info)
     }
 
@@ -123,6 +125,11 @@ impl FsCore {
     /// `UnknownVersion`; `Busy` while branches that grew from it exist or files in it are open.
     pub fn delete_snapshot(&self, snapshot: &str) -> Result<(SnapshotId, u64)> {
         let control = self.control.lock();
+        self.check_unused_snapshot(snapshot)?;
+        let going = self.catalog.read().snapshot(snapshot)?.1.clone();
+        self.let_others_stand(&going)?;
+        drop(going);
+        // That may have taken a while.
         let id = self.check_unused_snapshot(snapshot)?;
         let needed = self.catalog.read().needed_states(Some(id));
         let removed = if needed.contains(&id) {

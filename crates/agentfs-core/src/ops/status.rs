@@ -14,6 +14,8 @@ pub struct Status {
     pub branches: usize,
     /// Snapshots.
     pub snapshots: usize,
+    /// Of them, and of the hidden states, so many are on disk alone.
+    pub snapshots_on_disk: usize,
     /// Hidden states that merges may begin from.
     pub merge_points: usize,
     /// Open files, counted by handle.
@@ -41,7 +43,7 @@ impl FsCore {
     /// What the volume holds now.
     ///
     /// # Errors
-    /// None at present; `Stale` if there were no `main`.
+    /// `Stale` if there were no `main`.
     pub fn status(&self) -> Result<Status> {
         let (branches, snapshots, merge_points) = {
             let catalog = self.catalog.read();
@@ -50,10 +52,11 @@ impl FsCore {
         Ok(Status {
             branches,
             snapshots,
+            snapshots_on_disk: self.pager.as_ref().map_or(0, |pager| pager.on_disk()),
             merge_points,
             open_handles: self.handles.len(),
             known_inodes: self.lookups.len(),
-            main_inodes: self.views.get(ViewId::MAIN)?.read(|version| version.len()),
+            main_inodes: self.views.get(ViewId::MAIN)?.read(|version| version.len())?,
             packs: self.store.packs.usage(),
             log: self.journal.lengths(),
             reflinks: self.copies_at_once(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
+use super::page_out::AT_ONCE;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::log::Record;
@@ -33,7 +34,8 @@ impl FsCore {
         let shortened =
             if self.is_worth_a_checkpoint() { self.shortening.attempt(|| self.shorten()) } else { Ok(()) };
         let retried = self.retrying.attempt(|| self.try_all_given_up());
-        made_ahead.map_err(FsError::Io).and(emptied).and(promoted).and(shortened).and(retried)
+        let paged = self.paging.attempt(|| self.page_out(0, AT_ONCE));
+        made_ahead.map_err(FsError::Io).and(emptied).and(promoted).and(shortened).and(retried).and(paged)
     }
 
     /// In which epochs files are written; `None` while branches and snapshots come and go.

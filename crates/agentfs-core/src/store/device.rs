@@ -52,6 +52,8 @@ pub enum FileId {
     Doubt,
     /// What a damaged piece of the log lost, by its number and the first byte that was lost.
     Lost(u64, u64),
+    /// Has a name for a moment only: see [`Device::scratch`].
+    Scratch,
 }
 
 impl From<ObjectId> for FileId {
@@ -71,7 +73,7 @@ impl FileId {
     pub fn number(self) -> Option<u64> {
         match self {
             FileId::Object(ObjectId(number)) | FileId::Pack(PackId(number)) => Some(number),
-            FileId::Log(_) | FileId::Draft(_) | FileId::Doubt | FileId::Lost(..) => None,
+            FileId::Log(_) | FileId::Draft(_) | FileId::Doubt | FileId::Lost(..) | FileId::Scratch => None,
         }
     }
 
@@ -80,7 +82,9 @@ impl FileId {
         match self {
             FileId::Object(_) => Folder::Objects,
             FileId::Pack(_) => Folder::Packs,
-            FileId::Log(_) | FileId::Draft(_) | FileId::Doubt | FileId::Lost(..) => Folder::Log,
+            FileId::Log(_) | FileId::Draft(_) | FileId::Doubt | FileId::Lost(..) | FileId::Scratch => {
+                Folder::Log
+            }
         }
     }
 }
@@ -186,6 +190,17 @@ pub trait Device: Send + Sync {
     }
     /// Exchanges the names of two objects, durably: what is open goes on under the other name.
     fn exchange(&self, a: ObjectId, b: ObjectId) -> io::Result<()>;
+    /// Makes an empty file without a name: it is gone when it is closed, by whatever.
+    fn scratch(&self) -> io::Result<Arc<dyn ObjectFile>> {
+        // Left by a daemon that was killed between the two.
+        match self.remove(FileId::Scratch) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let file = self.create(FileId::Scratch)?;
+        self.remove(FileId::Scratch)?;
+        Ok(file)
+    }
     /// Deletes a file; returns the bytes it held.
     fn remove(&self, id: FileId) -> io::Result<u64>;
     /// What lies in a folder, in no particular order.

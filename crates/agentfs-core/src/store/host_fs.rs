@@ -228,6 +228,7 @@ impl Directories {
             FileId::Pack(id) => (&self.packs, format!("pack-{:016x}", id.0)),
             FileId::Log(number) => (&self.root, format!("log-{number:016x}")),
             FileId::Doubt => (&self.root, "doubt".to_owned()),
+            FileId::Scratch => (&self.root, "scratch".to_owned()),
             FileId::Draft(number) => (&self.root, format!("draft-{number:016x}")),
             FileId::Lost(number, at) => (&self.root, format!("lost-{number:016x}-{at:016x}")),
         }

@@ -18,6 +18,7 @@ mod probe;
 mod quota;
 mod reaper;
 mod stretch;
+mod swap;
 
 pub use backing::{Backing, Claim, Live};
 pub use content::{Content, LowerFile};
@@ -36,3 +37,4 @@ pub(crate) use probe::await_coarse_clock;
 pub use quota::{Account, Charge, Charged, Quota, Quotas, Unit};
 pub use reaper::Durability;
 pub use stretch::{BLOCK, Stretch, merge, without};
+pub use swap::{Swap, Swapped};

@@ -19,6 +19,8 @@ pub fn config() -> Config {
     Config {
         max_branches: MAX_BRANCHES,
         max_snapshots: MAX_SNAPSHOTS,
+        // None stays that may go.
+        resident_snapshots: 0,
         root_mode: ROOT_MODE,
         ..Config::default()
     }

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use crate::config::Config;
-use crate::log::{self, Adopt, FrameWriter, Journal, Log, Record, Unrecorded};
+use crate::log::{self, Adopt, FrameWriter, Journal, Log, NotARecord, Record, Unrecorded};
 use crate::store::{Backing, Content, Device, Extent, FileId, Memory, Object, Pack, Place, Store};
 use crate::tree::Edit;
 use crate::types::{Epoch, ObjectId, PackId};
@@ -25,16 +25,16 @@ impl Names {
 }
 
 impl Adopt for Names {
-    fn backing(&mut self, id: ObjectId, epoch: Epoch) -> Arc<Backing> {
-        self.store.adopt_backing(id, epoch)
+    fn backing(&mut self, id: ObjectId, epoch: Epoch) -> Result<Arc<Backing>, NotARecord> {
+        Ok(self.store.adopt_backing(id, epoch))
     }
-    fn object(&mut self, id: ObjectId, epoch: Epoch) -> Arc<Object> {
-        self.store.adopt(id, epoch)
+    fn object(&mut self, id: ObjectId, epoch: Epoch) -> Result<Arc<Object>, NotARecord> {
+        Ok(self.store.adopt(id, epoch))
     }
 
-    fn extent(&mut self, place: Place, len: u32, crc: u32) -> Arc<Extent> {
+    fn extent(&mut self, place: Place, len: u32, crc: u32) -> Result<Arc<Extent>, NotARecord> {
         let packs = &self.store.packs;
-        self.packs.entry(place.0).or_insert_with(|| packs.adopt(place.0)).add(place.1, len, crc)
+        Ok(self.packs.entry(place.0).or_insert_with(|| packs.adopt(place.0)).add(place.1, len, crc))
     }
 }
 
@@ -97,7 +97,8 @@ pub fn rewrite_payloads(device: &dyn Device, piece: u64, mut edit: impl FnMut(us
 /// When the log cannot be read.
 pub fn append_extent(device: &dyn Device, piece: u64, pack: PackId, offset: u32, bytes: &[u8]) {
     let mut names = Names::new();
-    let extent = names.extent((pack, offset), bytes.len() as u32, crc32c::crc32c(bytes));
+    let extent =
+        names.extent((pack, offset), bytes.len() as u32, crc32c::crc32c(bytes)).expect("names has all");
     let mut first = true;
     rewrite_log(device, piece, |record| match record {
         Record::Edits(branch, mut edits) if std::mem::take(&mut first) => {

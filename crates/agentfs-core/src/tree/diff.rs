@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use imbl::ordmap::DiffItem;
 
-use super::{Body, Directory, Edit, Inode, Version};
+use super::{Body, Directory, Edit, Entry, Inode, Version};
 use crate::store::{Content, Layers};
 use crate::types::InodeId;
 
@@ -36,6 +36,10 @@ pub fn diff(from: Option<&Version>, to: &Version, visit: &mut dyn FnMut(Edit)) {
     for item in from.inodes.diff(&to.inodes) {
         match item {
             DiffItem::Add(ino, inode) => put(*ino, inode, visit),
+            DiffItem::Update { old, new } if is_another(old.1, new.1) => {
+                visit(Edit::Drop(*new.0));
+                put(*new.0, new.1, visit);
+            }
             DiffItem::Update { old, new } => change(*new.0, old.1, new.1, visit),
             DiffItem::Remove(ino, _) => dropped.push(Edit::Drop(*ino)),
         }
@@ -43,11 +47,22 @@ pub fn diff(from: Option<&Version>, to: &Version, visit: &mut dyn FnMut(Edit)) {
     for item in from.inodes.diff(&to.inodes) {
         match item {
             DiffItem::Add(ino, inode) => name_all(*ino, inode, visit),
+            DiffItem::Update { old, new } if is_another(old.1, new.1) => {
+                name_all(*new.0, new.1, visit);
+                // Put anew, it does not know any more where it is.
+                let entry = Entry::new(*new.0, new.1.kind());
+                to.places(*new.0).into_iter().for_each(|(dir, name)| visit(Edit::Link(dir, name, entry)));
+            }
             DiffItem::Update { old, new } => rename(*new.0, old.1, new.1, visit),
             DiffItem::Remove(..) => {}
         }
     }
     dropped.into_iter().for_each(visit);
+}
+
+/// Is it another file, which a merge gave the number of one that was gone? No edit makes the one of the other.
+fn is_another(old: &Inode, new: &Inode) -> bool {
+    old.goes_on != new.goes_on || old.kind() != new.kind()
 }
 
 /// Pieces of content that go into one edit.
@@ -103,5 +118,81 @@ fn change(ino: InodeId, old: &Inode, new: &Inode, visit: &mut dyn FnMut(Edit)) {
         && old.parent != new.parent
     {
         visit(Edit::Parent(ino, new.parent));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::{Aside, Meta, Times};
+    use crate::types::{FileKind, Name, Timestamp};
+
+    const FILE: InodeId = InodeId(100);
+    const DIRECTORY: InodeId = InodeId(101);
+    const INSIDE: InodeId = InodeId(102);
+
+    fn inode(body: Body, goes_on: u64) -> Arc<Inode> {
+        let meta = Meta {
+            mode: 0o644,
+            uid: 0,
+            gid: 0,
+            nlink: 1,
+            times: Times::all(Timestamp::default()),
+            size: 0,
+            blocks: 0,
+        };
+        Arc::new(Inode { goes_on: InodeId(goes_on), ..Inode::new(meta, body) })
+    }
+
+    fn version(edits: Vec<Edit>) -> Version {
+        let mut version = Version::new(0o755, 0, 0, Timestamp::default());
+        edits.into_iter().for_each(|edit| edit.apply(&mut version, &mut Aside::default()));
+        version
+    }
+
+    fn link(dir: InodeId, name: &str, ino: InodeId, kind: FileKind) -> Edit {
+        Edit::Link(dir, Name::new(name.as_bytes()).expect("a name"), Entry::new(ino, kind))
+    }
+
+    fn sorted(mut places: Vec<(InodeId, Name)>) -> Vec<(InodeId, Name)> {
+        places.sort();
+        places
+    }
+
+    /// A number that a merge gave to another file: the difference says which it goes on, and where it is.
+    #[test]
+    fn another_file_of_the_same_number_is_told_apart() {
+        let directory = || Body::Directory(Directory::new(InodeId::ROOT));
+        let begin = |goes_on: u64| {
+            vec![
+                Edit::Put(FILE, inode(Body::File(Content::Hole), goes_on)),
+                Edit::Put(DIRECTORY, inode(directory(), goes_on)),
+                Edit::Put(INSIDE, inode(Body::File(Content::Hole), 0)),
+                link(InodeId::ROOT, "f", FILE, FileKind::File),
+                link(InodeId::ROOT, "d", DIRECTORY, FileKind::Directory),
+            ]
+        };
+        let mut before = begin(0);
+        before.extend([
+            link(DIRECTORY, "old", INSIDE, FileKind::File),
+            link(InodeId::ROOT, "old", INSIDE, FileKind::File),
+        ]);
+        let mut after = begin(77);
+        after.extend([
+            link(DIRECTORY, "new", FILE, FileKind::File),
+            link(InodeId::ROOT, "old", INSIDE, FileKind::File),
+        ]);
+        let (before, after) = (version(before), version(after));
+        for (from, to) in [(&before, &after), (&after, &before)] {
+            let (mut made_of, mut aside) = (from.clone(), Aside::default());
+            diff(Some(from), to, &mut |edit| edit.apply(&mut made_of, &mut aside));
+            assert!(made_of.leads_back(), "each inode knows where its names are");
+            for ino in [FILE, DIRECTORY, INSIDE] {
+                let (made, wanted) =
+                    (made_of.get(ino).expect("it is there"), to.get(ino).expect("it is there"));
+                assert_eq!((made.goes_on, &made.body), (wanted.goes_on, &wanted.body));
+                assert_eq!(sorted(made_of.places(ino)), sorted(to.places(ino)));
+            }
+        }
     }
 }

@@ -57,6 +57,7 @@ pub(crate) struct Limits {
     pub(crate) max_open_handles: Option<u64>,
     pub(crate) max_branches: Option<usize>,
     pub(crate) max_snapshots: Option<usize>,
+    pub(crate) resident_snapshots: Option<usize>,
     pub(crate) max_bytes: Option<u64>,
     pub(crate) max_inodes: Option<u64>,
     pub(crate) max_branch_bytes: Option<u64>,

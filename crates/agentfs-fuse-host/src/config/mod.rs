@@ -98,6 +98,7 @@ impl Settings {
                 max_open_handles: file.limits.max_open_handles.unwrap_or(defaults.max_open_handles),
                 max_branches: file.limits.max_branches.unwrap_or(defaults.max_branches),
                 max_snapshots: file.limits.max_snapshots.unwrap_or(defaults.max_snapshots),
+                resident_snapshots: file.limits.resident_snapshots.unwrap_or(defaults.resident_snapshots),
                 quota,
                 branch_quota,
                 root_uid: file.security.default_uid.unwrap_or(uid),
@@ -308,7 +309,7 @@ mod tests {
     fn the_documented_schema_is_accepted() {
         let json = r#"{"cache":{"attr_ttl_ms":5,"entry_ttl_ms":6,"negative_ttl_ms":7,"writeback_cache":false},
             "data_path":"exact",
-            "limits":{"max_open_handles":10,"max_branches":11,"max_snapshots":12,"max_bytes":13,"max_inodes":14,
+            "limits":{"max_open_handles":10,"max_branches":11,"max_snapshots":12,"max_bytes":13,"max_inodes":14,"resident_snapshots":17,
                 "max_branch_bytes":15,"max_branch_inodes":16},
             "backstore":{"HostFs":{"root":"/s","prefer_native_snapshots":false}},
             "overlay":{"enabled":false,"lower_root":null,"materialization":null,"ttl_ms":8},
@@ -318,6 +319,7 @@ mod tests {
         assert_eq!((s.ttl.attr.as_millis(), s.ttl.entry.as_millis(), s.ttl.negative.as_millis()), (5, 6, 7));
         assert_eq!(s.ttl.live.as_millis(), 8);
         assert_eq!((s.core.max_open_handles, s.core.max_branches, s.core.max_snapshots), (10, 11, 12));
+        assert_eq!(s.core.resident_snapshots, 17);
         assert_eq!(s.core.quota, Quota { bytes: 13, inodes: 14 });
         assert_eq!(s.core.branch_quota, Quota { bytes: 15, inodes: 16 });
         assert_eq!((s.core.root_uid, s.core.root_gid, s.write_threads), (3, 4, 3));

@@ -266,6 +266,7 @@ impl Dispatcher {
             ("checkpoint_bytes", status.log.1),
             ("unknown_callers", self.bindings.unknown_callers()),
             ("merge_points", status.merge_points as u64),
+            ("snapshots_on_disk", status.snapshots_on_disk as u64),
         ];
         let charged = self.core.charged(None)?;
         let charged = charged.map(|held| [("charged_bytes", held.bytes), ("charged_inodes", held.inodes)]);

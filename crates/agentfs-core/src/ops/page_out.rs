@@ -1,0 +1,89 @@
+//! Having snapshots leave memory that nobody looks at.
+
+use crate::branch::{Bases, Origin, Pager, Snapshot};
+use crate::error::Result;
+use crate::fs_core::FsCore;
+use crate::types::{BranchId, SnapshotId};
+
+/// Snapshots that leave memory in one turn, at most, and when one more came than may wait for that.
+pub(super) const AT_ONCE: usize = 2048;
+const AT_ONCE_NOW: usize = 64;
+/// Bytes that are to be free on the host.
+const ROOM: u64 = 64 << 20;
+
+impl FsCore {
+    /// Has the oldest snapshots leave memory that never left it, if there are `more` than may stay; so many at most.
+    ///
+    /// # Errors
+    /// What the store answers; they stay in memory.
+    pub(super) fn page_out(&self, more: usize, most: usize) -> Result<()> {
+        let Some(pager) = &self.pager else { return Ok(()) };
+        if !pager.has_more(more) || !self.has_room_for(ROOM)? {
+            return Ok(());
+        }
+        let mut written = Vec::new();
+        for _ in 0..most {
+            // Who makes or deletes snapshots comes first.
+            let Some(_control) = self.control.try_lock() else { break };
+            let Some(id) = pager.next(more) else { break };
+            let snapshot = self.catalog.read().state(id).map(|(_, snapshot)| snapshot.clone());
+            let Some(snapshot) = snapshot else { continue };
+            match pager.page_out(&snapshot, self.bases_of(pager, id)) {
+                Ok(true) => written.push(snapshot),
+                Ok(false) => {}
+                Err(error) => {
+                    pager.settle(written)?;
+                    return Err(error);
+                }
+            }
+        }
+        pager.settle(written)
+    }
+
+    /// From what a snapshot may be told to differ. The caller keeps snapshots from coming and going.
+    fn bases_of(&self, pager: &Pager, id: SnapshotId) -> Bases {
+        let catalog = self.catalog.read();
+        let state = |id: SnapshotId| catalog.state(id).map(|(_, snapshot)| snapshot.clone());
+        let Some(branch) = catalog.state(id).map(|(info, _)| info.branch) else {
+            return Bases { before: None, origin: None, neighbour: None };
+        };
+        let last = pager.last_of(branch, id);
+        let before = catalog.before(id, Some(branch)).or_else(|| state(last.filter(|last| *last < id)?));
+        Bases {
+            before,
+            origin: grown_from(&catalog, branch).and_then(state),
+            neighbour: catalog.before(id, None),
+        }
+    }
+
+    /// A snapshot came, hidden or not.
+    pub(super) fn note_snapshot(&self, id: SnapshotId) {
+        self.pager.iter().for_each(|pager| pager.note(id));
+    }
+
+    /// A snapshot came, and more may have come in a short time than `tend` has leave memory.
+    pub(super) fn page_out_now(&self) {
+        let limit = self.pager.as_ref().map_or(0, |pager| pager.limit());
+        if let Err(error) = self.page_out(limit, AT_ONCE_NOW) {
+            tracing::debug!(%error, "a snapshot stays in memory");
+        }
+    }
+
+    /// A snapshot is about to go. The caller keeps others from coming and going.
+    ///
+    /// # Errors
+    /// What the store answers: it must not go then.
+    pub(super) fn let_others_stand(&self, going: &Snapshot) -> Result<()> {
+        self.pager.as_ref().map_or(Ok(()), |pager| pager.release(going))
+    }
+}
+
+/// What a branch grew from.
+fn grown_from(catalog: &crate::branch::Catalog, branch: BranchId) -> Option<SnapshotId> {
+    match catalog.branch(&branch.to_string()).ok()?.0.origin {
+        Origin::Empty => None,
+        Origin::Snapshot(id) => Some(id),
+        // The hidden snapshot of what it was then.
+        Origin::Branch(_) => Some(SnapshotId(branch.0)),
+    }
+}
