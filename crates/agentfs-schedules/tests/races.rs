@@ -36,6 +36,7 @@ fn explore(race: fn()) {
 /// Small packs, a log that is shortened at once, each file of more than two blocks in layers when it was frozen.
 fn tight() -> Config {
     Config {
+        max_snapshots: 20,
         small_file: 64,
         layered_from: 8192,
         log_factor: 0,
@@ -320,6 +321,49 @@ fn who_looks_into_a_branch_or_snapshot_that_is_deleted_sees_it_or_that_it_is_gon
             }),
         ]);
         assert_eq!(number_in(&v, MAIN, "f"), 2);
+        is_sound(&device, v);
+    });
+}
+
+#[test]
+fn snapshots_that_leave_memory_are_what_they_were_while_others_go() {
+    explore(|| {
+        let (device, v) = volume();
+        for (path, len) in FILES {
+            v.make("main", path, FileKind::File);
+            fill(&v, path, 1, len);
+        }
+        let name_of = |n: u8| format!("s{n}");
+        for n in 1..9 {
+            FILES.iter().for_each(|(path, len)| fill(&v, path, n, *len));
+            v.0.create_snapshot("main", Some(&name_of(n))).unwrap();
+        }
+        assert!(v.0.status().unwrap().snapshots_on_disk > 2);
+        let (looker, deleter, taker, keeper) = (v.clone(), v.clone(), v.clone(), v.clone());
+        together(vec![
+            Box::new(move || {
+                for n in [3, 8, 1, 6] {
+                    assert_eq!(numbers_of(&looker, &name_of(n)), [n; 3]);
+                }
+            }),
+            Box::new(move || {
+                for n in [2, 5, 4] {
+                    deleter.0.delete_snapshot(&name_of(n)).unwrap();
+                }
+            }),
+            Box::new(move || {
+                FILES.iter().for_each(|(path, len)| fill(&taker, path, 9, *len));
+                taker.0.create_snapshot("main", Some(&name_of(9))).unwrap();
+            }),
+            Box::new(move || {
+                keeper.0.tend().unwrap();
+                keeper.0.compact().unwrap();
+                keeper.0.tend().unwrap();
+            }),
+        ]);
+        for n in [1, 3, 6, 7, 8, 9] {
+            assert_eq!(numbers_of(&v, &name_of(n)), [n; 3]);
+        }
         is_sound(&device, v);
     });
 }
