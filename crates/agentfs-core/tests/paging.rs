@@ -423,3 +423,21 @@ fn those_of_a_branch_that_are_thinned_out_from_the_newest_stay_small() {
     then.reverse();
     assert_all(&v, &then);
 }
+
+/// Branches of many old snapshots share with each other what these have in common, and what they grew from stays.
+#[test]
+fn what_a_branch_grew_from_stays_in_memory_as_long_as_the_branch() {
+    let (device, mut chance) = (Arc::new(Memory::default()), Chance(41));
+    let v = open(&device, 0);
+    let then = history(&v, &mut chance, 100);
+    v.0.tend().unwrap();
+    let before = on_disk(&v);
+    for n in 0..20 {
+        v.0.create_branch(&then[n * 5].0.to_string(), Some(&format!("n{n}"))).unwrap();
+    }
+    assert_all(&v, &then);
+    assert!(on_disk(&v) <= before - 15, "{} of {before}", on_disk(&v));
+    (0..20).for_each(|n| drop(v.0.delete_branch(&format!("n{n}"), true).unwrap()));
+    (0..3).for_each(|_| assert_all(&v, &then));
+    assert!(on_disk(&v) >= before - 8, "{} of {before}", on_disk(&v));
+}

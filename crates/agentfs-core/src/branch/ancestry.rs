@@ -32,10 +32,41 @@ pub fn learn(knows: &mut Knows, other: &Knows) {
     }
 }
 
-/// A snapshot: of which moment, and what that knows, itself included.
+/// A snapshot: of which moment, and what that knows of others, which the snapshots of a branch share.
 struct Past {
     moment: Moment,
-    knows: Arc<Knows>,
+    others: Arc<Knows>,
+}
+
+/// What a state knows: of others, and which moment it is itself, if it is one.
+#[derive(Clone)]
+pub struct Known {
+    own: Option<Moment>,
+    others: Arc<Knows>,
+}
+
+impl Known {
+    /// All of it.
+    pub fn all(&self) -> Knows {
+        let mut all = (*self.others).clone();
+        all.extend(self.own);
+        all
+    }
+
+    fn get(&self, branch: &BranchId) -> Option<Epoch> {
+        let own = self.own.filter(|(of, _)| of == branch).map(|(_, epoch)| epoch);
+        own.or_else(|| self.others.get(branch).copied())
+    }
+
+    fn moments(&self) -> impl Iterator<Item = Moment> {
+        moments(&self.others).chain(self.own)
+    }
+}
+
+impl Past {
+    fn known(&self) -> Known {
+        Known { own: Some(self.moment), others: self.others.clone() }
+    }
 }
 
 /// The ancestry of all branches and snapshots of a volume.
@@ -45,6 +76,8 @@ pub struct Ancestry {
     /// The lines of branches, where they are not called by the branch's own id: one that was put back begins a new one.
     lines: HashMap<BranchId, BranchId>,
     snapshots: HashMap<SnapshotId, Past>,
+    /// What the last snapshot of a line knew.
+    recent: HashMap<BranchId, Arc<Knows>>,
     moments: HashMap<Moment, SnapshotId>,
     events: Vec<Event>,
     /// States that operations under way rely on, and how many do.
@@ -59,7 +92,7 @@ impl Ancestry {
 
     /// What a snapshot knows, its own branch included.
     pub fn of_snapshot(&self, id: SnapshotId) -> Knows {
-        self.snapshots.get(&id).map(|past| (*past.knows).clone()).unwrap_or_default()
+        self.snapshots.get(&id).map(|past| past.known().all()).unwrap_or_default()
     }
 
     /// The line that a branch is in.
@@ -76,10 +109,15 @@ impl Ancestry {
     }
 
     /// A snapshot in a line knows this.
-    pub fn set_snapshot(&mut self, id: SnapshotId, line: BranchId, knows: Knows) {
-        let Some(epoch) = knows.get(&line).copied() else { return };
+    pub fn set_snapshot(&mut self, id: SnapshotId, line: BranchId, mut knows: Knows) {
+        let Some(epoch) = knows.remove(&line) else { return };
+        let others = match self.recent.get(&line) {
+            Some(recent) if **recent == knows => recent.clone(),
+            _ => Arc::new(knows),
+        };
+        self.recent.insert(line, others.clone());
         self.moments.insert((line, epoch), id);
-        self.snapshots.insert(id, Past { moment: (line, epoch), knows: Arc::new(knows) });
+        self.snapshots.insert(id, Past { moment: (line, epoch), others });
     }
 
     /// A snapshot was taken of a branch that goes on in `epoch`.
@@ -92,7 +130,7 @@ impl Ancestry {
     /// A branch grew from a snapshot.
     pub fn note_branch(&mut self, id: BranchId, from: SnapshotId) {
         if let Some(past) = self.snapshots.get(&from) {
-            self.branches.insert(id, past.knows.clone());
+            self.branches.insert(id, Arc::new(past.known().all()));
         }
     }
 
@@ -159,11 +197,13 @@ impl Ancestry {
     }
 
     /// What branches know, and what snapshots know, each with its line.
-    pub fn all(&self) -> impl Iterator<Item = (Holder, BranchId, &Knows)> {
+    pub fn all(&self) -> impl Iterator<Item = (Holder, BranchId, Known)> {
+        let of_branch = |knows: &Arc<Knows>| Known { own: None, others: knows.clone() };
+        let branches = self.branches.iter();
         let branches =
-            self.branches.iter().map(|(id, knows)| (Holder::Branch(*id), self.line(*id), &**knows));
+            branches.map(move |(id, knows)| (Holder::Branch(*id), self.line(*id), of_branch(knows)));
         let snapshots =
-            self.snapshots.iter().map(|(id, past)| (Holder::Snapshot(*id), past.moment.0, &*past.knows));
+            self.snapshots.iter().map(|(id, past)| (Holder::Snapshot(*id), past.moment.0, past.known()));
         branches.chain(snapshots)
     }
 
@@ -175,8 +215,8 @@ impl Ancestry {
         let found: Vec<(Moment, SnapshotId)> =
             both.iter().filter_map(|moment| Some((*moment, *self.moments.get(moment)?))).collect();
         let is_in = |(branch, epoch): Moment, id: SnapshotId| {
-            let known = self.snapshots.get(&id).and_then(|past| past.knows.get(&branch));
-            known.is_some_and(|known| *known >= epoch)
+            let known = self.snapshots.get(&id).and_then(|past| past.known().get(&branch));
+            known.is_some_and(|known| known >= epoch)
         };
         let is_covered = |moment: &Moment| found.iter().any(|(_, id)| is_in(*moment, *id));
         let is_best = |(moment, id): &(Moment, SnapshotId)| {
@@ -190,12 +230,13 @@ impl Ancestry {
     /// The snapshots that a merge may begin from, of branches or of snapshots that are `shown`, and those that these may have
     /// been made one from.
     pub fn needed(&self, shown: &dyn Fn(SnapshotId) -> bool) -> HashSet<SnapshotId> {
-        let branches = self.branches.iter().map(|(id, knows)| (Some(self.line(*id)), &**knows));
+        let of_branch = |knows: &Arc<Knows>| Known { own: None, others: knows.clone() };
+        let branches = self.branches.iter().map(|(id, knows)| (Some(self.line(*id)), of_branch(knows)));
         let snapshots =
-            self.snapshots.iter().filter(|(id, _)| shown(**id)).map(|(_, past)| (None, &*past.knows));
-        let holders: Vec<(Option<BranchId>, &Knows)> = branches.chain(snapshots).collect();
+            self.snapshots.iter().filter(|(id, _)| shown(**id)).map(|(_, past)| (None, past.known()));
+        let holders: Vec<(Option<BranchId>, Known)> = branches.chain(snapshots).collect();
         let alive: HashSet<BranchId> = holders.iter().filter_map(|(own, _)| *own).collect();
-        let exact: HashSet<Moment> = holders.iter().flat_map(|(_, knows)| moments(knows)).collect();
+        let exact: HashSet<Moment> = holders.iter().flat_map(|(_, knows)| knows.moments()).collect();
         let begins = |(id, past): (&SnapshotId, &Past)| {
             let is_gone = !alive.contains(&past.moment.0);
             let is_needed =
@@ -206,8 +247,8 @@ impl Ancestry {
         needed.extend(self.held.keys());
         let mut last: Vec<SnapshotId> = needed.iter().copied().collect();
         for _ in 0..DEPTH {
-            let known =
-                last.iter().filter_map(|id| self.snapshots.get(id)).flat_map(|past| moments(&past.knows));
+            let known = last.iter().filter_map(|id| self.snapshots.get(id)).map(Past::known);
+            let known = known.flat_map(|known| known.moments().collect::<Vec<_>>());
             let older: HashSet<SnapshotId> =
                 known.filter_map(|moment| self.moments.get(&moment)).copied().collect();
             last = older.into_iter().filter(|id| needed.insert(*id)).collect();
@@ -216,16 +257,16 @@ impl Ancestry {
     }
 
     /// Of a moment of a branch that is gone: may several who have it in them have nothing later together?
-    fn joins(&self, holders: &[(Option<BranchId>, &Knows)], id: SnapshotId, (of, epoch): Moment) -> bool {
-        let has = |knows: &Knows| knows.get(&of).is_some_and(|known| *known >= epoch);
+    fn joins(&self, holders: &[(Option<BranchId>, Known)], id: SnapshotId, (of, epoch): Moment) -> bool {
+        let has = |known: &Known| known.get(&of).is_some_and(|known| known >= epoch);
         let having: Vec<_> = holders.iter().filter(|(_, knows)| has(knows)).collect();
         let Some((first, others)) = having.split_first().filter(|(_, others)| !others.is_empty()) else {
             return false;
         };
-        let of_branch = |(own, knows): &(Option<BranchId>, &Knows), branch: BranchId| {
-            if *own == Some(branch) { Some(Epoch(u64::MAX)) } else { knows.get(&branch).copied() }
+        let of_branch = |(own, known): &(Option<BranchId>, Known), branch: BranchId| {
+            if *own == Some(branch) { Some(Epoch(u64::MAX)) } else { known.get(&branch) }
         };
-        let branches = first.1.keys().copied().chain(first.0);
+        let branches = first.1.moments().map(|(branch, _)| branch).chain(first.0);
         let mut together = branches.filter_map(|branch| {
             let all = others.iter().map(|other| of_branch(other, branch));
             let least =
@@ -234,7 +275,7 @@ impl Ancestry {
         });
         !together.any(|moment| {
             let later = self.moments.get(&moment).filter(|other| **other != id);
-            later.and_then(|other| self.snapshots.get(other)).is_some_and(|past| has(&past.knows))
+            later.and_then(|other| self.snapshots.get(other)).is_some_and(|past| has(&past.known()))
         })
     }
 
@@ -246,6 +287,7 @@ impl Ancestry {
             .map(|(line, _)| *line)
             .chain(self.branches.keys().map(|id| self.line(*id)))
             .collect();
+        self.recent.retain(|line, _| left.contains(line));
         for knows in self.branches.values_mut() {
             if knows.keys().any(|branch| !left.contains(branch)) {
                 Arc::make_mut(knows).retain(|branch, _| left.contains(branch));

@@ -211,9 +211,20 @@ impl Catalog {
         self.snapshots().filter(move |info| info.branch == branch)
     }
 
+    /// The snapshot that a branch grew from: a hidden one, if it was a branch.
+    pub(crate) fn grown_from(&self, info: &BranchInfo) -> Option<Arc<Snapshot>> {
+        let id = match info.origin {
+            Origin::Empty => return None,
+            Origin::Snapshot(id) => id,
+            Origin::Branch(_) => SnapshotId(info.id.0),
+        };
+        self.state(id).map(|(_, snapshot)| snapshot.clone())
+    }
+
     pub(crate) fn insert_branch(&mut self, info: BranchInfo, branch: Arc<Branch>) {
         self.branch_names.extend(info.name.clone().map(|name| (name, info.id)));
         *self.grown.entry(info.origin).or_default() += 1;
+        self.grown_from(&info).iter().for_each(|snapshot| snapshot.note_branch());
         self.branches.insert(info.id, (info, branch));
     }
 
@@ -258,6 +269,7 @@ impl Catalog {
     pub(crate) fn remove_branch(&mut self, id: BranchId) {
         self.ancestry.forget_branch(id);
         if let Some((info, _)) = self.branches.remove(&id) {
+            self.grown_from(&info).iter().for_each(|snapshot| snapshot.forget_branch());
             info.name.and_then(|name| self.branch_names.remove(&name));
             if let Entry::Occupied(mut grown) = self.grown.entry(info.origin) {
                 *grown.get_mut() -= 1;

@@ -14,7 +14,7 @@ mod snapshot;
 mod tree_of;
 mod views;
 
-pub use ancestry::{Ancestry, learn};
+pub use ancestry::{Ancestry, Known, learn};
 pub use branch::{Branch, Kept, WritePermit};
 pub use catalog::{BranchInfo, Catalog, Origin, SnapshotInfo, check_name};
 pub use draft::{Cover, Draft, draft_on};

@@ -14,7 +14,7 @@ use crate::types::InodeId;
 const MUCH: usize = 4096;
 /// What a step weighs, beside its edits, and what is too much altogether: an edit takes 1 to 2 µs.
 const STEP: usize = 32;
-const HEAVY: usize = 1 << 15;
+const HEAVY: usize = 1 << 12;
 
 /// A version as it differs from another.
 pub struct Paged {

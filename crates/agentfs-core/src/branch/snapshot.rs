@@ -1,6 +1,6 @@
 //! A snapshot: a version that shows the same for ever.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Weak};
 
 use parking_lot::RwLock;
@@ -22,6 +22,8 @@ pub struct Snapshot {
     place: RwLock<Place>,
     /// Was it looked at since somebody asked?
     used: AtomicBool,
+    /// Branches that grew from it: they have most of it in memory, and what is near it shares that.
+    branches: AtomicU32,
     /// What that may lie over.
     pub lower: Option<Arc<Lower>>,
 }
@@ -60,7 +62,7 @@ impl Snapshot {
     /// A snapshot that is `version`.
     pub fn new(id: SnapshotId, version: Version, lower: Option<Arc<Lower>>) -> Snapshot {
         let place = RwLock::new(Place { whole: Some(version), paged: None, dependents: Vec::new() });
-        Snapshot { id, place, used: AtomicBool::new(false), lower }
+        Snapshot { id, place, used: AtomicBool::new(false), branches: AtomicU32::new(0), lower }
     }
 
     /// The tree.
@@ -160,14 +162,24 @@ impl Snapshot {
         Ok(version)
     }
 
-    /// Leaves memory, if it may: it is on disk too, and nobody looked at it since this was asked last. One that is in memory
+    /// Leaves memory, if it may: it is on disk too, nobody looked at it since this was asked last, and no branch grew from it. One that is in memory
     /// alone leaves nothing. `None` when it is to be asked again.
     pub(super) fn leave(&self) -> Option<Option<Version>> {
-        if self.used.swap(false, Ordering::Relaxed) {
+        if self.used.swap(false, Ordering::Relaxed) || self.branches.load(Ordering::Relaxed) > 0 {
             return None;
         }
         let mut place = self.place.try_write()?;
         Some(if place.paged.is_some() { place.whole.take() } else { None })
+    }
+
+    /// A branch grew from it.
+    pub(super) fn note_branch(&self) {
+        self.branches.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// That branch is gone.
+    pub(super) fn forget_branch(&self) {
+        self.branches.fetch_sub(1, Ordering::Relaxed);
     }
 
     /// What it takes to make it out of a version in memory.

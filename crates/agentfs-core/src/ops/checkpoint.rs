@@ -6,13 +6,13 @@ use std::io;
 use std::sync::Arc;
 
 use super::fsync::waits_for_direct_writers;
-use crate::branch::{Branch, BranchInfo, Origin, SnapshotInfo, Still};
+use crate::branch::{Branch, BranchInfo, Known, Origin, SnapshotInfo, Still};
 use crate::error::Result;
 use crate::fs_core::FsCore;
 use crate::log::{self, FrameWriter, Marks, NewBranch, NewSnapshot, Record};
 use crate::store::{Content, FileId};
 use crate::tree::{Body, Edit, Version, Xattrs, diff};
-use crate::types::{BranchId, Epoch, Event, Holder, InodeId, Knows, SnapshotId};
+use crate::types::{BranchId, Epoch, Event, Holder, InodeId, SnapshotId};
 
 /// About so many bytes of edits go into one record: more records rather than very long ones.
 const BYTES_PER_RECORD: usize = 1 << 20;
@@ -22,7 +22,7 @@ pub(super) struct Captured {
     /// In order of their ids; and which of them nobody asked for.
     snapshots: Vec<(SnapshotInfo, Still, bool)>,
     branches: Vec<CapturedBranch>,
-    knows: Vec<(Holder, BranchId, Knows)>,
+    knows: Vec<(Holder, BranchId, Known)>,
     events: Vec<Event>,
     marks: Marks,
     boot: u128,
@@ -132,11 +132,7 @@ impl FsCore {
         };
         Captured {
             snapshots,
-            knows: catalog
-                .ancestry
-                .all()
-                .map(|(holder, line, knows)| (holder, line, knows.clone()))
-                .collect(),
+            knows: catalog.ancestry.all().collect(),
             events: catalog.ancestry.events().to_vec(),
             branches: catalog.all_branches().map(branch).collect(),
             marks: self.marks(),
@@ -224,7 +220,7 @@ impl Checkpoint<'_> {
             }
         }
         for (holder, line, knows) in &captured.knows {
-            self.out.write(&Record::Knows(*holder, *line, knows.clone()))?;
+            self.out.write(&Record::Knows(*holder, *line, knows.all()))?;
         }
         for event in &captured.events {
             self.out.write(&Record::Happened(event.clone()))?;

@@ -1,9 +1,9 @@
 //! Having snapshots leave memory that nobody looks at.
 
-use crate::branch::{Bases, Origin, Pager, Snapshot};
+use crate::branch::{Bases, Pager, Snapshot};
 use crate::error::Result;
 use crate::fs_core::FsCore;
-use crate::types::{BranchId, SnapshotId};
+use crate::types::SnapshotId;
 
 /// Snapshots that leave memory in one turn, at most, and when one more came than may wait for that.
 pub(super) const AT_ONCE: usize = 2048;
@@ -48,12 +48,9 @@ impl FsCore {
             return Bases { before: None, origin: None, neighbour: None };
         };
         let last = pager.last_of(branch, id);
+        let origin = catalog.branch(&branch.to_string()).ok().and_then(|(info, _)| catalog.grown_from(info));
         let before = catalog.before(id, Some(branch)).or_else(|| state(last.filter(|last| *last < id)?));
-        Bases {
-            before,
-            origin: grown_from(&catalog, branch).and_then(state),
-            neighbour: catalog.before(id, None),
-        }
+        Bases { before, origin, neighbour: catalog.before(id, None) }
     }
 
     /// A snapshot came, hidden or not.
@@ -75,15 +72,5 @@ impl FsCore {
     /// What the store answers: it must not go then.
     pub(super) fn let_others_stand(&self, going: &Snapshot) -> Result<()> {
         self.pager.as_ref().map_or(Ok(()), |pager| pager.release(going))
-    }
-}
-
-/// What a branch grew from.
-fn grown_from(catalog: &crate::branch::Catalog, branch: BranchId) -> Option<SnapshotId> {
-    match catalog.branch(&branch.to_string()).ok()?.0.origin {
-        Origin::Empty => None,
-        Origin::Snapshot(id) => Some(id),
-        // The hidden snapshot of what it was then.
-        Origin::Branch(_) => Some(SnapshotId(branch.0)),
     }
 }

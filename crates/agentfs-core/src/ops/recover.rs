@@ -297,13 +297,6 @@ impl FsCore {
         states.into_iter().for_each(|id| self.note_snapshot(id));
         let mut catalog = self.catalog.write();
         let adopt = |version: &Version| self.lower.iter().for_each(|lower| lower.adopt(version));
-        for PastBranch { made, version, epoch, .. } in branches.into_values() {
-            adopt(&version);
-            let (lower, account) = (self.lower.clone(), self.account());
-            let branch = Arc::new(Branch::new(made.id, made.view, version, epoch, lower, account));
-            self.views.restore(made.view, Tree::Branch(branch.clone()));
-            catalog.insert_branch(info(made), branch);
-        }
         let restored = |(new, version): (NewSnapshot, Version)| {
             let (id, name, branch, created) = (new.id, new.name, new.branch, new.created);
             adopt(&version);
@@ -315,6 +308,14 @@ impl FsCore {
         }
         for (info, point) in points.into_values().map(restored) {
             catalog.insert_point(info, point);
+        }
+        // What they grew from is there.
+        for PastBranch { made, version, epoch, .. } in branches.into_values() {
+            adopt(&version);
+            let (lower, account) = (self.lower.clone(), self.account());
+            let branch = Arc::new(Branch::new(made.id, made.view, version, epoch, lower, account));
+            self.views.restore(made.view, Tree::Branch(branch.clone()));
+            catalog.insert_branch(info(made), branch);
         }
         catalog.ancestry = ancestry;
     }
