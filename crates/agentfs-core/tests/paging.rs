@@ -280,7 +280,7 @@ fn thousands_that_are_told_one_by_the_other_go_at_once() {
             v.0.create_snapshot("main", Some(&n.to_string())).unwrap();
         }
         let status = v.0.status().unwrap();
-        assert!(status.snapshots_on_disk > 2990, "{status:?}");
+        assert!(status.snapshots_on_disk > 2950, "{status:?}");
         for n in [0, 1023, 1024, 1025, 2999] {
             let id = v.0.find_snapshot(&n.to_string()).unwrap().id;
             assert_eq!(files(&v, id).unwrap()["f"], n.to_string().into_bytes());
