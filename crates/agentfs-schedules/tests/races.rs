@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, clippy::panic, reason = "a test stops at what goes wrong")]
 
+mod explorer;
 #[path = "../../agentfs-core/tests/volume/mod.rs"]
 mod volume;
 
@@ -13,25 +14,10 @@ use agentfs_core::{
     Caller, Config, FileKind, FsCore, FsError, InodeId, Memory, MergeWish, OpenMode, PackLimits, Policy, Progress, Quota,
     RenameMode, ViewId, check,
 };
-use shuttle::scheduler::{PctScheduler, RandomScheduler};
-use shuttle::thread;
+use explorer::{explore, together};
 use volume::{Volume, name};
 
 const MAIN: ViewId = ViewId::MAIN;
-
-fn explore(race: fn()) {
-    let chosen = std::env::var("SCHEDULES").ok().and_then(|count| count.parse().ok());
-    let count: usize = chosen.unwrap_or(200);
-    // The core's own calls and what it formats take more of the stack than the explorer gives by itself.
-    let config = || {
-        let mut config = shuttle::Config::new();
-        config.stack_size = 1 << 20;
-        config
-    };
-    shuttle::Runner::new(RandomScheduler::new(count), config()).run(race);
-    // Few changes of the thread, at places that are chosen: finds what needs an order of long stretches.
-    shuttle::Runner::new(PctScheduler::new(3, count), config()).run(race);
-}
 
 /// Small packs, a log that is shortened at once, each file of more than two blocks in layers when it was frozen.
 fn tight() -> Config {
@@ -54,12 +40,6 @@ fn volume() -> (Arc<Memory>, Arc<Volume>) {
     let device = Arc::new(Memory::default());
     let volume = Arc::new(open(&device));
     (device, volume)
-}
-
-/// Runs all at once, to their ends.
-fn together(threads: Vec<Box<dyn FnOnce() + Send>>) {
-    let threads: Vec<_> = threads.into_iter().map(|work| thread::spawn(work)).collect();
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
 }
 
 /// Everything holds together; and a kill now would leave it as it is.

@@ -66,23 +66,8 @@ impl Dispatcher {
         let pid = self.meant(asker, pid)?;
         self.check_may_bind(asker, pid)?;
         let standing = self.standing(pid)?;
-        self.give(pid, standing, &branch)?;
+        self.caching.bind(pid, standing, &branch, mark)?;
         Ok(BindReply { branch: branch.id.to_string().into(), pid })
-    }
-
-    /// Lets a process see a branch: by another meaning of the mark it was given, or by a mark of its own.
-    fn give(&self, pid: u32, standing: Option<Binding>, branch: &BranchInfo) -> Result<()> {
-        let fresh = self.bindings.prepare(pid, Kind::Bound, branch)?;
-        match standing.filter(|binding| Bindings::is_own(binding, pid)) {
-            Some(own) => {
-                let again = Binding { mark: own.mark, outer: own.outer, ..fresh };
-                self.caching.switch(branch.view, || self.bindings.put(again))
-            }
-            None => {
-                self.caching.switch(branch.view, || self.bindings.put(fresh.clone()))?;
-                self.bindings.spread(&fresh, mark).inspect_err(|_| self.bindings.withdraw(fresh.mark))
-            }
-        }
     }
 
     pub(super) fn unbind(&self, asker: Asker, pid: Option<u32>) -> Result<UnbindReply> {
@@ -94,7 +79,7 @@ impl Dispatcher {
         let standing = standing.ok_or_else(unbound)?;
         let previous_branch = standing.branch.to_string().into();
         let main = self.main()?;
-        self.give(pid, Some(standing), &main)?;
+        self.caching.bind(pid, Some(standing), &main, mark)?;
         Ok(UnbindReply { pid, previous_branch })
     }
 

@@ -9,12 +9,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use std::{io, thread};
 
-use agentfs_core::{Attr, FileKind, FsCore, InodeId, Name, ViewId};
+use agentfs_core::{Attr, BranchInfo, FileKind, FsCore, InodeId, Name, Result, ViewId};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use super::{ListingNumber, Node, NodeId, PidView};
 use crate::notices::Notices;
-use crate::processes::Bindings;
+use crate::processes::{Binding, Bindings, Kind};
 
 /// Missing names that the kernel may remember; more are not remembered until some are expired.
 const MAX_MISSING: usize = 1 << 16;
@@ -289,7 +289,7 @@ impl Caching {
 
     /// Does `change`, by which a process comes to see the branch of `view` at the mount point, and returns when the kernel
     /// asks anew for all that it knew and that depends on who asks. Not to be called by a thread that serves requests.
-    pub(crate) fn switch<T>(self: &Arc<Self>, view: ViewId, change: impl FnOnce() -> T) -> T {
+    fn switch<T>(self: &Arc<Self>, view: ViewId, change: impl FnOnce() -> T) -> T {
         let (value, first, of_view) = {
             let _gate = self.gate.write();
             let (any, shown) = (self.bindings.any(), self.bindings.shows(view));
@@ -308,6 +308,31 @@ impl Caching {
             self.expire_recent_again();
         }
         value
+    }
+
+    /// Lets a process see a branch at the mount point: by another meaning of the mark it was given, or by a mark of its own, which
+    /// `set` gives. The caller keeps others from binding. Not to be called by a thread that serves requests.
+    ///
+    /// # Errors
+    /// As [`Bindings::prepare`], `put` and `spread`.
+    pub(crate) fn bind(
+        self: &Arc<Self>,
+        pid: u32,
+        standing: Option<Binding>,
+        branch: &BranchInfo,
+        set: impl Fn(u32, u64) -> io::Result<()>,
+    ) -> Result<()> {
+        let fresh = self.bindings.prepare(pid, Kind::Bound, branch)?;
+        match standing.filter(|binding| Bindings::is_own(binding, pid)) {
+            Some(own) => {
+                let again = Binding { mark: own.mark, outer: own.outer, ..fresh };
+                self.switch(branch.view, || self.bindings.put(again))
+            }
+            None => {
+                self.switch(branch.view, || self.bindings.put(fresh.clone()))?;
+                self.bindings.spread(&fresh, set).inspect_err(|_| self.bindings.withdraw(fresh.mark))
+            }
+        }
     }
 
     /// Returns when the kernel asks anew for names and attributes in the view of a branch that was changed past it. Not to be
@@ -369,6 +394,9 @@ impl Caching {
     /// An answer that was sent before may reach its reader only now.
     fn expire_recent_again(self: &Arc<Self>) {
         let recent = std::mem::take(&mut *self.recent.lock());
+        if self.notices.get().is_none() {
+            return; // nobody was told anything
+        }
         let caching = self.clone();
         let expire = move |after: u64| {
             thread::sleep(Duration::from_millis(after));

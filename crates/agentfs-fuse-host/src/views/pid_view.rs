@@ -4,10 +4,11 @@
 //! be moved or removed, gets a node of its own for it: the kernel keeps one mode a node, and one life.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use agentfs_core::{Attr, FileKind, FsCore, FsError, InodeId, Name, Result, ViewId};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use super::shared::{Face, Shared, Table};
 use super::{Node, NodeId};
@@ -40,11 +41,11 @@ impl PidView {
     }
 
     fn read(&self) -> RwLockReadGuard<'_, Table> {
-        self.table.read().unwrap_or_else(PoisonError::into_inner)
+        self.table.read()
     }
 
     pub(super) fn write(&self) -> RwLockWriteGuard<'_, Table> {
-        self.table.write().unwrap_or_else(PoisonError::into_inner)
+        self.table.write()
     }
 
     /// Has nobody ever seen another branch here? Then all is main's.
@@ -299,7 +300,7 @@ impl PidView {
         if !matches!(node.node(), Node::Tree(ViewId::MAIN, _) | Node::Shared(_)) {
             return;
         }
-        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut opened = self.opened.lock();
         let count = opened.entry(node).or_insert(0);
         *count = if more { *count + 1 } else { count.saturating_sub(1) };
         if *count == 0 {
@@ -308,7 +309,7 @@ impl PidView {
     }
 
     pub(super) fn is_open(&self, node: NodeId) -> bool {
-        self.opened.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&node)
+        self.opened.lock().contains_key(&node)
     }
 
     /// The kernel forgets `times` of what it was told of a node.
