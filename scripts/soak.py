@@ -400,7 +400,8 @@ class Crew:
 
 def counts(volume):
     status = volume.ask("status")
-    return {"known_inodes": status["known_inodes"], "merge_points": int(status["settings"]["merge_points"])}
+    return {"known_inodes": status["known_inodes"],
+            **{what: int(status["settings"][what]) for what in ("merge_points", "snapshots_on_disk")}}
 
 
 def delete_everything(volume):
@@ -444,7 +445,10 @@ def main(minutes, seed):
     for path in (ACCOUNTS, LOCKS, KEPT, *(f"{ACCOUNTS}/{branch}" for branch in BRANCHES)):
         os.makedirs(path)
     make_archive(REFERENCE, seed, 150)
-    volume = Volume(SCRATCH, OUT)
+    # Most snapshots leave memory.
+    with open(f"{SCRATCH}/config.json", "w") as file:
+        json.dump({"limits": {"resident_snapshots": 2}}, file)
+    volume = Volume(SCRATCH, OUT, "--config", f"{SCRATCH}/config.json")
     try:
         volume.start()
         empty = space(volume.store)
