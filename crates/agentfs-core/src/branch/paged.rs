@@ -2,6 +2,7 @@
 //! memory, where it is counted who names it.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::{Pager, Snapshot};
 use crate::error::Result;
@@ -24,6 +25,8 @@ pub struct Paged {
     pub(super) weight: usize,
     pub(super) pager: Arc<Pager>,
     edits: Swapped,
+    /// Is it on disk for sure?
+    pub(super) is_settled: AtomicBool,
     /// In the order of the edits that want one.
     held: Box<[Held]>,
 }
@@ -57,7 +60,8 @@ impl Paged {
             return Ok(None);
         }
         let edits = pager.swap.put(&log::encode_edits(&edits)?)?;
-        Ok(Some(Paged { base: base.clone(), weight, pager: pager.clone(), edits, held: held.into() }))
+        let (base, pager, is_settled) = (base.clone(), pager.clone(), AtomicBool::new(false));
+        Ok(Some(Paged { base, weight, pager, edits, is_settled, held: held.into() }))
     }
 
     /// Makes the version out of that of the base.

@@ -27,6 +27,8 @@ pub struct Pager {
     woken: Mutex<VecDeque<Weak<Snapshot>>>,
     /// Leaf lock: those that never left, in the order they came. By anybody.
     fresh: Mutex<VecDeque<SnapshotId>>,
+    /// Before rank 0. Held by whoever has snapshots leave memory: what is synced is what was written.
+    pub turn: Mutex<()>,
     /// Leaf lock: the last of each branch.
     last: Mutex<HashMap<BranchId, SnapshotId>>,
 }
@@ -45,7 +47,7 @@ impl Pager {
     /// One that writes to files of `device`.
     pub fn new(device: Arc<dyn Device>, limit: usize) -> Arc<Pager> {
         let (woken, fresh, last) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Arc::new(Pager { swap: Swap::new(device), limit, woken, fresh, last })
+        Arc::new(Pager { swap: Swap::new(device), limit, woken, fresh, turn: Mutex::default(), last })
     }
 
     /// A snapshot is in memory, and stays until it is one of the oldest.
@@ -112,7 +114,10 @@ impl Pager {
             self.note(snapshot.id);
         }
         synced?;
-        written.iter().for_each(|snapshot| self.note_woken(snapshot));
+        for snapshot in &written {
+            snapshot.settle();
+            self.note_woken(snapshot);
+        }
         Ok(())
     }
 

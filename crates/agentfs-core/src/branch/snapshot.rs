@@ -169,7 +169,8 @@ impl Snapshot {
             return None;
         }
         let mut place = self.place.try_write()?;
-        Some(if place.paged.is_some() { place.whole.take() } else { None })
+        let is_on_disk = place.paged.as_ref().is_some_and(|paged| paged.is_settled.load(Ordering::Acquire));
+        Some(if is_on_disk { place.whole.take() } else { None })
     }
 
     /// A branch grew from it.
@@ -215,12 +216,16 @@ impl Snapshot {
         Ok(true)
     }
 
-    /// It is in memory, and what was written of it is not to be relied on.
+    /// What was written of it is there for sure: it may leave memory.
+    pub(super) fn settle(&self) {
+        if let Some(paged) = &self.place.read().paged {
+            paged.is_settled.store(true, Ordering::Release);
+        }
+    }
+
+    /// What was written of it is not to be relied on. It never left memory.
     pub(super) fn stay(&self) {
-        let paged = {
-            let mut place = self.place.write();
-            if place.whole.is_some() { place.paged.take() } else { None }
-        };
+        let paged = self.place.write().paged.take_if(|paged| !paged.is_settled.load(Ordering::Acquire));
         drop(paged);
     }
 
@@ -235,8 +240,12 @@ impl Snapshot {
         };
         for dependent in dependents.iter().filter_map(Weak::upgrade).filter(differs) {
             let version = dependent.version()?;
-            dependent.place.write().whole.get_or_insert(version);
-            dependent.stay();
+            let paged = {
+                let mut place = dependent.place.write();
+                place.whole.get_or_insert(version);
+                place.paged.take()
+            };
+            drop(paged);
             tell(dependent.id);
         }
         self.place.write().dependents.clear();

@@ -18,6 +18,7 @@ impl FsCore {
     /// What the store answers; they stay in memory.
     pub(super) fn page_out(&self, more: usize, most: usize) -> Result<()> {
         let Some(pager) = &self.pager else { return Ok(()) };
+        let Some(_turn) = pager.turn.try_lock() else { return Ok(()) };
         if !pager.has_more(more) || !self.has_room_for(ROOM)? {
             return Ok(());
         }
@@ -61,7 +62,7 @@ impl FsCore {
     /// A snapshot came, and more may have come in a short time than `tend` has leave memory.
     pub(super) fn page_out_now(&self) {
         let limit = self.pager.as_ref().map_or(0, |pager| pager.limit());
-        if let Err(error) = self.page_out(limit, AT_ONCE_NOW) {
+        if let Err(error) = self.paging.attempt(|| self.page_out(limit, AT_ONCE_NOW)) {
             tracing::debug!(%error, "a snapshot stays in memory");
         }
     }

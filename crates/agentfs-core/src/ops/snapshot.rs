@@ -135,6 +135,7 @@ impl FsCore {
         let removed = if needed.contains(&id) {
             self.journal.append(&Record::SnapshotHidden(id))?;
             self.catalog.write().hide(id);
+            self.note_snapshot(id);
             None
         } else {
             self.journal.append(&Record::SnapshotDeleted(id))?;

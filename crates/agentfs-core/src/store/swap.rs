@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use super::{BLOCK, Device, ObjectFile, no_space};
 
 /// Bytes after which another file is begun: the space of one comes back whole when nothing in it is needed.
-const FULL: u64 = 16 << 20;
+const FULL: u64 = 4 << 20;
 
 /// Room on disk for what nobody looks at.
 pub struct Swap {
@@ -69,7 +69,14 @@ impl Swap {
     /// What the device answers: nothing that was put since the last time is to be relied on.
     pub fn sync(&self) -> io::Result<()> {
         let written = std::mem::take(&mut *self.written.lock());
-        written.iter().try_for_each(|file| file.sync(true))
+        let synced = written.iter().try_for_each(|file| file.sync(true));
+        let mut open = self.open.lock();
+        *open = match (open.take(), &synced) {
+            // No block is written again that holds what was relied on.
+            (Some((file, end)), Ok(())) => Some((file, end.next_multiple_of(BLOCK))),
+            _ => None,
+        };
+        synced
     }
 
     /// How many pieces there are.

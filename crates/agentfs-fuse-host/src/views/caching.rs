@@ -185,6 +185,7 @@ impl Keep<'_> {
         let asks = match (attr.kind, node.node()) {
             // What is told of a name has the node's number, and not the directory's.
             (FileKind::Directory, Node::Private(..) | Node::Shared(_)) => true,
+            (FileKind::Directory, Node::Tree(_, ino)) if ino != attr.ino => true,
             (FileKind::Directory, _) => self.depends(node),
             // Its size and times change without the daemon's knowing.
             (FileKind::File, Node::Tree(view, ino)) => self.caching.core.is_written_directly(view, ino),
