@@ -16,6 +16,7 @@ SCRATCH, OUT = sys.argv[1], sys.argv[2]
 FILES = int(os.environ.get("FILES", "10000"))
 SNAPSHOTS = int(os.environ.get("SNAPSHOTS", "100000"))
 BRANCHES = int(os.environ.get("BRANCHES", "10000"))
+SETTLED = 45  # seconds
 AT = [n for n in (1_000, 10_000, 100_000, 1_000_000) if n <= SNAPSHOTS] or [SNAPSHOTS]
 
 
