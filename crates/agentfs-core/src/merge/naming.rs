@@ -372,17 +372,18 @@ impl Merging<'_> {
 
     /// A directory that would come to lie in itself, as each side moved another.
     fn circle(&self, plan: &Plan) -> Result<Option<InodeId>> {
-        let moved: HashMap<InodeId, InodeId> = plan
+        // Those that are made among them: one may be moved into such a one.
+        let placed: HashMap<InodeId, InodeId> = plan
             .added
             .iter()
-            .filter(|(_, entry)| entry.kind() == FileKind::Directory && !plan.new.contains_key(&entry.ino()))
+            .filter(|(_, entry)| entry.kind() == FileKind::Directory)
             .map(|(place, entry)| (entry.ino(), place.0))
             .collect();
         let lies = |at: InodeId| self.ours.version.get(at).and_then(|inode| Some(inode.directory()?.parent));
-        for (ino, into) in &moved {
+        for (ino, into) in placed.iter().filter(|(ino, _)| !plan.new.contains_key(ino)) {
             let (mut at, mut steps) = (*into, 0);
             while at != InodeId::ROOT && at != *ino && steps < 1 << 16 {
-                let Some(parent) = moved.get(&at).copied().or_else(|| lies(at)) else { break };
+                let Some(parent) = placed.get(&at).copied().or_else(|| lies(at)) else { break };
                 at = parent;
                 steps += 1;
             }
