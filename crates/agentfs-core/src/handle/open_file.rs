@@ -61,6 +61,8 @@ pub struct OpenFile {
     pub writers: AtomicU32,
     /// Do records say that its object is written in place? Changed under the content lock.
     pub dirty: AtomicBool,
+    /// Did the host not tell its size when it was written past the daemon last?
+    pub is_unknown: AtomicBool,
     /// Bytes of small content written anew since it was opened.
     pub rewritten: AtomicU64,
     /// Handles past which reads and writes go, and those of them that may write. Changed under the direct gate.
@@ -110,6 +112,7 @@ impl OpenFiles {
                 users,
                 writers,
                 dirty,
+                is_unknown: AtomicBool::new(false),
                 rewritten,
                 direct,
                 direct_writers,

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::handle::{Handle, OpenFile, Source};
-use crate::store::{Content, FileStat, Object, ObjectFile};
+use crate::store::{Content, FileStat, Object, ObjectFile, READ_TRIES};
 use crate::types::{HandleId, InodeId, Timestamp, ViewId};
 
 /// Frozen content in a branch is read past the daemon up to so many times that from which on it would be worth layers: while
@@ -117,10 +117,14 @@ impl FsCore {
         let file = &handle.file;
         let source = file.source.read();
         let _one = file.refreshing.lock();
-        if handle.writable
-            && let Err(error) = self.refresh_from(file, &source)
-        {
-            tracing::warn!(%error, "size and times of a file are those of before it was written");
+        if handle.writable {
+            // Nobody hears of a failure: what was written is there, and is not to be cut off by a size of before.
+            let refreshed = (0..READ_TRIES).find_map(|_| self.refresh_from(file, &source).ok());
+            let refreshed = refreshed.map_or_else(|| self.refresh_from(file, &source), Ok);
+            file.is_unknown.store(refreshed.is_err(), Ordering::Relaxed);
+            if let Err(error) = refreshed {
+                tracing::warn!(%error, "size and times of a file are those of before it was written, until the next mount");
+            }
         }
         let object = if let Source::Object(object, _) = &*source { Some(object.id) } else { None };
         self.direct.end(object, file, handle.writable);

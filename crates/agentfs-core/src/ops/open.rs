@@ -147,7 +147,8 @@ impl FsCore {
         if !file.dirty.load(Ordering::Relaxed) {
             return;
         }
-        let last = is_last(file);
+        // One whose size is not known is asked for by the next mount.
+        let last = is_last(file) && !file.is_unknown.load(Ordering::Relaxed);
         let blocks = if let Source::Object(_, object) = &*source { object.stat().ok() } else { None };
         let settled = self.change_branch(branch, |draft| {
             let meta = draft.meta(file.ino)?;
