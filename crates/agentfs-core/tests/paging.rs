@@ -232,20 +232,32 @@ fn a_snapshot_that_cannot_be_read_back_fails_alone_and_comes_back() {
 
 #[test]
 fn without_room_on_disk_they_stay_in_memory() {
-    let device = Arc::new(CrashDevice::new(Memory::default()));
-    let mut chance = Chance(13);
-    let v = open(&device, 0);
-    device.set_rule(|io| match io {
+    let refused = |io: &Io| match io {
         Io::Write(FileId::Scratch, ..) | Io::Create(FileId::Scratch) => Some(Errno::NOSPC),
         _ => None,
-    });
-    let then = history(&v, &mut chance, 50);
+    };
+    stays_in_memory_while(13, (50, 45), refused, refused);
+}
+
+/// Takes so many snapshots while some I/Os are `refused`, and looks at all of them while `others` are: none has left memory. They
+/// do when nothing is refused any more: more than `least`.
+fn stays_in_memory_while(
+    seed: u64,
+    (count, least): (usize, usize),
+    refused: fn(&Io) -> Option<Errno>,
+    others: fn(&Io) -> Option<Errno>,
+) {
+    let device = Arc::new(CrashDevice::new(Memory::default()));
+    let v = open(&device, 0);
+    device.set_rule(refused);
+    let then = history(&v, &mut Chance(seed), count);
     v.0.tend().unwrap_or_default(); // it may wait a while before it tries again
     assert_eq!(on_disk(&v), 0);
+    device.set_rule(others);
     assert_all(&v, &then);
     device.clear_rule();
     (0..400).for_each(|_| v.0.tend().unwrap_or_default());
-    assert!(on_disk(&v) > 45, "{}", on_disk(&v));
+    assert!(on_disk(&v) > least, "{}", on_disk(&v));
     assert_all(&v, &then);
 }
 
@@ -351,19 +363,12 @@ fn many_look_while_others_come_and_go() {
 /// The host may forget what it could not write, and tells once: nothing that was written before is relied on then.
 #[test]
 fn what_is_not_on_disk_for_sure_stays_in_memory() {
-    let device = Arc::new(CrashDevice::new(Memory::default()));
-    let mut chance = Chance(29);
-    let v = open(&device, 0);
-    device.set_rule(|io| matches!(io, Io::Sync(FileId::Scratch)).then_some(Errno::IO));
-    let then = history(&v, &mut chance, 60);
-    v.0.tend().unwrap_or_default(); // it may wait a while before it tries again
-    assert_eq!(on_disk(&v), 0);
-    device.set_rule(|io| matches!(io, Io::Read(FileId::Scratch)).then_some(Errno::IO));
-    assert_all(&v, &then);
-    device.clear_rule();
-    (0..400).for_each(|_| v.0.tend().unwrap_or_default());
-    assert!(on_disk(&v) > 50, "{}", on_disk(&v));
-    assert_all(&v, &then);
+    stays_in_memory_while(
+        29,
+        (60, 50),
+        |io| matches!(io, Io::Sync(FileId::Scratch)).then_some(Errno::IO),
+        |io| matches!(io, Io::Read(FileId::Scratch)).then_some(Errno::IO),
+    );
 }
 
 #[test]

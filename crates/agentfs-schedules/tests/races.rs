@@ -82,6 +82,16 @@ fn number_in(v: &Volume, view: ViewId, path: &str) -> u8 {
 /// One of each kind, with their lengths.
 const FILES: [(&str, usize); 3] = [("small", 10), ("object", 5_000), ("layers", 20_000)];
 
+/// A volume that has these, full of ones.
+fn with_files() -> (Arc<Memory>, Arc<Volume>) {
+    let (device, v) = volume();
+    for (path, len) in FILES {
+        v.make("main", path, FileKind::File);
+        fill(&v, path, 1, len);
+    }
+    (device, v)
+}
+
 /// The numbers that these are full of in a snapshot.
 fn numbers_of(v: &Volume, snapshot: &str) -> Vec<u8> {
     let id = v.0.find_snapshot(snapshot).unwrap().id;
@@ -117,11 +127,7 @@ fn directories_renamed_into_each_other_stay_a_tree() {
 #[test]
 fn a_snapshot_has_the_writes_of_one_moment() {
     explore(|| {
-        let (device, v) = volume();
-        for (path, len) in FILES {
-            v.make("main", path, FileKind::File);
-            fill(&v, path, 1, len);
-        }
+        let (device, v) = with_files();
         v.0.create_snapshot("main", Some("s0")).unwrap();
         let (writer, taker, keeper) = (v.clone(), v.clone(), v.clone());
         together(vec![
@@ -308,11 +314,7 @@ fn who_looks_into_a_branch_or_snapshot_that_is_deleted_sees_it_or_that_it_is_gon
 #[test]
 fn snapshots_that_leave_memory_are_what_they_were_while_others_go() {
     explore(|| {
-        let (device, v) = volume();
-        for (path, len) in FILES {
-            v.make("main", path, FileKind::File);
-            fill(&v, path, 1, len);
-        }
+        let (device, v) = with_files();
         let name_of = |n: u8| format!("s{n}");
         for n in 1..9 {
             FILES.iter().for_each(|(path, len)| fill(&v, path, n, *len));

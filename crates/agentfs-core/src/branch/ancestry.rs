@@ -46,6 +46,10 @@ pub struct Known {
 }
 
 impl Known {
+    fn of_branch(knows: &Arc<Knows>) -> Known {
+        Known { own: None, others: knows.clone() }
+    }
+
     /// All of it.
     pub fn all(&self) -> Knows {
         let mut all = (*self.others).clone();
@@ -198,10 +202,9 @@ impl Ancestry {
 
     /// What branches know, and what snapshots know, each with its line.
     pub fn all(&self) -> impl Iterator<Item = (Holder, BranchId, Known)> {
-        let of_branch = |knows: &Arc<Knows>| Known { own: None, others: knows.clone() };
         let branches = self.branches.iter();
         let branches =
-            branches.map(move |(id, knows)| (Holder::Branch(*id), self.line(*id), of_branch(knows)));
+            branches.map(|(id, knows)| (Holder::Branch(*id), self.line(*id), Known::of_branch(knows)));
         let snapshots =
             self.snapshots.iter().map(|(id, past)| (Holder::Snapshot(*id), past.moment.0, past.known()));
         branches.chain(snapshots)
@@ -230,8 +233,8 @@ impl Ancestry {
     /// The snapshots that a merge may begin from, of branches or of snapshots that are `shown`, and those that these may have
     /// been made one from.
     pub fn needed(&self, shown: &dyn Fn(SnapshotId) -> bool) -> HashSet<SnapshotId> {
-        let of_branch = |knows: &Arc<Knows>| Known { own: None, others: knows.clone() };
-        let branches = self.branches.iter().map(|(id, knows)| (Some(self.line(*id)), of_branch(knows)));
+        let branches =
+            self.branches.iter().map(|(id, knows)| (Some(self.line(*id)), Known::of_branch(knows)));
         let snapshots =
             self.snapshots.iter().filter(|(id, _)| shown(**id)).map(|(_, past)| (None, past.known()));
         let holders: Vec<(Option<BranchId>, Known)> = branches.chain(snapshots).collect();

@@ -58,12 +58,16 @@ impl Pager {
     /// One that is to leave memory, if there are more than `limit` and so many.
     pub fn next(&self, more: usize) -> Option<SnapshotId> {
         let mut fresh = self.fresh.lock();
-        if fresh.len() > self.limit.saturating_add(more) { fresh.pop_front() } else { None }
+        if self.are_too_many(&fresh, more) { fresh.pop_front() } else { None }
     }
 
     /// Are there any that are to leave memory?
     pub fn has_more(&self, more: usize) -> bool {
-        self.fresh.lock().len() > self.limit.saturating_add(more)
+        self.are_too_many(&self.fresh.lock(), more)
+    }
+
+    fn are_too_many(&self, fresh: &VecDeque<SnapshotId>, more: usize) -> bool {
+        fresh.len() > self.limit.saturating_add(more)
     }
 
     /// How many may stay.

@@ -162,8 +162,8 @@ impl Snapshot {
         Ok(version)
     }
 
-    /// Leaves memory, if it may: it is on disk too, nobody looked at it since this was asked last, and no branch grew from it. One that is in memory
-    /// alone leaves nothing. `None` when it is to be asked again.
+    /// Leaves memory, if it may: it is on disk too, nobody looked at it since this was asked last, and no branch grew from it.
+    /// One that is in memory alone leaves nothing. `None` when it is to be asked again.
     pub(super) fn leave(&self) -> Option<Option<Version>> {
         if self.used.swap(false, Ordering::Relaxed) || self.branches.load(Ordering::Relaxed) > 0 {
             return None;

@@ -214,6 +214,15 @@ impl FsCore {
         }
     }
 
+    /// A branch as the snapshot has it that was taken of it for this, or, without one, as it is now. The snapshot goes when it
+    /// cannot be looked at.
+    pub(super) fn sight_as_kept(&self, kept: Option<&SnapshotInfo>, tree: &Tree) -> Result<Sight> {
+        match kept {
+            Some(info) => self.sight_of(info.id).inspect_err(|_| self.forget_kept(kept)),
+            None => Sight::of(tree, self.lower.as_ref()),
+        }
+    }
+
     pub(super) fn sight_of(&self, id: SnapshotId) -> Result<Sight> {
         let snapshot = self.catalog.read().state(id).ok_or(FsError::Stale)?.1.clone();
         Sight::of(&Tree::Snapshot(snapshot), self.lower.as_ref())

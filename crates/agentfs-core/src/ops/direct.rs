@@ -119,8 +119,10 @@ impl FsCore {
         let _one = file.refreshing.lock();
         if handle.writable {
             // Nobody hears of a failure: what was written is there, and is not to be cut off by a size of before.
-            let refreshed = (0..READ_TRIES).find_map(|_| self.refresh_from(file, &source).ok());
-            let refreshed = refreshed.map_or_else(|| self.refresh_from(file, &source), Ok);
+            let mut refreshed = self.refresh_from(file, &source);
+            for _ in 0..READ_TRIES {
+                refreshed = refreshed.or_else(|_| self.refresh_from(file, &source));
+            }
             file.is_unknown.store(refreshed.is_err(), Ordering::Relaxed);
             if let Err(error) = refreshed {
                 tracing::warn!(%error, "size and times of a file are those of before it was written, until the next mount");

@@ -114,10 +114,7 @@ impl FsCore {
         }
         let _hush = (is_urgent && !wish.is_dry).then(|| branch.hush());
         let kept = if wish.is_dry { None } else { Some(self.keep_before(info, Deed::Merged)?) };
-        let ours = match &kept {
-            Some(kept) => self.sight_of(kept.id).inspect_err(|_| self.forget_kept(Some(kept)))?,
-            None => Sight::of(&Tree::Branch(branch.clone()), self.lower.as_ref())?,
-        };
+        let ours = self.sight_as_kept(kept.as_ref(), &Tree::Branch(branch.clone()))?;
         let git = RefCell::new(BTreeSet::new());
         let wanted = |changed: &Changed<'_>| Ok(wanted(wish, changed, &git));
         let roots = if wish.with_git { git_roots(&base, &theirs, &changes)? } else { BTreeSet::new() };

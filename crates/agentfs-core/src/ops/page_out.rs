@@ -3,7 +3,7 @@
 use crate::branch::{Bases, Pager, Snapshot};
 use crate::error::Result;
 use crate::fs_core::FsCore;
-use crate::types::SnapshotId;
+use crate::types::{BranchId, SnapshotId};
 
 /// Snapshots that leave memory in one turn, at most, and when one more came than may wait for that.
 pub(super) const AT_ONCE: usize = 2048;
@@ -22,32 +22,32 @@ impl FsCore {
         if !pager.has_more(more) || !self.has_room_for(ROOM)? {
             return Ok(());
         }
-        let mut written = Vec::new();
+        let (mut written, mut done) = (Vec::new(), Ok(()));
         for _ in 0..most {
             // Who makes or deletes snapshots comes first.
             let Some(_control) = self.control.try_lock() else { break };
             let Some(id) = pager.next(more) else { break };
-            let snapshot = self.catalog.read().state(id).map(|(_, snapshot)| snapshot.clone());
-            let Some(snapshot) = snapshot else { continue };
-            match pager.page_out(&snapshot, self.bases_of(pager, id)) {
+            let found = {
+                let catalog = self.catalog.read();
+                catalog.state(id).map(|(info, snapshot)| (info.branch, snapshot.clone()))
+            };
+            let Some((branch, snapshot)) = found else { continue };
+            match pager.page_out(&snapshot, self.bases_of(pager, id, branch)) {
                 Ok(true) => written.push(snapshot),
                 Ok(false) => {}
                 Err(error) => {
-                    pager.settle(written)?;
-                    return Err(error);
+                    done = Err(error);
+                    break;
                 }
             }
         }
-        pager.settle(written)
+        pager.settle(written).and(done)
     }
 
-    /// From what a snapshot may be told to differ. The caller keeps snapshots from coming and going.
-    fn bases_of(&self, pager: &Pager, id: SnapshotId) -> Bases {
+    /// From what a snapshot of `branch` may be told to differ. The caller keeps snapshots from coming and going.
+    fn bases_of(&self, pager: &Pager, id: SnapshotId, branch: BranchId) -> Bases {
         let catalog = self.catalog.read();
         let state = |id: SnapshotId| catalog.state(id).map(|(_, snapshot)| snapshot.clone());
-        let Some(branch) = catalog.state(id).map(|(info, _)| info.branch) else {
-            return Bases { before: None, origin: None, neighbour: None };
-        };
         let last = pager.last_of(branch, id);
         let origin = catalog.branch(&branch.to_string()).ok().and_then(|(info, _)| catalog.grown_from(info));
         let before = catalog.before(id, Some(branch)).or_else(|| state(last.filter(|last| *last < id)?));

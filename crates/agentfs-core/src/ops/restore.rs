@@ -56,10 +56,7 @@ impl FsCore {
         }
         let _hush = (is_urgent && !is_dry).then(|| branch.hush());
         let kept = if is_dry { None } else { Some(self.keep_before(&info, deed)?) };
-        let ours = match &kept {
-            Some(kept) => self.sight_of(kept.id).inspect_err(|_| self.forget_kept(Some(kept)))?,
-            None => Sight::of(&tree, self.lower.as_ref())?,
-        };
+        let ours = self.sight_as_kept(kept.as_ref(), &tree)?;
         let labels = Labels { ours: shown(&info.name, &info.id), theirs: shown(&source.name, &source.id) };
         let request = Request {
             base: &ours,
