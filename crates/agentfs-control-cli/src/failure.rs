@@ -41,6 +41,11 @@ impl Failure {
         Self { code: self.code.or(Some(code)), ..self }
     }
 
+    /// Returns whether a system call, or the daemon, answered this errno.
+    pub(crate) fn is(&self, errno: Errno) -> bool {
+        self.errno == Some(errno.raw_os_error().unsigned_abs())
+    }
+
     /// What to exit with.
     pub(crate) fn exit_code(&self) -> u8 {
         self.code.unwrap_or(1)

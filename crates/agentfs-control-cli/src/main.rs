@@ -10,6 +10,7 @@ mod command;
 mod copy;
 mod exit_code;
 mod failure;
+mod interrupt;
 mod ioctl;
 mod left_out;
 mod mount;

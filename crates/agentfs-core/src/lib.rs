@@ -36,16 +36,16 @@ pub use fs_core::FsCore;
 pub use log::{Damage, Journal, NewBranch, NewSnapshot, Record, Recorder, RootAttributes, Unrecorded};
 pub use merge::{Conflict, ConflictKind, Policy, Step, Verb};
 pub use ops::{
-    Change, ChangeKind, CreateMode, DiffStatus, Difference, DirEntry, Face, Finding, LOWER, MergeWish,
-    Merged, OpenMode, Pages, Recovered, RenameMode, Repaired, Report, Shown, Status, Strip, Undone, Usage,
-    Writing, XattrMode, check_store, git_root, is_acl, repair_store,
+    ChangeKind, Changes, CreateMode, DiffStatus, Difference, DirEntry, Face, Finding, LOWER, MergeWish,
+    Merged, OpenMode, Pages, Recovered, Reliance, RenameMode, Repaired, Report, Shown, Status, Strip, Undone,
+    Usage, Writing, Written, XattrMode, check_store, git_root, is_acl, repair_store,
 };
 pub use progress::Progress;
 pub use store::{
     Device, FallocateFlags, FileId, FileStat, Folder, HostFs, Identity, LowerTree, Memory, ObjectFile,
-    PackLimits, PackUse, Quota, Seek, Space, StoreError, stamp,
+    PackLimits, PackUse, Quota, Seek, Space, StoreError, change_token,
 };
-pub use tree::{Aside, Edit, Entry, Fault, Inode, Version, check};
+pub use tree::{Aside, CopySource, Edit, Entry, Fault, Inode, Version, check};
 pub use types::{
     Attr, BranchId, Caller, Deed, Epoch, Event, FileKind, HandleId, InodeId, MAX_NAME_LEN, Name, ObjectId,
     PackId, ParseIdError, SetAttr, SetTime, SnapshotId, Timestamp, ViewId,

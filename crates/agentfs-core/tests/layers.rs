@@ -59,7 +59,7 @@ fn seen(at: &Path) -> Seen {
 }
 
 fn open(device: &Arc<Memory>, lower: &Path, config: Config) -> Arc<FsCore> {
-    let tree = LowerTree::open(lower, &[]).unwrap();
+    let tree = LowerTree::open(lower, &[], &[]).unwrap();
     let (core, found) = FsCore::open_layered(device.clone(), config, Some(tree)).unwrap();
     assert_eq!(found.damage, None);
     Arc::new(core)

@@ -96,7 +96,7 @@ impl Volume {
 }
 
 fn open(device: &Arc<Memory>, lower: &Path) -> FsCore {
-    let tree = LowerTree::open(lower, &[]).unwrap();
+    let tree = LowerTree::open(lower, &[], &[]).unwrap();
     FsCore::open_layered(device.clone(), Config { max_branches: 20, ..config() }, Some(tree)).unwrap().0
 }
 
@@ -331,7 +331,7 @@ fn what_is_copied_whole_never_changes_and_main_goes_on_to_show_what_others_do() 
     }
     let device = Arc::new(Memory::default());
     let open = || {
-        let tree = LowerTree::open(lower.path(), &[]).unwrap();
+        let tree = LowerTree::open(lower.path(), &[], &[]).unwrap();
         FsCore::open_layered(device.clone(), eager.clone(), Some(tree)).unwrap().0
     };
     let mut v = Volume { core: open(), device: device.clone(), lower: tempfile::tempdir().unwrap() };

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use agentfs_core::{FsCore, HostFs, LowerTree, Memory, Unrecorded};
+use agentfs_proto::names;
 use anyhow::{Context, Result, bail};
 
 use crate::config::{Backstore, DataPath, Settings};
@@ -118,8 +119,22 @@ fn open_lower(lower: &Path, mut hidden: Vec<PathBuf>, mount: &Path) -> Result<(P
         hidden.push(mount.to_owned());
     }
     let hidden: Vec<&Path> = hidden.iter().map(PathBuf::as_path).collect();
-    let tree = LowerTree::open(&place, &hidden).with_context(|| {
+    let tree = LowerTree::open(&place, &hidden, &names::CLAIMED).with_context(|| {
         format!("the lower directory {shown} cannot be used: it must be a directory, on Linux 5.6 or later")
     })?;
+    for name in tree.claimed_here() {
+        if name == names::APPLY_DIRECTORY {
+            tracing::warn!(
+                lower = shown.to_string(),
+                "an apply was interrupted: apply any branch to finish it"
+            );
+        } else {
+            tracing::warn!(
+                lower = shown.to_string(),
+                name,
+                "the lower directory has a name that is the volume's: it is hidden"
+            );
+        }
+    }
     Ok((place, tree))
 }

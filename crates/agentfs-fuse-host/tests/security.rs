@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
 use agentfs_proto::request::{
-    Applied, BranchBind, BranchCreate, BranchDelete, BranchDiscard, BranchEnter, BranchList, BranchRename,
-    BranchSnapshot, BranchUnbind, BranchUsage, Changes, DiffStart, Events, FuzzySnapshot, JobEnd, JobPoll,
-    JobRead, KeepLower, MergeStart, ProcessList, RequestCounts, RestoreStart, SnapshotCreate, SnapshotDelete,
-    SnapshotExport, SnapshotExportRelease, SnapshotPage, SnapshotRename, Stop, SyncedSnapshot, Whoami,
+    ApplyNote, ApplyStart, BranchBind, BranchCreate, BranchDelete, BranchDiscard, BranchEnter, BranchList,
+    BranchRename, BranchSnapshot, BranchUnbind, BranchUsage, DiffStart, Events, FuzzySnapshot, JobEnd,
+    JobPoll, JobRead, KeepLower, MergeStart, ProcessList, RequestCounts, RestoreStart, SnapshotCreate,
+    SnapshotDelete, SnapshotExport, SnapshotExportRelease, SnapshotPage, SnapshotRename, Stop,
+    SyncedSnapshot, Whoami,
 };
 use agentfs_proto::{DecodeError, Request, Response};
 use rustix::process::{Gid, Uid};
@@ -121,10 +122,8 @@ fn each_request() -> Vec<Request> {
         BranchUsage { branch: b() }.into(),
         Stop { how: "force".into() }.into(),
         FuzzySnapshot { branch: b(), name: None }.into(),
-        Changes { of: b(), after: None }.into(),
         Request::Lower,
         KeepLower { paths: vec![], deep: true }.into(),
-        Applied { branch: b(), frozen: s(), paths: vec![] }.into(),
         DiffStart { a: b(), b: s(), with_git: true, all: true }.into(),
         merge.into(),
         RestoreStart { branch: b(), from: s(), paths: vec![], dry_run: false }.into(),
@@ -134,6 +133,8 @@ fn each_request() -> Vec<Request> {
         JobEnd { job: 1 }.into(),
         Events { after: None }.into(),
         BranchDiscard { branch: b(), force: true }.into(),
+        ApplyStart { of: b() }.into(),
+        ApplyNote { branch: b(), written: vec![], tokens: vec![] }.into(),
     ]
 }
 

@@ -83,17 +83,39 @@ pub struct ProcessEntry {
     pub since_ms: u64,
 }
 
-/// A path at which a snapshot differs from the directory that the volume lies over. Times are Unix nanoseconds.
+/// What lies at a path of the directory that a volume lies over, after an `apply`.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub struct ChangeEntry {
-    /// The path, from the root on.
+pub struct WrittenEntry {
+    /// The path there.
     pub path: Vec<u8>,
-    /// `put`, `tree`, `inner`, `attributes` or `gone`.
+    /// `removed`, `directory` or `file`.
     pub kind: Vec<u8>,
-    /// What stands for the file of the directory that is relied on there: see [`crate::stamp`].
-    pub seen: Option<u64>,
-    /// What was changed there later the snapshot does not know of.
-    pub not_after_ns: u64,
+    /// The inode number that it has in the branch, without the number of the view.
+    pub inode: u64,
+    /// The change token of a file: see [`crate::change_token`].
+    pub token: u64,
+    /// When the file had been changed last in the branch; `None` when it may have been changed since at the same time.
+    pub changed: Option<Time>,
+}
+
+/// A time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Time {
+    /// Unix seconds, as the bits of an `i64`.
+    pub secs: u64,
+    /// Nanoseconds within the second.
+    pub nanos: u32,
+}
+
+/// A file of the directory that a volume lies over whose change token is another.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct TokenEntry {
+    /// The path there.
+    pub path: Vec<u8>,
+    /// The token that it had.
+    pub before: u64,
+    /// The token that it has.
+    pub now: u64,
 }
 
 /// Something that was merged, restored, deleted or undone.
@@ -122,12 +144,6 @@ pub struct EventEntry {
 impl PageEntry for EventEntry {
     fn key(&self) -> &[u8] {
         &self.key
-    }
-}
-
-impl PageEntry for ChangeEntry {
-    fn key(&self) -> &[u8] {
-        &self.path
     }
 }
 

@@ -9,6 +9,7 @@ use ssz_derive::{Decode, Encode};
 
 use crate::error::DecodeError;
 use crate::limits::VERSION;
+use crate::record::{TokenEntry, WrittenEntry};
 
 /// The table of requests: a selector for each message, for encoding and decoding alike.
 macro_rules! requests {
@@ -51,7 +52,8 @@ macro_rules! requests {
     };
 }
 
-// Selectors 8 to 91 belong to other transports of the earlier system, and 92 is the error: never use them.
+// Selectors 8 to 91 belong to other transports of the earlier system, and 92 is the error: never use them. 110 and 113
+// were `apply`'s until it began to go by paths: never use them again.
 requests! {
     with payload {
         /// Freezes the view that the control file was opened in.
@@ -96,12 +98,8 @@ requests! {
         108 Stop,
         /// Freezes a branch also when files in it are written all the while, past the daemon.
         109 FuzzySnapshot,
-        /// One page of what a branch or snapshot changes of the directory that the volume lies over.
-        110 Changes,
         /// Has branches keep files of the directory that the volume lies over, which are about to be changed.
         112 KeepLower,
-        /// Tells that what a branch has at some paths was written to the directory that the volume lies over.
-        113 Applied,
         /// Begins to compare two trees.
         114 DiffStart,
         /// Begins to merge a branch or a snapshot into a branch.
@@ -118,6 +116,10 @@ requests! {
         121 Events,
         /// Deletes a branch and keeps its last state as a snapshot.
         122 BranchDiscard,
+        /// Begins to collect what a branch changes of the directory that the volume lies over.
+        123 ApplyStart,
+        /// Notes what was written to the directory that the volume lies over.
+        124 ApplyNote,
     }
     version alone {
         /// All snapshots in one response, which fails when they do not fit; [`SnapshotPage`] has no such limit.
@@ -259,13 +261,11 @@ pub struct FuzzySnapshot {
     pub name: Option<Vec<u8>>,
 }
 
-/// Payload of [`Request::Changes`].
+/// Payload of [`Request::ApplyStart`].
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub struct Changes {
+pub struct ApplyStart {
     /// The id or name of the branch or snapshot.
     pub of: Vec<u8>,
-    /// The `next` of the page before; None for the first page.
-    pub after: Option<Vec<u8>>,
 }
 
 /// Payload of [`Request::KeepLower`].
@@ -277,15 +277,15 @@ pub struct KeepLower {
     pub deep: bool,
 }
 
-/// Payload of [`Request::Applied`].
+/// Payload of [`Request::ApplyNote`].
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub struct Applied {
-    /// The branch, by id or name.
+pub struct ApplyNote {
+    /// The branch that was written out, by id or name; empty when nothing of one is noted.
     pub branch: Vec<u8>,
-    /// The branch that was grown from it to be written out.
-    pub frozen: Vec<u8>,
-    /// Paths in that directory, and all below them.
-    pub paths: Vec<Vec<u8>>,
+    /// What lies at paths of the directory now: the branch relies on it.
+    pub written: Vec<WrittenEntry>,
+    /// Files of the directory that have other change tokens although nobody changed them: names of theirs came or went.
+    pub tokens: Vec<TokenEntry>,
 }
 
 /// Payload of [`Request::DiffStart`].

@@ -10,8 +10,7 @@ use crate::error::{DecodeError, ErrorReply};
 use crate::frame::{self, Frame, FrameError};
 use crate::page::Page;
 use crate::record::{
-    BranchEntry, BranchRecord, ChangeEntry, EventEntry, ProcessEntry, RequestCount, Setting, SnapshotEntry,
-    SnapshotRecord,
+    BranchEntry, BranchRecord, EventEntry, ProcessEntry, RequestCount, Setting, SnapshotEntry, SnapshotRecord,
 };
 
 /// The table of responses: a selector for each message, for encoding and decoding alike.
@@ -92,14 +91,10 @@ responses! {
     108 Stop(StopReply),
     /// The snapshot that was made; a file that was being written may be of no one moment in it.
     109 FuzzySnapshot(SnapshotReply),
-    /// One page of changes, in the order of their paths.
-    110 Changes(Page<ChangeEntry>),
     /// The directory that the volume lies over.
     111 Lower(LowerReply),
     /// What branches keep now.
     112 KeepLower(KeptReply),
-    /// What is there is what the branch relies on.
-    113 Applied(AppliedReply),
     /// The job that compares.
     114 DiffStart(JobReply),
     /// The job that merges.
@@ -118,6 +113,10 @@ responses! {
     121 Events(Page<EventEntry>),
     /// The branch that was deleted, and what is kept of it.
     122 BranchDiscard(DiscardReply),
+    /// The job that collects.
+    123 ApplyStart(JobReply),
+    /// What is there is what the branch relies on.
+    124 ApplyNote(NotedReply),
 }
 
 /// The errno of an answer that does not fit, on every Linux but Alpha, MIPS, PA-RISC and SPARC.
@@ -273,11 +272,11 @@ pub struct LowerReply {
     pub inode: u64,
 }
 
-/// Payload of [`Response::Applied`].
+/// Payload of [`Response::ApplyNote`].
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
-pub struct AppliedReply {
-    /// The branch's id or name, as it was given.
-    pub branch: Vec<u8>,
+pub struct NotedReply {
+    /// How many entries were noted.
+    pub count: u64,
 }
 
 /// Payload of [`Response::KeepLower`].

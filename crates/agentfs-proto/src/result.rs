@@ -54,6 +54,49 @@ pub struct Face {
     pub links: u32,
 }
 
+/// What `apply` has to know of a version.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
+pub struct ApplyResult {
+    /// Where it differs from the directory that the volume lies over, in the order of its own paths.
+    pub changes: Vec<ChangeRecord>,
+    /// What it relies on there, in the order of the paths there.
+    pub relies_on: Vec<RelianceRecord>,
+    /// Directories there that it shows, wherever: what lies in one and is not in `relies_on` it shows as it is.
+    pub shown: Vec<Vec<u8>>,
+    /// Inode numbers, without those of views, of files from there that it has changed and of which it does not have all names
+    /// itself: these are to lead to what it has.
+    pub linked: Vec<u64>,
+    /// What it shows as it is it knows as it was then, in Unix nanoseconds.
+    pub since_ns: u64,
+}
+
+/// A path at which a version differs from the directory that the volume lies over.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ChangeRecord {
+    /// The path in the version.
+    pub path: Vec<u8>,
+    /// `put`: a file that is not what is below. `copied`: one that is, in a directory that is not. `tree`: a directory that is
+    /// not the one below. `attributes`: the directory that is below has others. `gone`: nothing is there.
+    pub kind: Vec<u8>,
+    /// The path below of the same file; of a `tree`, of the directory of which it shows what it does not have itself.
+    pub from: Option<Vec<u8>>,
+    /// Whether the directory below still has the attributes that the version relies on.
+    pub is_as_relied_on: bool,
+}
+
+/// What lies at a path of the directory that the volume lies over, as far as a version relies on it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct RelianceRecord {
+    /// The path there.
+    pub path: Vec<u8>,
+    /// `absent`, `directory`, `file` or `until`: anything that has the token or, in a directory, was not changed later.
+    pub kind: Vec<u8>,
+    /// The change token of a file: see [`crate::change_token`].
+    pub token: u64,
+    /// Of `until`, in Unix nanoseconds.
+    pub until_ns: u64,
+}
+
 /// What was merged, restored or undone, or would be.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
 pub struct MergeResult {
@@ -114,4 +157,4 @@ macro_rules! whole {
     };
 }
 
-whole! { DiffResult MergeResult }
+whole! { ApplyResult DiffResult MergeResult }

@@ -116,7 +116,7 @@ fn copy_tree(from: &Path, to: &Path, ignored: &Ignored, what: &'static str) -> R
     let left_out =
         |path: &Path, is_directory: bool| path == Path::new(".agentfs") || ignored.has(path, is_directory);
     let root = target.try_clone().map_err(|error| Failure::io("too many open files", &error))?;
-    let mut copier = Copier::new(root.into(), &left_out, false, Progress::new(what));
+    let mut copier = Copier::new(root.into(), &left_out, Progress::new(what));
     copier.directory(source.as_fd(), target.as_fd(), Path::new(""))?;
     sync_all(copier.root())?;
     Ok(copier.progress.finish())

@@ -11,11 +11,17 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::{Place, is_directory};
+use crate::interrupt;
 
 /// Most bytes of an extended attribute, or of all names of them (`XATTR_SIZE_MAX`, `XATTR_LIST_MAX`).
 const MOST_XATTR: usize = 64 << 10;
+/// What the host decides.
+const SELINUX: &[u8] = b"security.selinux";
 /// Bytes that are copied at once where the kernel cannot copy by itself.
 const CHUNK: usize = 1 << 20;
+
+/// Bytes that the kernel copies at once: a signal is heard in between.
+const PIECE: usize = 64 << 20;
 
 /// Copies a regular file to a place where nothing is.
 pub(super) fn copy(source: Place<'_>, to: Place<'_>, stat: &Stat, is_durable: bool) -> Result<(), Errno> {
@@ -51,7 +57,8 @@ fn copy_bytes(from: &OwnedFd, to: &OwnedFd) -> Result<(), Errno> {
 fn copy_stretch(from: &OwnedFd, to: &OwnedFd, start: u64, end: u64) -> Result<(), Errno> {
     let (mut read_at, mut write_at) = (start, start);
     while read_at < end {
-        let want = usize::try_from(end - read_at).unwrap_or(usize::MAX);
+        interrupt::check().map_err(|_| Errno::INTR)?;
+        let want = usize::try_from(end - read_at).unwrap_or(PIECE).min(PIECE);
         match copy_file_range(from, Some(&mut read_at), to, Some(&mut write_at), want) {
             Ok(0) => return Ok(()),
             Ok(_) => {}
@@ -67,6 +74,7 @@ fn copy_stretch(from: &OwnedFd, to: &OwnedFd, start: u64, end: u64) -> Result<()
 fn copy_through(from: &OwnedFd, to: &OwnedFd, start: u64, end: u64) -> Result<(), Errno> {
     let (mut at, mut buffer) = (start, vec![0; CHUNK]);
     while at < end {
+        interrupt::check().map_err(|_| Errno::INTR)?;
         let want = usize::try_from(end - at).unwrap_or(CHUNK).min(CHUNK);
         let read = rustix::io::pread(from, buffer.get_mut(..want).unwrap_or_default(), at)?;
         if read == 0 {
@@ -125,6 +133,20 @@ fn times(stat: &Stat) -> Timestamps {
     }
 }
 
+/// The extended attributes of a file that a copy of it is to have, in the order of their names.
+pub(super) fn xattrs(file: BorrowedFd<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+    let mut names = xattr_names(file)?.unwrap_or_default();
+    names.retain(|name| !name.starts_with(SELINUX));
+    names.sort();
+    names.into_iter().map(|name| xattr(file, &name).map(|value| (name, value))).collect()
+}
+
+fn xattr(file: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<u8>, Errno> {
+    let mut value = Vec::with_capacity(MOST_XATTR);
+    fgetxattr(file, name, spare_capacity(&mut value))?;
+    Ok(value)
+}
+
 /// `None` where there are none.
 fn xattr_names(file: BorrowedFd<'_>) -> Result<Option<Vec<Vec<u8>>>, Errno> {
     let mut names = Vec::with_capacity(MOST_XATTR);
@@ -140,7 +162,7 @@ fn copy_xattrs(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
     let Some(names) = xattr_names(from)? else { return Ok(()) };
     // What it has from its directory, or had.
     for name in xattr_names(to)?.unwrap_or_default() {
-        if !names.contains(&name) && !name.starts_with(b"security.selinux") {
+        if !names.contains(&name) && !name.starts_with(SELINUX) {
             match fremovexattr(to, &name[..]) {
                 Err(Errno::OPNOTSUPP | Errno::PERM | Errno::NODATA) => {}
                 removed => removed?,
@@ -148,10 +170,8 @@ fn copy_xattrs(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
         }
     }
     for name in &names {
-        let name = &name[..];
-        let mut value = Vec::with_capacity(MOST_XATTR);
-        fgetxattr(from, name, spare_capacity(&mut value))?;
-        match fsetxattr(to, name, &value, XattrFlags::empty()) {
+        let value = xattr(from, name)?;
+        match fsetxattr(to, &name[..], &value, XattrFlags::empty()) {
             // The other filesystem has none such, or it is root's to give.
             Err(Errno::OPNOTSUPP | Errno::PERM) => {}
             set => set?,

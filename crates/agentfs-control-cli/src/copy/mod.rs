@@ -2,6 +2,7 @@
 //! owners, extended attributes, holes and hard links are kept. What is there already, the same, is left alone, so that a run
 //! that was interrupted is finished by the next. All places are reached through their directories: no link leads elsewhere.
 
+mod compare;
 mod file;
 mod progress;
 
@@ -12,16 +13,17 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, RenameFlags, ResolveFlags, Stat};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::fs::{
-    linkat, mkdirat, mknodat, openat2, readlinkat, renameat, renameat_with, statat, symlinkat, syncfs,
-    unlinkat,
+    linkat, mkdirat, mknodat, openat2, readlinkat, renameat, statat, symlinkat, syncfs, unlinkat,
 };
 use rustix::io::Errno;
 
+pub(crate) use self::compare::{Sameness, compare, has_same_attributes, has_same_content};
 pub(crate) use self::file::dress_directory;
 pub(crate) use self::progress::Progress;
 use crate::failure::Failure;
+use crate::interrupt;
 
 /// How names begin under which files are made; what is left of a run that was interrupted goes with the next.
 const DRAFT: &str = ".agentfs-draft-";
@@ -37,42 +39,11 @@ pub(crate) struct Place<'a> {
 /// Which paths are left out.
 pub(crate) type LeftOut<'a> = &'a dyn Fn(&Path, bool) -> bool;
 
-/// What is at a place before something is put there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Expected {
-    /// Whatever it is.
-    Anything,
-    Nothing,
-    /// This file, unchanged: its inode number and size, when it was written last, and, of one that has no other names, when it
-    /// was changed last.
-    File(u64, i64, (i64, u64), Option<(i64, u64)>),
-}
-
-impl Expected {
-    /// What is there now.
-    pub(crate) fn as_found(stat: Option<&Stat>) -> Expected {
-        let Some(stat) = stat else { return Expected::Nothing };
-        let changed =
-            (stat.st_nlink == 1 || is_directory(stat)).then_some((stat.st_ctime, stat.st_ctime_nsec));
-        Expected::File(stat.st_ino, stat.st_size, (stat.st_mtime, stat.st_mtime_nsec), changed)
-    }
-}
-
-/// Somebody was faster.
-pub(crate) fn changed_meanwhile(path: &Path) -> Failure {
-    Failure::new(format!(
-        "{} was changed by somebody else meanwhile; what was done until then stays",
-        path.display()
-    ))
-}
-
 /// Copies files to one tree.
 pub(crate) struct Copier<'a> {
     /// The tree that is copied to.
     root: OwnedFd,
     left_out: LeftOut<'a>,
-    /// Is each file to be durable before it takes its place?
-    is_durable: bool,
     /// Where the other names of files lead that have some.
     links: HashMap<(u64, u64), PathBuf>,
     pub(crate) progress: Progress,
@@ -138,34 +109,18 @@ pub(crate) fn is_draft(name: &OsStr) -> bool {
     name.as_bytes().starts_with(DRAFT.as_bytes())
 }
 
-/// Are two files the same, as far as their attributes tell?
-pub(crate) fn is_same(source: (Place<'_>, &Stat), target: (Place<'_>, &Stat)) -> bool {
-    let (a, b) = (source.1, target.1);
-    let is_root = rustix::process::geteuid().is_root();
-    let owners = !is_root || (a.st_uid, a.st_gid) == (b.st_uid, b.st_gid);
-    let modes = a.st_mode == b.st_mode && owners;
-    match kind(a) {
-        FileType::RegularFile => {
-            let times = (a.st_mtime, a.st_mtime_nsec) == (b.st_mtime, b.st_mtime_nsec);
-            modes && a.st_size == b.st_size && times
-        }
-        FileType::Symlink => {
-            let target_of = |place: Place<'_>| readlinkat(place.directory, place.name, Vec::new()).ok();
-            modes && target_of(source.0) == target_of(target.0)
-        }
-        _ => modes && a.st_rdev == b.st_rdev,
-    }
-}
-
 /// The failure of a file, by its path.
 pub(crate) fn failed(path: &Path) -> impl Fn(Errno) -> Failure {
-    move |error| Failure::with_errno(format!("{} cannot be copied", path.display()), error)
+    move |error| match interrupt::check() {
+        Err(interrupted) if error == Errno::INTR => interrupted,
+        _ => Failure::with_errno(format!("{} cannot be copied", path.display()), error),
+    }
 }
 
 impl<'a> Copier<'a> {
     /// To the tree at `root`.
-    pub(crate) fn new(root: OwnedFd, left_out: LeftOut<'a>, is_durable: bool, progress: Progress) -> Self {
-        Self { root, left_out, is_durable, links: HashMap::new(), progress }
+    pub(crate) fn new(root: OwnedFd, left_out: LeftOut<'a>, progress: Progress) -> Self {
+        Self { root, left_out, links: HashMap::new(), progress }
     }
 
     /// Copies what is in one directory to another, at `path` in the tree; its own attributes too.
@@ -175,69 +130,47 @@ impl<'a> Copier<'a> {
         target: BorrowedFd<'_>,
         path: &Path,
     ) -> Result<(), Failure> {
-        self.inside(source, target, path, Expected::Anything)
-    }
-
-    fn inside(
-        &mut self,
-        source: BorrowedFd<'_>,
-        target: BorrowedFd<'_>,
-        path: &Path,
-        expected: Expected,
-    ) -> Result<(), Failure> {
         remove_drafts(target).map_err(failed(path))?;
         for name in names(source).map_err(failed(path))? {
             let (from, to) =
                 (Place { directory: source, name: &name }, Place { directory: target, name: &name });
-            self.copy(from, to, &path.join(&name), expected)?;
+            self.copy(from, to, &path.join(&name))?;
         }
         file::dress_directory(source, target).map_err(failed(path))
     }
 
     /// Copies a file, or a directory with all in it, to `path` in the tree. A directory there is kept, and what it has beside.
-    /// A file that is there must be as `expected`; it is the same already only if anything may be there.
-    pub(crate) fn copy(
-        &mut self,
-        source: Place<'_>,
-        target: Place<'_>,
-        path: &Path,
-        expected: Expected,
-    ) -> Result<(), Failure> {
+    fn copy(&mut self, source: Place<'_>, target: Place<'_>, path: &Path) -> Result<(), Failure> {
+        interrupt::check()?;
         let Some(stat) = look(source).map_err(failed(path))? else { return Ok(()) };
         if is_draft(source.name) || (self.left_out)(path, is_directory(&stat)) {
             return Ok(());
         }
         let there = look(target).map_err(failed(path))?;
-        let is_in_the_way = there.as_ref().is_some_and(|there| is_directory(&stat) && !is_directory(there));
-        if is_in_the_way && expected != Expected::Anything && expected != Expected::as_found(there.as_ref()) {
-            return Err(changed_meanwhile(path));
-        }
+        self.progress.count(path);
         if is_directory(&stat) {
-            // In a directory that is made now there is nothing yet.
-            let inside = if there.is_none() { Expected::Nothing } else { Expected::Anything };
-            match there {
-                None => mkdirat(target.directory, target.name, Mode::RWXU).map_err(failed(path))?,
-                Some(there) if is_directory(&there) => {}
-                Some(_) => {
-                    unlinkat(target.directory, target.name, AtFlags::empty()).map_err(failed(path))?;
-                    mkdirat(target.directory, target.name, Mode::RWXU).map_err(failed(path))?;
-                }
+            if !there.as_ref().is_some_and(is_directory) {
+                remove(target).map_err(failed(path))?;
+                mkdirat(target.directory, target.name, Mode::RWXU).map_err(failed(path))?;
             }
             let (source, target) =
                 (enter(source).map_err(failed(path))?, enter(target).map_err(failed(path))?);
-            self.progress.count(path);
-            return self.inside(source.as_fd(), target.as_fd(), path, inside);
+            return self.directory(source.as_fd(), target.as_fd(), path);
         }
-        self.progress.count(path);
         let is_linked = stat.st_nlink > 1;
         let other = self.links.get(&(stat.st_dev, stat.st_ino)).filter(|_| is_linked).cloned();
         if let Some(other) = other {
             return self.link(&other, target, there.as_ref()).map_err(failed(path));
         }
-        let is_old = expected == Expected::as_found(there.as_ref());
-        let is_there = there.is_some_and(|there| !is_old && is_same((source, &stat), (target, &there)));
+        let is_there = match &there {
+            // What has other names here may be another file's too.
+            Some(there) if is_linked || there.st_nlink == 1 => {
+                compare((source, &stat), (target, there)).map_err(failed(path))? == Sameness::Same
+            }
+            _ => false,
+        };
         if !is_there {
-            self.put((source, &stat), (target, path), expected)?;
+            self.put((source, &stat), target).map_err(failed(path))?;
         }
         if is_linked {
             self.links.insert((stat.st_dev, stat.st_ino), path.to_owned());
@@ -256,57 +189,43 @@ impl<'a> Copier<'a> {
         renameat(target.directory, &draft, target.directory, target.name)
     }
 
-    fn put(
-        &mut self,
-        (source, stat): (Place<'_>, &Stat),
-        (target, path): (Place<'_>, &Path),
-        expected: Expected,
-    ) -> Result<(), Failure> {
+    fn put(&self, (source, stat): (Place<'_>, &Stat), target: Place<'_>) -> Result<(), Errno> {
         let draft = draft_name();
         let place = Place { directory: target.directory, name: OsStr::new(&draft) };
-        let made = self.make(source, place, stat).map_err(failed(path)).and_then(|()| {
-            let now = look(target).map_err(failed(path))?;
-            let flags = match expected {
-                Expected::Nothing => RenameFlags::NOREPLACE,
-                _ => RenameFlags::empty(),
-            };
-            if expected != Expected::Anything && expected != Expected::as_found(now.as_ref()) {
-                return Err(changed_meanwhile(path));
+        let moved = make(source, place, stat, false).and_then(|()| {
+            if look(target)?.as_ref().is_some_and(is_directory) {
+                remove(target)?;
             }
-            let moved = renameat_with(place.directory, place.name, target.directory, target.name, flags);
-            match moved {
-                Err(Errno::EXIST) => Err(changed_meanwhile(path)),
-                // Not every filesystem can.
-                Err(Errno::INVAL | Errno::NOSYS) => {
-                    renameat(place.directory, place.name, target.directory, target.name).map_err(failed(path))
-                }
-                moved => moved.map_err(failed(path)),
-            }
+            renameat(place.directory, place.name, target.directory, target.name)
         });
-        made.inspect_err(|_| {
+        moved.inspect_err(|_| {
             let _ = unlinkat(place.directory, place.name, AtFlags::empty());
         })
-    }
-
-    fn make(&self, source: Place<'_>, place: Place<'_>, stat: &Stat) -> Result<(), Errno> {
-        match kind(stat) {
-            FileType::RegularFile => file::copy(source, place, stat, self.is_durable),
-            FileType::Symlink => {
-                let to = readlinkat(source.directory, source.name, Vec::new())?;
-                symlinkat(to, place.directory, place.name)?;
-                file::dress_by_name(place, stat)
-            }
-            other => {
-                let mode = Mode::from_raw_mode(stat.st_mode);
-                mknodat(place.directory, place.name, other, mode, stat.st_rdev)?;
-                file::dress_by_name(place, stat)
-            }
-        }
     }
 
     /// The tree.
     pub(crate) fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()
+    }
+}
+
+/// Makes a copy of a file that is not a directory, where nothing is; a regular one is durable then if it `is_durable`.
+///
+/// # Errors
+/// What the host answers; `INTR` when the command was told to end. A part of it may be there.
+pub(crate) fn make(source: Place<'_>, place: Place<'_>, stat: &Stat, is_durable: bool) -> Result<(), Errno> {
+    match kind(stat) {
+        FileType::RegularFile => file::copy(source, place, stat, is_durable),
+        FileType::Symlink => {
+            let to = readlinkat(source.directory, source.name, Vec::new())?;
+            symlinkat(to, place.directory, place.name)?;
+            file::dress_by_name(place, stat)
+        }
+        other => {
+            let mode = Mode::from_raw_mode(stat.st_mode);
+            mknodat(place.directory, place.name, other, mode, stat.st_rdev)?;
+            file::dress_by_name(place, stat)
+        }
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::branch::State;
 use crate::error::{FsError, Result};
-use crate::store::{Change, Content, Identity, join};
-use crate::tree::{Edit, Entry, Inode, Meta, Origin, Version, Xattrs};
+use crate::store::{Change, Content, join};
+use crate::tree::{Edit, Entry, Inode, LowerEntry, Meta, Origin, Version, Xattrs};
 use crate::types::{FileKind, InodeId, Name, ObjectId, Timestamp};
 
 /// Edits collected from the present state. Reading through it shows the state before them,
@@ -42,12 +42,6 @@ pub struct Cover {
     pub dir: InodeId,
     /// The name.
     pub name: Name,
-    /// Where that is below.
-    pub path: Arc<[u8]>,
-    /// What stands for what is there now.
-    pub stamp: u64,
-    /// Is that a directory?
-    pub is_directory: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -182,26 +176,52 @@ impl<'a> Draft<'a> {
         (self.covering, self.full) = (names, full);
     }
 
-    fn covered(&self, dir: InodeId, name: &Name) -> Option<&Cover> {
-        self.covering.iter().find(|cover| cover.dir == dir && cover.name == *name)
+    /// Returns whether a name that is removed has to be hidden: something is in the lower directory under it, or was when
+    /// the version took it over.
+    fn is_covering(&self, dir: InodeId, name: &Name) -> bool {
+        let is_there = self.covering.iter().any(|cover| cover.dir == dir && cover.name == *name);
+        let known = || self.version().lower_entry(&self.lower_path(dir, name)?);
+        is_there || known().is_some_and(LowerEntry::is_present)
     }
 
-    /// A file of our own comes into a directory that shows what is below: it remembers what it takes the place of there, or
-    /// that there was nothing.
-    fn cover_with(&mut self, dir: InodeId, name: &Name, child: Entry) {
-        if child.ino().is_lower() || child.kind() == FileKind::Directory {
+    /// The path in the lower directory that a name in a directory lies over, if that shows what is there.
+    fn lower_path(&self, dir: InodeId, name: &Name) -> Option<Arc<[u8]>> {
+        let above = self.state.inode(dir)?.lower.as_ref()?;
+        Some(join(&above.path, name))
+    }
+
+    /// Says what the version relies on at a path of the lower directory.
+    pub fn set_lower_entry(&mut self, path: Arc<[u8]>, entry: LowerEntry) {
+        self.recorded.push(Edit::LowerEntry(path, Some(entry)));
+    }
+
+    /// What a directory itself says of a name, which may be that it is hidden.
+    pub fn entry_or_whiteout(&self, dir: InodeId, name: &Name) -> Option<Entry> {
+        self.state.inode(dir)?.directory()?.get_any(name)
+    }
+
+    /// Takes a whiteout away: what is in the lower directory under the name shows again.
+    pub fn show_name(&mut self, dir: InodeId, name: &Name) {
+        self.push(dir, Edit::Unlink(dir, name.clone()));
+    }
+
+    /// Until format 6 of the store, what a version relies on was said by the inode under a name, or by its whiteout: before
+    /// that changes, it is said by the path.
+    fn keep_lower_entry(&mut self, dir: InodeId, name: &Name) {
+        let Some(path) = self.lower_path(dir, name) else { return };
+        if self.version().lower_entry(&path).is_some() {
             return;
         }
-        let above = self.state.inode(dir).and_then(|inode| inode.lower.as_ref());
-        let Some(path) = above.map(|above| join(&above.path, name)) else { return };
-        let drafted = self.recorded.iter().rev().find_map(|edit| match edit {
-            Edit::Link(known, known_name, entry) if *known == dir && known_name == name => Some(*entry),
-            _ => None,
-        });
-        let before = || self.version().get(dir)?.directory()?.get_any(name);
-        let base = drafted.or_else(before).and_then(Entry::stamp).unwrap_or(0);
-        let origin = Origin { path, identity: Identity::default(), since: None, base };
-        self.set_origin(child.ino(), Some(Arc::new(origin)));
+        let Some(entry) = self.state.inode(dir).and_then(|inode| inode.directory()?.get_any(name)) else {
+            return;
+        };
+        let known = match entry.is_whiteout() {
+            true => entry.stamp().map(|token| LowerEntry::File { token, copy_of: None }),
+            false => self.state.inode(entry.ino()).and_then(|inode| inode.lower_entry(entry.ino(), &path)),
+        };
+        if let Some(known) = known {
+            self.set_lower_entry(path, known);
+        }
     }
 
     /// Does a directory show something from below?
@@ -219,7 +239,7 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// `Stale` when there is no such directory.
     pub fn link(&mut self, dir: InodeId, name: &Name, child: Entry, now: Timestamp) -> Result<()> {
-        self.cover_with(dir, name, child);
+        self.keep_lower_entry(dir, name);
         self.push(dir, Edit::Link(dir, name.clone(), child));
         let parent = self.meta(dir)?;
         parent.nlink += u32::from(child.kind() == FileKind::Directory);
@@ -232,23 +252,14 @@ impl<'a> Draft<'a> {
     /// # Errors
     /// `Stale` when there is no such directory.
     pub fn unlink(&mut self, dir: InodeId, name: &Name, child: Entry, now: Timestamp) -> Result<()> {
-        let edit = match self.covered(dir, name) {
-            Some(cover) => {
-                // The version relies on what it has from there, if it has it; not on what others have put there since.
-                let inode = self.state.inode(child.ino());
-                let known = inode.and_then(|inode| inode.lower.as_ref());
-                let known = known.filter(|origin| origin.path == cover.path);
-                let is_directory = child.kind() == FileKind::Directory;
-                let stamp = match known {
-                    Some(_) if is_directory && cover.is_directory => cover.stamp,
-                    Some(origin) if !is_directory => origin.base,
-                    _ => 0,
-                };
-                Edit::Link(dir, name.clone(), Entry::whiteout(stamp))
-            }
-            None => Edit::Unlink(dir, name.clone()),
-        };
-        self.push(dir, edit);
+        self.keep_lower_entry(dir, name);
+        self.push(
+            dir,
+            match self.is_covering(dir, name) {
+                true => Edit::Link(dir, name.clone(), Entry::WHITEOUT),
+                false => Edit::Unlink(dir, name.clone()),
+            },
+        );
         let parent = self.meta(dir)?;
         // Of a directory that shows what is below, not all were counted.
         let is_directory = child.kind() == FileKind::Directory;

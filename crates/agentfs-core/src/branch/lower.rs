@@ -253,7 +253,7 @@ impl Lower {
         };
         // The root's is another: what it shows is not what it was when it was first seen.
         let since = (!path.is_empty()).then_some(stat.ctime);
-        let lower = Origin { path: path.clone(), identity: stat.identity, since, base: stat.stamp() };
+        let lower = Origin { path: path.clone(), identity: stat.identity, since, base: stat.change_token() };
         Ok(Inode { lower: Some(Arc::new(lower)), ..Inode::new(meta, body) })
     }
 

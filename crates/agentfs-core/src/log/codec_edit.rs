@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::codec_layers::{StoredChange, loaded_changes, stored_change, stored_pieces};
 use super::codec_lower::{
-    StoredLower, StoredOrigin, loaded_lower, loaded_origin, stored_lower, stored_origin,
+    StoredLower, StoredLowerEntry, StoredOrigin, loaded_lower, loaded_lower_entry, loaded_origin,
+    stored_lower, stored_lower_entry, stored_origin,
 };
 use crate::error::FsError;
 use crate::store::{Backing, Content, Extent, Object, Place};
@@ -88,6 +89,7 @@ pub(super) enum StoredEdit {
     Origin(u64, Option<StoredOrigin>),
     PutFor(u64, u64, StoredMeta, StoredBody, Vec<(Bytes, Bytes)>, Option<StoredOrigin>),
     Layers(u64, Vec<StoredChange>),
+    LowerEntry(Bytes, Option<StoredLowerEntry>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -172,6 +174,9 @@ pub(super) fn stored_edit(edit: &Edit) -> StoredEdit {
         Edit::Dirty(ino) => StoredEdit::Dirty(ino.0),
         Edit::Clean(ino) => StoredEdit::Clean(ino.0),
         Edit::Layers(ino, changes) => StoredEdit::Layers(ino.0, changes.iter().map(stored_change).collect()),
+        Edit::LowerEntry(path, entry) => {
+            StoredEdit::LowerEntry(Bytes(path.to_vec()), entry.map(stored_lower_entry))
+        }
     }
 }
 
@@ -201,6 +206,9 @@ fn edit(stored: StoredEdit, adopt: Adopter<'_>) -> Decoded<Edit> {
         StoredEdit::Dirty(ino) => Edit::Dirty(inode_id(ino)?),
         StoredEdit::Clean(ino) => Edit::Clean(inode_id(ino)?),
         StoredEdit::Layers(ino, changes) => Edit::Layers(inode_id(ino)?, loaded_changes(changes, adopt)?),
+        StoredEdit::LowerEntry(path, entry) => {
+            Edit::LowerEntry(path.0.into(), entry.as_ref().map(loaded_lower_entry).transpose()?)
+        }
     })
 }
 
@@ -217,7 +225,7 @@ fn put(
     Ok(Edit::Put(inode_id(ino)?, Arc::new(Inode { xattrs: loaded_xattrs(xattrs), lower, goes_on, ..inode })))
 }
 
-fn inode_id(number: u64) -> Decoded<InodeId> {
+pub(super) fn inode_id(number: u64) -> Decoded<InodeId> {
     if number < InodeId::LIMIT { Ok(InodeId(number)) } else { Err(NotARecord) }
 }
 

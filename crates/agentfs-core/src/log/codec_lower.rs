@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::codec_edit::{Bytes, Decoded, StoredTime, time, timestamp};
+use super::codec_edit::{Bytes, Decoded, StoredTime, inode_id, time, timestamp};
 use crate::store::{FileStat, Identity, LowerFile};
-use crate::tree::Origin;
+use crate::tree::{CopySource, DirectoryCopy, LowerEntry, Origin};
+use crate::types::InodeId;
 
 #[derive(Serialize, Deserialize)]
 pub(super) struct StoredOrigin {
@@ -27,6 +28,42 @@ pub(super) struct StoredLower {
     blocks: u64,
     modified: StoredTime,
     changed: StoredTime,
+}
+
+#[derive(Serialize, Deserialize)]
+pub(super) enum StoredLowerEntry {
+    Absent,
+    Directory(Option<(u64, u64)>),
+    File(u64, Option<(u64, StoredTime)>),
+}
+
+pub(super) fn stored_lower_entry(entry: LowerEntry) -> StoredLowerEntry {
+    let source = |copy_of: CopySource| (copy_of.ino.0, time(copy_of.changed));
+    match entry {
+        LowerEntry::Absent => StoredLowerEntry::Absent,
+        LowerEntry::Directory { copy_of } => {
+            StoredLowerEntry::Directory(copy_of.map(|copy| (copy.ino.0, copy.attributes)))
+        }
+        LowerEntry::File { token, copy_of } => StoredLowerEntry::File(token, copy_of.map(source)),
+    }
+}
+
+pub(super) fn loaded_lower_entry(stored: &StoredLowerEntry) -> Decoded<LowerEntry> {
+    let source = |(ino, changed): &(u64, StoredTime)| {
+        let ino: InodeId = inode_id(*ino)?;
+        Ok(CopySource { ino, changed: timestamp(changed)? })
+    };
+    let directory =
+        |(ino, attributes): &(u64, u64)| Ok(DirectoryCopy { ino: inode_id(*ino)?, attributes: *attributes });
+    Ok(match stored {
+        StoredLowerEntry::Absent => LowerEntry::Absent,
+        StoredLowerEntry::Directory(copy_of) => {
+            LowerEntry::Directory { copy_of: copy_of.as_ref().map(directory).transpose()? }
+        }
+        StoredLowerEntry::File(token, copy_of) => {
+            LowerEntry::File { token: *token, copy_of: copy_of.as_ref().map(source).transpose()? }
+        }
+    })
 }
 
 fn stored_identity(identity: Identity) -> StoredIdentity {

@@ -433,6 +433,7 @@ fn inodes(record: &Record) -> impl Iterator<Item = InodeId> {
             | Edit::Layers(ino, _)
             | Edit::Origin(ino, _) => [Some(*ino), None],
             Edit::Parent(ino, parent) => [Some(*ino), Some(*parent)],
+            Edit::LowerEntry(..) => [None, None],
             Edit::Link(dir, _, entry) => [Some(*dir), Some(entry.ino())],
         })
         .flatten()

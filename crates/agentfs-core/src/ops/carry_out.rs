@@ -13,7 +13,7 @@ use crate::fs_core::FsCore;
 use crate::log::{Merge, Record};
 use crate::merge::{self, Plan};
 use crate::store::join;
-use crate::types::{BranchId, Deed, Event, FileKind, InodeId, Knows, SnapshotId, Timestamp, ViewId};
+use crate::types::{BranchId, Deed, Event, InodeId, Knows, SnapshotId, Timestamp, ViewId};
 
 /// How often a merge is planned anew because the branch was changed meanwhile.
 const ATTEMPTS: usize = 5;
@@ -157,9 +157,8 @@ impl FsCore {
         for (dir, name) in plan.removed.keys() {
             let Some((inode, false)) = tree.own_inode(*dir) else { continue };
             let Some(path) = inode.lower.as_ref().map(|origin| join(&origin.path, name)) else { continue };
-            if let Some((_, stat)) = lower.find(&path)? {
-                let is_directory = stat.kind == FileKind::Directory;
-                covers.push(Cover { dir: *dir, name: name.clone(), path, stamp: stat.stamp(), is_directory });
+            if lower.find(&path)?.is_some() {
+                covers.push(Cover { dir: *dir, name: name.clone() });
             }
         }
         Ok(covers)

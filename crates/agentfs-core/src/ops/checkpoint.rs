@@ -281,6 +281,7 @@ fn weight(edit: &Edit) -> usize {
         Edit::Content(_, Content::Layered(layers)) => layers.len() * PIECE,
         Edit::Layers(_, changes) => changes.len() * PIECE,
         Edit::Link(_, name, _) | Edit::Unlink(_, name) => name.as_bytes().len(),
+        Edit::LowerEntry(path, _) => path.len(),
         _ => 0,
     };
     100 + own

@@ -1,15 +1,16 @@
 //! Before files of the lower directory are changed by us: branches and snapshots that rely on them come to have them
-//! themselves, all of them one copy. And afterwards: a branch relies on what was written.
+//! themselves, all of them one copy.
 
 use std::sync::Arc;
 
+use super::changes::not_layered;
 use super::lower::Layer;
 use crate::branch::Tree;
 use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::handle::Source;
-use crate::store::{Content, Identity, LowerFile, LowerStat, ObjectFile, join, split};
-use crate::tree::{Entry, Origin};
+use crate::store::{Content, LowerFile, LowerStat, ObjectFile, join, split};
+use crate::tree::Entry;
 use crate::types::{FileKind, InodeId, Name};
 
 impl FsCore {
@@ -20,16 +21,11 @@ impl FsCore {
     /// `Refused` when the volume lies over no directory; what the host answers.
     pub fn keep_lower(&self, paths: &[Vec<u8>], deep: bool) -> Result<u64> {
         if self.lower.is_none() {
-            return Err(FsError::Refused("this volume lies over no directory".into()));
+            return Err(not_layered());
         }
         // None comes meanwhile that would not know.
         let control = self.control.lock();
-        let trees: Vec<Tree> = {
-            let catalog = self.catalog.read();
-            let branches = catalog.all_branches().map(|(_, branch)| Tree::Branch(branch.clone()));
-            let snapshots = catalog.all_snapshots().chain(catalog.all_points());
-            branches.chain(snapshots.map(|(_, snapshot)| Tree::Snapshot(snapshot.clone()))).collect()
-        };
+        let trees = self.all_trees();
         let mut kept = 0;
         for path in paths {
             kept += self.keep_path(&trees, &path.as_slice().into(), deep)?;
@@ -41,6 +37,14 @@ impl FsCore {
             self.journal.sync()?;
         }
         Ok(kept)
+    }
+
+    /// All branches and snapshots, hidden ones too. The caller keeps them from coming and going.
+    pub(super) fn all_trees(&self) -> Vec<Tree> {
+        let catalog = self.catalog.read();
+        let branches = catalog.all_branches().map(|(_, branch)| Tree::Branch(branch.clone()));
+        let snapshots = catalog.all_snapshots().chain(catalog.all_points());
+        branches.chain(snapshots.map(|(_, snapshot)| Tree::Snapshot(snapshot.clone()))).collect()
     }
 
     fn keep_path(&self, trees: &[Tree], path: &Arc<[u8]>, deep: bool) -> Result<u64> {
@@ -69,14 +73,14 @@ impl FsCore {
                 self.change_tree(tree, |draft| {
                     let directory = draft.inode(dir)?.directory().ok_or(FsError::NotDirectory)?;
                     if directory.get_any(&name).is_none() {
-                        draft.add_name(dir, &name, Entry::NOTHING);
+                        draft.add_name(dir, &name, Entry::WHITEOUT);
                     }
                     Ok(())
                 })
             });
             match hidden {
                 // There is no such directory below, or the tree does not show it.
-                Ok(()) | Err(FsError::Stale) => {}
+                Ok(()) | Err(FsError::Stale | FsError::NotDirectory) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -187,54 +191,6 @@ impl FsCore {
         let (id, copy) = self.with_room(|| self.store.import(&*open, size))?;
         super::content::check_same(file, &*open).inspect_err(|_| self.store.discard(id))?;
         Ok(Content::Whole(self.adopt_shared(id, &*copy, reserved.as_ref())?))
-    }
-
-    /// What a branch had at these paths, and below them, when it was frozen as another branch, is now in the lower directory:
-    /// what is there is what it relies on.
-    ///
-    /// # Errors
-    /// `UnknownVersion`, `Refused` when the volume lies over no directory; what the host answers.
-    pub fn note_applied(&self, branch: &str, frozen: &str, paths: &[Vec<u8>]) -> Result<()> {
-        let frozen = Tree::Branch(self.catalog.read().branch(frozen)?.1.clone());
-        let tree = Tree::Branch(self.catalog.read().branch(branch)?.1.clone());
-        let none = || FsError::Refused("this volume lies over no directory".into());
-        tree.lower().ok_or_else(none)?;
-        for path in paths {
-            if let Some(ino) = leads_to(&tree, path) {
-                self.note_applied_at((&tree, &frozen), ino, &path.as_slice().into())?;
-            }
-        }
-        self.journal.sync()
-    }
-
-    fn note_applied_at(&self, trees: (&Tree, &Tree), ino: InodeId, path: &Arc<[u8]>) -> Result<()> {
-        let tree = trees.0;
-        let (Some(lower), Some((inode, false))) = (&self.lower, tree.own_inode(ino)) else { return Ok(()) };
-        if let Some(directory) = inode.directory() {
-            return directory
-                .iter()
-                .try_for_each(|(name, entry)| self.note_applied_at(trees, entry.ino(), &join(path, name)));
-        }
-        // What was written is what was frozen; who changed either since is to be told.
-        let (Some((_, stat)), Some((written, false))) = (lower.find(path)?, trees.1.own_inode(ino)) else {
-            return Ok(());
-        };
-        let is_it = stat.mtime == written.meta.times.mtime
-            && (stat.kind != FileKind::File || stat.size == written.meta.size);
-        if !is_it {
-            return Ok(());
-        }
-        // It is no change any more.
-        let (base, since) = (stat.stamp(), Some(written.meta.times.ctime));
-        let origin = match &inode.lower {
-            Some(origin) if origin.path == *path => Origin { since, base, ..(**origin).clone() },
-            _ if ino.is_lower() => return Ok(()),
-            _ => Origin { path: path.clone(), identity: Identity::default(), since, base },
-        };
-        self.change_tree(tree, |draft| {
-            draft.set_origin(ino, Some(Arc::new(origin)));
-            Ok(())
-        })
     }
 }
 

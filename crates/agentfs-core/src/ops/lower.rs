@@ -113,8 +113,7 @@ impl FsCore {
         if directory.get_any(name).is_none() {
             self.take(&tree, layer, (dir, name), (&path, ino, &stat))?;
         }
-        let is_directory = stat.kind == FileKind::Directory;
-        Ok(Some(Cover { dir, name: name.clone(), path, stamp: stat.stamp(), is_directory }))
+        Ok(Some(Cover { dir, name: name.clone() }))
     }
 
     /// Carries out an operation on names in directories, which the branch comes to have itself. The last of them may lead to
@@ -327,6 +326,8 @@ impl Draft<'_> {
         if known.is_some_and(|known| known != entry) {
             return Err(FsError::Stale);
         }
+        let relied = inode.lower.as_ref().map(|origin| origin.path.clone());
+        let relied = relied.and_then(|path| Some((inode.lower_entry(ino, &path)?, path)));
         match self.inode(ino) {
             // It has lost its names here, and is open still.
             Ok(_) if self.version().get(ino).is_none() => return Err(FsError::Stale),
@@ -335,6 +336,9 @@ impl Draft<'_> {
         }
         if known.is_none() {
             self.add_name(dir, name, entry);
+            if let Some((entry, path)) = relied {
+                self.set_lower_entry(path, entry);
+            }
         }
         Ok(())
     }

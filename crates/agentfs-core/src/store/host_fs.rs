@@ -21,10 +21,10 @@ use super::{Device, FileId, Folder, ObjectFile, Space};
 use crate::types::{ObjectId, PackId};
 
 /// The first line of `STORE/format`.
-const FORMAT: &str = "agentfs-store 5\n";
+const FORMAT: &str = "agentfs-store 6\n";
 /// Earlier formats, each a part of the present one: such a store is read as it is, and of this format from then on.
-const EARLIER: [&str; 4] =
-    ["agentfs-store 1\n", "agentfs-store 2\n", "agentfs-store 3\n", "agentfs-store 4\n"];
+const EARLIER: [&str; 5] =
+    ["agentfs-store 1\n", "agentfs-store 2\n", "agentfs-store 3\n", "agentfs-store 4\n", "agentfs-store 5\n"];
 /// The format's line on its way into place.
 const FORMAT_DRAFT: &str = "format.new";
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::RDONLY).union(OFlags::CLOEXEC);

@@ -79,6 +79,8 @@ pub struct LowerTree {
     path: PathBuf,
     /// What is not shown: devices and inode numbers.
     hidden: Vec<(u32, u32, u64)>,
+    /// Names in the root that are not shown: the volume has its own there.
+    claimed: Vec<Name>,
     /// That of the directory itself.
     device: Option<(u32, u32)>,
 }
@@ -98,12 +100,12 @@ fn beneath_mounts(path: &Path) -> rustix::io::Result<OwnedFd> {
 
 impl LowerTree {
     /// Takes a directory as it is mounted now. What is mounted over it or in it later, or was mounted in it before, does not
-    /// count. The directories `hidden` are not shown. Where the mount of a daemon that died lies over it, it is what lies at this
+    /// count. The directories `hidden` are not shown, nor what has one of the `claimed` names in the root. Where the mount of a daemon that died lies over it, it is what lies at this
     /// path below all mounts.
     ///
     /// # Errors
     /// What the host answers; `NotADirectory`.
-    pub fn open(path: &Path, hidden: &[&Path]) -> io::Result<LowerTree> {
+    pub fn open(path: &Path, hidden: &[&Path], claimed: &[&str]) -> io::Result<LowerTree> {
         let key = |at: BorrowedFd<'_>, path: &Path| {
             let statx = fs::statx(at, path, AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
             Ok::<_, Errno>((statx.stx_dev_major, statx.stx_dev_minor, statx.stx_ino))
@@ -116,7 +118,8 @@ impl LowerTree {
         let root = clone_of(&plain).unwrap_or(plain);
         let device = key(root.as_fd(), Path::new("")).map(|(major, minor, _)| (major, minor)).ok();
         let hidden = hidden.iter().filter_map(|path| key(fs::CWD, path).ok()).collect();
-        let tree = LowerTree { root, path: path.to_owned(), hidden, device };
+        let claimed = claimed.iter().filter_map(|name| Name::new(name.as_bytes()).ok()).collect();
+        let tree = LowerTree { root, path: path.to_owned(), hidden, claimed, device };
         // Old kernels cannot be told to stay within.
         tree.find(b"")?.ok_or(io::ErrorKind::NotADirectory)?;
         Ok(tree)
@@ -151,6 +154,9 @@ impl LowerTree {
         for entry in fs::Dir::read_from(&directory)? {
             let entry = entry?;
             let Ok(name) = Name::new(entry.file_name().to_bytes()) else { continue };
+            if path.is_empty() && self.claimed.contains(&name) {
+                continue;
+            }
             let kind = match kind_of(entry.file_type()) {
                 Some(kind) if self.hidden.iter().all(|(.., ino)| *ino != entry.ino()) => Some(kind),
                 _ => self.find(&join(path, &name))?.map(|stat| stat.kind),
@@ -199,7 +205,22 @@ impl LowerTree {
         Ok((Arc::new(ReadOnlyFile(file)), stat.ok_or(io::ErrorKind::NotFound)?))
     }
 
+    /// Those of the claimed names that are in the root all the same.
+    pub fn claimed_here(&self) -> Vec<String> {
+        let is_here =
+            |name: &&Name| fs::statat(&self.root, name.as_bytes(), AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        self.claimed
+            .iter()
+            .filter(is_here)
+            .map(|name| String::from_utf8_lossy(name.as_bytes()).into_owned())
+            .collect()
+    }
+
     fn reach(&self, path: &[u8], flags: OFlags) -> io::Result<Option<OwnedFd>> {
+        let first = path.split(|byte| *byte == b'/').next().unwrap_or_default();
+        if self.claimed.iter().any(|name| name.as_bytes() == first) {
+            return Ok(None);
+        }
         let within = ResolveFlags::BENEATH | ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS;
         let (mut from, mut rest): (Option<OwnedFd>, _) = (None, path);
         loop {
@@ -253,18 +274,17 @@ impl LowerTree {
     }
 }
 
-/// Stands for a file of the host at the moment of a change: another file, or a later change, has another. Never 0, and below
-/// 2^61.
-pub fn stamp(ino: u64, changed: Timestamp) -> u64 {
+/// Returns the token of a file of the host: another file, or a later change, has another. Never 0, and below 2^61.
+pub fn change_token(ino: u64, changed: Timestamp) -> u64 {
     let nanos = (changed.secs as u64).wrapping_mul(1_000_000_000).wrapping_add(u64::from(changed.nanos));
     let mixed = (ino ^ nanos.rotate_left(32)).wrapping_mul(0x9E37_79B9_7F4A_7C15) ^ nanos;
     (mixed.wrapping_mul(0xD6E8_FEB8_6659_FD93) >> 3).max(1)
 }
 
 impl LowerStat {
-    /// Stands for the file as it is.
-    pub fn stamp(&self) -> u64 {
-        stamp(self.identity.ino, self.ctime)
+    /// Returns the token of the file as it is.
+    pub fn change_token(&self) -> u64 {
+        change_token(self.identity.ino, self.ctime)
     }
 
     /// What it says of a file's content.

@@ -28,7 +28,7 @@ pub(crate) use device::{is_no_space, no_space};
 pub use host_fs::{HostFs, StoreError};
 pub use layered::{LayeredFile, Opens, blocks_in};
 pub use layers::{Change, Layers};
-pub use lower::{Identity, LowerStat, LowerTree, join, split, stamp};
+pub use lower::{Identity, LowerStat, LowerTree, change_token, join, split};
 pub use memory::Memory;
 pub use object::{Object, Store, Unnamed};
 pub use pack::{Extent, Pack, Place};

@@ -57,7 +57,15 @@ pub fn diff(from: Option<&Version>, to: &Version, visit: &mut dyn FnMut(Edit)) {
             DiffItem::Remove(..) => {}
         }
     }
-    dropped.into_iter().for_each(visit);
+    dropped.into_iter().for_each(&mut *visit);
+    for item in from.lower_entries.diff(&to.lower_entries) {
+        match item {
+            DiffItem::Add(path, entry) | DiffItem::Update { new: (path, entry), .. } => {
+                visit(Edit::LowerEntry(path.clone(), Some(*entry)));
+            }
+            DiffItem::Remove(path, _) => visit(Edit::LowerEntry(path.clone(), None)),
+        }
+    }
 }
 
 /// Is it another file, which a merge gave the number of one that was gone? No edit makes the one of the other.

@@ -54,10 +54,10 @@ impl Entry {
         Entry { packed: ino.0 << 3 | code }
     }
 
-    /// No name, and there was none when the version came to rely on that.
-    pub const NOTHING: Entry = Entry { packed: HIDDEN };
+    /// No name, whatever the lower directory has.
+    pub const WHITEOUT: Entry = Entry { packed: HIDDEN };
 
-    /// No name: it hides the one in the lower directory, for which the stamp stands.
+    /// A whiteout as stores until format 5 had it: with the change token of what it hides, 0 for nothing.
     pub fn whiteout(stamp: u64) -> Entry {
         Entry { packed: stamp << 3 | HIDDEN }
     }
@@ -67,9 +67,9 @@ impl Entry {
         self.packed & 7 == HIDDEN
     }
 
-    /// For what it stands that it hides.
+    /// The change token of what it hides, of a whiteout of format 5 or before.
     pub fn stamp(self) -> Option<u64> {
-        (self.is_whiteout() && self != Entry::NOTHING).then_some(self.packed >> 3)
+        (self.is_whiteout() && self != Entry::WHITEOUT).then_some(self.packed >> 3)
     }
 
     /// The inode.

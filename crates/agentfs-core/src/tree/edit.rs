@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use super::homes::Home;
-use super::{Body, Directory, Entry, Inode, Meta, Origin, Version, Xattrs};
+use super::{Body, Directory, Entry, Inode, LowerEntry, Meta, Origin, Version, Xattrs};
 use crate::store::{Change, Content};
 use crate::types::{InodeId, Name};
 
@@ -47,6 +47,8 @@ pub enum Edit {
     Clean(InodeId),
     /// Of its content, which is in layers, these stretches are now made of this.
     Layers(InodeId, Vec<Change>),
+    /// At this path of the lower directory the version relies on this; on nothing any more.
+    LowerEntry(Arc<[u8]>, Option<LowerEntry>),
 }
 
 impl Edit {
@@ -101,6 +103,12 @@ impl Edit {
                 rename(version, aside, dir, Some(entry), |directory| directory.insert(&name, entry));
             }
             Edit::Unlink(dir, name) => rename(version, aside, dir, None, |directory| directory.remove(&name)),
+            Edit::LowerEntry(path, Some(entry)) => {
+                version.lower_entries.insert(path, entry);
+            }
+            Edit::LowerEntry(path, None) => {
+                version.lower_entries.remove(&path);
+            }
         }
     }
 }

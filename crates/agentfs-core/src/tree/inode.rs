@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use siphasher::sip::SipHasher13;
 
-use super::{Directory, Homes, Origin};
+use super::{CopySource, Directory, Homes, LowerEntry, Origin};
 use crate::store::{Charged, Content, FileStat};
 use crate::types::{Attr, FileKind, InodeId, Timestamp};
 
@@ -111,6 +111,16 @@ impl Inode {
     /// Which file it is, of the number `ino`, whatever took its place since.
     pub fn identity(&self, ino: InodeId) -> InodeId {
         if self.goes_on.0 == 0 { ino } else { self.goes_on }
+    }
+
+    /// What the inode `ino` itself says of the lower directory at a path, as stores until format 5 had it.
+    pub fn lower_entry(&self, ino: InodeId, path: &[u8]) -> Option<LowerEntry> {
+        let origin = self.lower.as_deref().filter(|origin| *origin.path == *path)?;
+        if self.directory().is_some() {
+            return Some(LowerEntry::Directory { copy_of: None });
+        }
+        let copy_of = origin.since.map(|changed| CopySource { ino, changed });
+        (origin.base != 0).then_some(LowerEntry::File { token: origin.base, copy_of })
     }
 
     /// What it is.

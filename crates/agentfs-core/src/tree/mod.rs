@@ -8,6 +8,7 @@ mod directory;
 mod edit;
 mod homes;
 mod inode;
+mod lower_entry;
 mod origin;
 mod version;
 
@@ -18,5 +19,6 @@ pub use directory::{Directory, Entry};
 pub use edit::{Aside, Edit};
 pub use homes::Homes;
 pub use inode::{Body, Inode, Meta, Times, Xattrs};
+pub use lower_entry::{CopySource, DirectoryCopy, LowerEntry};
 pub use origin::Origin;
 pub use version::Version;

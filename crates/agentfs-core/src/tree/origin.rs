@@ -16,7 +16,7 @@ pub struct Origin {
     /// When it was last changed there. Of the root: what changed in the lower directory later is not what this version
     /// relies on; `None` in `main`, which shows it as it is.
     pub since: Option<Timestamp>,
-    /// What is relied on at that path: the stamp of a file; of a directory, what its attributes are. A file that was made here
-    /// where another lay has nothing else of an origin.
+    /// Of a directory, what its attributes are there, as far as the version relies on that. Of a file, its change token;
+    /// until format 5 of the store, also of what a file made here took the place of.
     pub base: u64,
 }

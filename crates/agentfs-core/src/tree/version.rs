@@ -5,7 +5,7 @@ use std::sync::Arc;
 use imbl::OrdMap;
 
 use super::homes::Home;
-use super::{Body, Directory, Entry, Inode, Meta, Origin, Times};
+use super::{Body, Directory, Entry, Inode, LowerEntry, Meta, Origin, Times};
 use crate::error::{FsError, Result};
 use crate::types::{InodeId, Name, Timestamp};
 
@@ -13,6 +13,8 @@ use crate::types::{InodeId, Name, Timestamp};
 #[derive(Clone, Debug)]
 pub struct Version {
     pub(super) inodes: OrdMap<InodeId, Arc<Inode>>,
+    /// What it knows of the lower directory, by the path there.
+    pub(super) lower_entries: OrdMap<Arc<[u8]>, LowerEntry>,
 }
 
 impl Version {
@@ -25,12 +27,12 @@ impl Version {
 
     /// A tree with nothing but this root directory.
     pub fn of_root(root: Inode) -> Version {
-        Version { inodes: OrdMap::unit(InodeId::ROOT, Arc::new(root)) }
+        Version { inodes: OrdMap::unit(InodeId::ROOT, Arc::new(root)), lower_entries: OrdMap::new() }
     }
 
     /// Not a version, as it has no root: what the first is made out of when it is read from a log.
     pub fn nothing() -> Version {
-        Version { inodes: OrdMap::new() }
+        Version { inodes: OrdMap::new(), lower_entries: OrdMap::new() }
     }
 
     /// The inode, if this version has it.
@@ -87,6 +89,30 @@ impl Version {
     /// Where it lies over the lower directory, if it does.
     pub fn lower(&self) -> Option<&Arc<Origin>> {
         self.get(InodeId::ROOT)?.lower.as_ref()
+    }
+
+    /// Returns what the version knows to lie at a path of the lower directory; `None` where it has taken nothing over.
+    pub fn lower_entry(&self, path: &[u8]) -> Option<LowerEntry> {
+        self.lower_entries.get(path).copied()
+    }
+
+    /// The names directly in a directory of the lower one of which the version knows something, with their paths there.
+    pub fn lower_names<'a>(&'a self, directory: &'a [u8]) -> impl Iterator<Item = (Name, LowerEntry)> + 'a {
+        let prefix: Vec<u8> = if directory.is_empty() { Vec::new() } else { [directory, b"/"].concat() };
+        let from: Arc<[u8]> = prefix.as_slice().into();
+        let within = self.lower_entries.range::<_, Arc<[u8]>>(from..);
+        let name = move |path: &Arc<[u8]>| {
+            let name = path.strip_prefix(prefix.as_slice())?;
+            Some((!name.contains(&b'/')).then(|| Name::new(name).ok()).flatten())
+        };
+        within
+            .map_while(move |(path, entry)| Some((name(path)?, *entry)))
+            .filter_map(|(name, entry)| Some((name?, entry)))
+    }
+
+    /// All that the version knows of the lower directory, in the order of the paths there.
+    pub fn lower_entries(&self) -> impl Iterator<Item = (&Arc<[u8]>, LowerEntry)> {
+        self.lower_entries.iter().map(|(path, entry)| (path, *entry))
     }
 
     /// The highest number that any of its inodes has which was made here.

@@ -44,7 +44,7 @@ impl Forked {
             if !plant(&base, dir.path()) {
                 return None; // attributes that are root's
             }
-            let tree = LowerTree::open(dir.path(), &[]).unwrap();
+            let tree = LowerTree::open(dir.path(), &[], &[]).unwrap();
             let opened = FsCore::open_layered(Arc::new(Memory::default()), config(), Some(tree));
             driver = CoreDriver::new(Arc::new(opened.unwrap().0));
             lower = Some(dir);

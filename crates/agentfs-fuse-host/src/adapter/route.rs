@@ -8,6 +8,7 @@ use std::time::Duration;
 use agentfs_core::{
     Attr, Caller, CreateMode, FileKind, FsError, InodeId, Name, OpenMode, RenameMode, Result, ViewId,
 };
+use agentfs_proto::names::APPLY_DIRECTORY;
 use fuser::{FileHandle, INodeNo, RenameFlags, ReplyDirectory, ReplyDirectoryPlus};
 
 use super::Adapter;
@@ -40,10 +41,11 @@ impl Adapter {
         self.pid_view.place(ino.into(), req.pid())
     }
 
-    /// A name about to be made, moved or removed. `.agentfs` itself is not touched.
+    /// A name about to be made, moved or removed. What the volume claims is not touched.
     pub(super) fn place(&self, req: &fuser::Request, parent: INodeNo, name: &OsStr) -> Result<Place> {
         let (view, dir) = self.tree(req, parent)?;
-        if dir == InodeId::ROOT && name.as_bytes() == DOT_AGENTFS {
+        let is_apply = || name == APPLY_DIRECTORY && self.core.lower_descriptor().is_some();
+        if dir == InodeId::ROOT && (name.as_bytes() == DOT_AGENTFS || is_apply()) {
             return Err(FsError::NotPermitted);
         }
         Ok((view, dir, Name::new(name.as_bytes())?))
@@ -255,7 +257,9 @@ impl Adapter {
         }
         self.core.readdirplus(view, dir, offset, |entry, attr| {
             all = bytes < LISTED_BYTES;
-            if all {
+            // A tree may have one of its own, from elsewhere.
+            let is_claimed = dir == InodeId::ROOT && entry.name == DOT_AGENTFS;
+            if all && !is_claimed {
                 let (position, name) = (entry.position, Box::from(entry.name));
                 bytes += entry.name.len() + ENTRY_BYTES;
                 entries.push(Listed { position, name, ino: entry.ino, kind: entry.kind, attr });

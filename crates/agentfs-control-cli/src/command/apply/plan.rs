@@ -1,51 +1,95 @@
-//! What is to be done to a directory, and what forbids it.
+//! What is to be done to a directory, and what forbids it. Nothing is changed here.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use agentfs_proto::record::ChangeEntry;
-use rustix::fs::{FileType, Mode, OFlags, Stat, openat, readlinkat};
+use agentfs_proto::names::CLAIMED;
+use agentfs_proto::result::ChangeRecord;
+use rustix::fs::{Access, AtFlags, Stat, accessat};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
-use super::begun::Begun;
-use super::target::{Target, has_same_bytes};
-use crate::copy::{Expected, Place, enter, enter_path, is_directory, is_draft, is_same, kind, look, names};
+use super::journal::{FileState, inode_number};
+use super::reliance::{Reliances, path as path_of};
+use super::target::Target;
+use crate::copy::{
+    Place, Sameness, compare, enter, enter_path, failed, has_same_attributes, has_same_content, is_directory,
+    look, names,
+};
+use crate::failure::Failure;
+use crate::interrupt;
 use crate::left_out::Ignored;
 
-/// What is done at a path.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Action {
-    /// Put a file or a whole directory there.
-    Put,
-    /// The same, where something of another kind is.
-    Replace,
-    /// Remove what is there, with all in it.
-    Remove,
-    /// Give a directory its attributes.
-    Attributes,
+const CHANGED: &str = "it was changed by somebody else";
+const GONE: &str = "it was removed by somebody else";
+const HIDDEN: &str = "it was made by somebody else";
+const LEFT_OUT: &str = "it is left out, and in what is to be removed: move it, or apply with --all";
+const MOUNTED: &str = "something is mounted there";
+const UNWRITABLE: &str = "you may not write to it";
+
+/// Something that is to go.
+#[derive(Clone, Debug)]
+pub(super) enum Removal {
+    /// A file, as it was found.
+    File(PathBuf, FileState),
+    /// A directory that is empty by then.
+    Directory(PathBuf),
 }
 
-/// One thing to do.
-pub(super) struct Step {
-    pub(super) action: Action,
+/// A file that is to be put somewhere.
+#[derive(Clone, Debug)]
+pub(super) struct Put {
     pub(super) path: PathBuf,
-    /// What is there.
-    pub(super) expected: Expected,
-    /// What the branch relies on there.
-    pub(super) relied: Relied,
+    /// What the branch has there.
+    pub(super) stat: Stat,
+    /// What is there; `None` when nothing is, or something that is removed before.
+    pub(super) expected: Option<FileState>,
+    /// A file in the target that is the same.
+    pub(super) from: Option<PathBuf>,
 }
 
-impl Step {
-    pub(super) fn word(&self) -> &'static str {
-        match self.action {
-            Action::Put | Action::Replace => "put",
-            Action::Remove => "remove",
-            Action::Attributes => "attributes",
-        }
-    }
+/// A directory with the attributes that the branch has for it.
+#[derive(Clone, Debug)]
+pub(super) struct Dress {
+    pub(super) path: PathBuf,
+    pub(super) ino: u64,
+}
+
+/// A file that is there already as it is to be.
+#[derive(Clone, Debug)]
+pub(super) struct Done {
+    pub(super) path: PathBuf,
+    /// What the branch has there.
+    pub(super) stat: Stat,
+    /// What is there.
+    pub(super) found: FileState,
+}
+
+/// What is to be done. Each list is in the order in which it is done.
+#[derive(Default)]
+pub(super) struct Plan {
+    /// What stands in the way of what is put.
+    pub(super) in_the_way: Vec<Removal>,
+    /// Directories of ours that cannot be written to now.
+    pub(super) locked: Vec<PathBuf>,
+    pub(super) directories: Vec<Dress>,
+    pub(super) puts: Vec<Put>,
+    pub(super) removals: Vec<Removal>,
+    pub(super) dresses: Vec<Dress>,
+    /// Directories that the branch made anew and that are there.
+    pub(super) kept_directories: Vec<Dress>,
+    pub(super) done: Vec<Done>,
+    /// Paths at which nothing is, as it is to be.
+    pub(super) gone: Vec<PathBuf>,
+    /// Where the first of something new comes into a directory that is there.
+    pub(super) new: Vec<PathBuf>,
+    pub(super) conflicts: Vec<(PathBuf, &'static str)>,
+    /// What is told of it: a word and a path.
+    pub(super) steps: Vec<(&'static str, PathBuf)>,
+    /// All names of files that lose or get one, by inode number, with what was found there.
+    pub(super) linked: HashMap<u64, Vec<(PathBuf, FileState)>>,
 }
 
 /// Makes a plan.
@@ -53,366 +97,557 @@ pub(super) struct Planner<'a> {
     view: BorrowedFd<'a>,
     target: &'a Target,
     ignored: &'a Ignored,
-    pub(super) steps: Vec<Step>,
-    pub(super) conflicts: Vec<(PathBuf, &'static str)>,
-    /// Where something comes in directories that are there already.
-    pub(super) new: Vec<PathBuf>,
-    /// What a run that finishes this one must know.
-    pub(super) begun: Begun,
-    /// What stands for files below that the branch relies on, by path.
-    seen: HashMap<PathBuf, u64>,
-    /// Files that change and have other names in the view, by their inode numbers there, and what they were.
-    linked: HashMap<u64, Relied>,
+    changes: BTreeMap<PathBuf, ChangeRecord>,
+    reliances: Reliances,
+    plan: Plan,
+    /// Paths at which it is known what becomes of them.
     planned: HashSet<PathBuf>,
-    /// What a run before has put there.
-    pub(super) done: Vec<PathBuf>,
-    /// Of what main made nobody knows when: what others have is not taken for what it knew of.
-    pub(super) is_main: bool,
+    /// Which file of the branch one in the target is.
+    counterparts: HashMap<u64, u64>,
+    /// Some of `linked` have names that are not known yet.
+    has_other_names: bool,
 }
 
-/// What a change relies on.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Relied {
-    seen: Option<u64>,
-    not_after_ns: u64,
+/// A file in the branch, and what is at its place in the target.
+struct Pair<'a> {
+    path: &'a Path,
+    source: Place<'a>,
+    stat: &'a Stat,
+    target: Place<'a>,
+    there: Option<&'a Stat>,
 }
-
-const CHANGED: &str = "it was changed by somebody else";
-const GONE: &str = "it was removed by somebody else";
-const LEFT_OUT: &str = "it is left out, and in what is to be removed: move it, or apply with --all";
 
 impl<'a> Planner<'a> {
-    /// Of changes that a view shows.
+    /// For the changes of a branch that `view` shows.
     pub(super) fn new(
         view: BorrowedFd<'a>,
         target: &'a Target,
         ignored: &'a Ignored,
-        changes: &[ChangeEntry],
-        begun: Begun,
+        changes: Vec<ChangeRecord>,
+        reliances: Reliances,
     ) -> Self {
-        let path = |change: &ChangeEntry| PathBuf::from(OsStr::from_bytes(&change.path));
-        let seen = changes.iter().filter_map(|change| Some((path(change), change.seen?))).collect();
-        let (steps, conflicts, new) = (Vec::new(), Vec::new(), Vec::new());
-        let (linked, planned) = (HashMap::new(), HashSet::new());
-        Self {
-            view,
-            target,
-            ignored,
-            steps,
-            conflicts,
-            new,
-            begun,
-            seen,
-            linked,
-            planned,
-            done: Vec::new(),
-            is_main: false,
-        }
+        let changes = changes.into_iter().map(|change| (path_of(&change.path), change)).collect();
+        let (plan, planned, counterparts) = (Plan::default(), HashSet::new(), HashMap::new());
+        let has_other_names = false;
+        Self { view, target, ignored, changes, reliances, plan, planned, counterparts, has_other_names }
     }
 
-    fn plan(&mut self, action: Action, path: &Path, there: Option<&Stat>, relied: Relied) {
-        let expected = Expected::as_found(there);
-        self.planned.insert(path.to_owned());
-        self.steps.push(Step { action, path: path.to_owned(), expected, relied });
+    /// Looks at everything. `linked`: the numbers of files of which names in the target lead to another file than in the branch,
+    /// though no change tells of these names.
+    ///
+    /// # Errors
+    /// What the host answers; when the command was told to end.
+    pub(super) fn plan(mut self, linked: &[u64]) -> Result<Plan, Failure> {
+        let mut trees = HashSet::new();
+        for (path, change) in self.changes.clone() {
+            interrupt::check()?;
+            if path.ancestors().skip(1).any(|above| trees.contains(above)) {
+                continue; // it was looked at with what it is in
+            }
+            if change.kind == b"tree" {
+                trees.insert(path.clone());
+            }
+            self.change(&path, &change).map_err(failed(&path))?;
+        }
+        self.other_names(linked).map_err(failed(Path::new(".")))?;
+        self.check_writable().map_err(failed(Path::new(".")))?;
+        self.mark_linked();
+        let made: HashSet<&Path> = self.plan.directories.iter().map(|made| &*made.path).collect();
+        self.plan.new.retain(|path| !path.ancestors().skip(1).any(|above| made.contains(above)));
+        self.plan.in_the_way.sort_by(Removal::deeper_first);
+        self.plan.removals.sort_by(Removal::deeper_first);
+        self.plan.dresses.sort_by(|a, b| b.path.cmp(&a.path));
+        self.plan.steps.sort_by(|a, b| a.1.cmp(&b.1));
+        Ok(self.plan)
     }
 
     fn refuse(&mut self, path: &Path, why: &'static str) {
-        self.conflicts.push((path.to_owned(), why));
+        self.plan.conflicts.push((path.to_owned(), why));
+    }
+
+    fn step(&mut self, word: &'static str, path: &Path) {
+        self.plan.steps.push((word, path.to_owned()));
     }
 
     /// Looks at what a change meets.
-    pub(super) fn add(&mut self, path: &Path, change: &ChangeEntry) -> Result<(), Errno> {
-        let (above, name) = (path.parent().unwrap_or(Path::new("")), path.file_name().unwrap_or_default());
-        let is_known = change.kind == b"gone" || !self.is_main;
-        let relied =
-            Relied { seen: change.seen, not_after_ns: if is_known { change.not_after_ns } else { 0 } };
-        let source_above = enter_path(self.view, above)?;
-        let target_above = enter_path(self.target.root.as_fd(), above)?;
-        let is_gone = change.kind == b"gone";
-        let (Some(source_above), Some(target_above)) = (source_above, target_above) else {
+    fn change(&mut self, path: &Path, change: &ChangeRecord) -> Result<(), Errno> {
+        if is_claimed(path) {
+            return Ok(());
+        }
+        let Some(name) = path.file_name() else { return self.root_attributes(change) };
+        let above = path.parent().unwrap_or(Path::new(""));
+        let Some(target_above) = enter_path(self.target.root.as_fd(), above)? else {
             // What is to go is gone with what it was in.
-            if !is_gone && !self.ignored.has(path, change.kind != b"put") {
+            let is_tree = matches!(change.kind.as_slice(), b"tree" | b"attributes");
+            if change.kind == b"gone" {
+                self.plan.gone.push(path.to_owned());
+            } else if !self.ignored.has(path, is_tree) {
                 self.refuse(path, "its directory was removed by somebody else");
             }
             return Ok(());
         };
-        let source = Place { directory: source_above.as_fd(), name };
         let target = Place { directory: target_above.as_fd(), name };
         let there = look(target)?;
-        let is_tree = match (&change.kind[..], &there) {
-            (b"gone", Some(stat)) => is_directory(stat),
-            (kind, _) => kind == b"tree" || kind == b"attributes",
+        if change.kind == b"gone" {
+            return self.gone(path, target, there.as_ref());
+        }
+        let Some(source_above) = enter_path(self.view, above)? else { return Ok(()) };
+        let source = Place { directory: source_above.as_fd(), name };
+        let stat = match look(source) {
+            Err(Errno::STALE) => {
+                self.refuse(path, CHANGED);
+                return Ok(());
+            }
+            found => found?,
         };
-        if self.ignored.has(path, is_tree) {
+        let Some(stat) = stat.filter(|stat| !self.ignored.has(path, is_directory(stat))) else {
+            return Ok(());
+        };
+        let pair = Pair { path, source, stat: &stat, target, there: there.as_ref() };
+        match change.kind.as_slice() {
+            b"attributes" => self.attributes(&pair, change),
+            _ if is_directory(&stat) => self.tree(&pair, true).map(drop),
+            _ => self.file(&pair, true),
+        }
+    }
+
+    fn gone(&mut self, path: &Path, target: Place<'_>, there: Option<&Stat>) -> Result<(), Errno> {
+        let Some(stat) = there else {
+            self.plan.gone.push(path.to_owned());
+            return Ok(());
+        };
+        if self.ignored.has(path, is_directory(stat)) {
             return Ok(());
         }
-        match (&change.kind[..], there) {
-            (b"inner", _) | (b"gone", None) => {}
-            (b"gone", Some(stat)) => {
-                if self.check_all((target, &stat), path, relied)? {
-                    self.plan(Action::Remove, path, Some(&stat), relied);
-                }
-            }
-            (b"attributes", Some(stat)) if is_directory(&stat) => {
-                let is_done = look(source)?.is_some_and(|new| {
-                    new.st_mtime == stat.st_mtime && is_same((source, &new), (target, &stat))
-                });
-                if !is_done {
-                    self.plan(Action::Attributes, path, Some(&stat), relied);
-                }
-            }
-            (b"attributes", _) => self.refuse(path, CHANGED),
-            // A file that was there must still be.
-            (_, None) if change.seen.is_some_and(|seen| seen != 0) => self.refuse(path, GONE),
-            (_, None) => {
-                self.note_links(source, relied)?;
-                self.plan(Action::Put, path, None, relied);
-            }
-            (_, Some(stat)) => self.put_over(source, (target, &stat), path, relied)?,
+        self.step("remove", path);
+        let removals = self.remove((target, stat), path)?;
+        self.plan.removals.extend(removals);
+        Ok(())
+    }
+
+    fn root_attributes(&mut self, change: &ChangeRecord) -> Result<(), Errno> {
+        let here = |directory| Place { directory, name: OsStr::new(".") };
+        let (source, target) = (here(self.view), here(self.target.root.as_fd()));
+        let (Some(stat), Some(there)) = (look(source)?, look(target)?) else { return Ok(()) };
+        let pair = Pair { path: Path::new(""), source, stat: &stat, target, there: Some(&there) };
+        self.attributes(&pair, change)
+    }
+
+    /// A directory that is there, and is to have other attributes.
+    fn attributes(&mut self, pair: &Pair<'_>, change: &ChangeRecord) -> Result<(), Errno> {
+        let Some(there) = pair.there.filter(|there| is_directory(there)) else {
+            self.refuse(pair.path, if pair.there.is_some() { CHANGED } else { GONE });
+            return Ok(());
+        };
+        let dress = Dress { path: pair.path.to_owned(), ino: pair.stat.st_ino };
+        if self.has_its_attributes(pair, there)? {
+            self.plan.kept_directories.push(dress);
+        } else if self.target.is_lower && !change.is_as_relied_on {
+            self.refuse(pair.path, "its attributes were changed by somebody else");
+        } else {
+            self.step("attributes", pair.path);
+            self.plan.dresses.push(dress);
         }
         Ok(())
     }
 
-    fn note_links(&mut self, source: Place<'_>, relied: Relied) -> Result<(), Errno> {
-        if let Some(new) = look(source)?.filter(|new| !is_directory(new) && new.st_nlink > 1) {
-            self.linked.insert(new.st_ino, relied);
-        }
-        Ok(())
+    fn has_its_attributes(&self, pair: &Pair<'_>, there: &Stat) -> Result<bool, Errno> {
+        let (source, target) = (enter(pair.source)?, enter(pair.target)?);
+        has_same_attributes((source.as_fd(), pair.stat), (target.as_fd(), there))
     }
 
-    fn put_over(
-        &mut self,
-        source: Place<'_>,
-        (target, stat): (Place<'_>, &Stat),
-        path: &Path,
-        relied: Relied,
-    ) -> Result<(), Errno> {
-        let Some(new) = look(source)? else { return Ok(()) };
-        match (is_directory(&new), is_directory(stat)) {
-            (true, true) => {
-                let differs = self.merge(source, target, path, relied)?;
-                if differs || !is_same((source, &new), (target, stat)) {
-                    self.plan(Action::Put, path, Some(stat), relied);
-                } else {
-                    self.done.push(path.to_owned());
-                }
+    /// A file that the branch has. `is_told`: it is no part of a directory that is told of.
+    fn file(&mut self, pair: &Pair<'_>, is_told: bool) -> Result<(), Errno> {
+        let Pair { path, source, stat, target, there } = *pair;
+        let change = self.changes.get(path);
+        let is_copied = change.is_some_and(|change| change.kind == b"copied");
+        let from = change.and_then(|change| change.from.as_deref()).map(path_of);
+        self.planned.insert(path.to_owned());
+        let expected = match there {
+            // What others did to what the branch has not changed since it was written out stays.
+            None | Some(_) if is_copied && !there.is_some_and(|there| self.reliances.holds(path, there)) => {
+                return Ok(());
             }
-            (is_tree, was_tree) => {
-                // What is there as it was is not what is to be, whatever it looks like.
-                let is_old = !was_tree && relied.seen.is_some() && relied.holds(stat);
-                let is_done = !is_tree && !is_old && is_same((source, &new), (target, stat));
-                if is_done && new.st_nlink <= stat.st_nlink {
-                    self.done.push(path.to_owned()); // by a run before
+            None if self.reliances.has_anything(path) => {
+                self.refuse(path, GONE);
+                return Ok(());
+            }
+            None => {
+                self.plan.new.push(path.to_owned());
+                None
+            }
+            Some(there) if is_directory(there) => {
+                let removals = self.remove((target, there), path)?;
+                self.plan.in_the_way.extend(removals);
+                None
+            }
+            Some(there) => {
+                let is_relied_on = self.is_relied_on(target, there, path)?;
+                let is_counterpart = self.is_counterpart(there, stat);
+                let is_done = is_counterpart
+                    && match compare((source, stat), (target, there))? {
+                        Sameness::Same => true,
+                        // Somebody did the same.
+                        Sameness::ButTime => !is_relied_on,
+                        Sameness::Different => false,
+                    };
+                if is_done {
+                    self.counterparts.insert(there.st_ino, stat.st_ino);
+                    let (path, stat, found) = (path.to_owned(), *stat, FileState::of(there));
+                    self.plan.done.push(Done { path, stat, found });
                     return Ok(());
                 }
-                if !is_done && was_tree && relied.seen.is_some() && !relied.holds(stat) {
+                if !is_relied_on {
                     self.refuse(path, CHANGED);
                     return Ok(());
                 }
-                if !is_done && !self.check_all((target, stat), path, relied)? {
-                    return Ok(());
-                }
-                self.note_links(source, relied)?;
-                let action = if was_tree { Action::Replace } else { Action::Put };
-                self.plan(action, path, Some(stat), relied);
+                self.note_linked(there, path);
+                Some(FileState::of(there))
             }
+        };
+        if is_told {
+            self.step("put", path);
         }
+        let from = from.or_else(|| self.from_above(path)).filter(|_| self.target.is_lower);
+        let from = match from {
+            Some(from) if self.is_linkable(&from, stat)? => Some(from),
+            _ => None,
+        };
+        self.plan.puts.push(Put { path: path.to_owned(), stat: *stat, expected, from });
         Ok(())
     }
 
-    /// A directory that is new in the view, where one is already: what is in that goes, or a run before has put it there.
-    /// Is there anything to be put there?
-    fn merge(
-        &mut self,
-        source: Place<'_>,
-        target: Place<'_>,
-        path: &Path,
-        relied: Relied,
-    ) -> Result<bool, Errno> {
-        let (source, target) = (enter(source)?, enter(target)?);
-        let mut differs = false;
-        for name in names(source.as_fd())? {
-            let (inner, path) = (Place { directory: source.as_fd(), name: &name }, path.join(&name));
-            let is_directory = look(inner)?.is_some_and(|stat| is_directory(&stat));
-            let is_missing = look(Place { directory: target.as_fd(), name: &name })?.is_none();
-            if is_missing && !self.ignored.has(&path, is_directory) {
-                self.new.push(path);
-                differs = true;
+    /// Where in the target the file is that shows in a directory of the branch that was only moved.
+    fn from_above(&self, path: &Path) -> Option<PathBuf> {
+        let is_own = self.changes.contains_key(path);
+        let mut above = path.ancestors().skip(1).filter(|_| !is_own);
+        let (directory, from) =
+            above.find_map(|above| Some((above, self.changes.get(above)?.from.as_deref()?)))?;
+        Some(path_of(from).join(path.strip_prefix(directory).ok()?))
+    }
+
+    /// Returns whether a file in the target, of which the branch has the very same, may get another name instead of being
+    /// copied.
+    fn is_linkable(&mut self, from: &Path, stat: &Stat) -> Result<bool, Errno> {
+        if rustix::fs::FileType::from_raw_mode(stat.st_mode) != rustix::fs::FileType::RegularFile {
+            return Ok(false);
+        }
+        let Some((above, there)) = self.target.find(from)? else { return Ok(false) };
+        let is_it = self.reliances.holds(from, &there)
+            && there.st_mode == stat.st_mode
+            && there.st_size == stat.st_size
+            && self.is_counterpart(&there, stat);
+        drop(above);
+        if is_it {
+            self.counterparts.insert(there.st_ino, stat.st_ino);
+            self.link(&there, from);
+        }
+        Ok(is_it)
+    }
+
+    /// Returns whether a file in the target may be the one that the branch has, as far as their other names tell.
+    fn is_counterpart(&self, there: &Stat, stat: &Stat) -> bool {
+        (there.st_nlink == 1 || stat.st_nlink > 1)
+            && self.counterparts.get(&there.st_ino).is_none_or(|known| *known == stat.st_ino)
+    }
+
+    /// A file in the target loses a name.
+    fn note_linked(&mut self, there: &Stat, path: &Path) {
+        if there.st_nlink > 1 {
+            self.link(there, path);
+        }
+    }
+
+    /// A file in the target loses or gets a name.
+    fn link(&mut self, there: &Stat, path: &Path) {
+        self.has_other_names |= there.st_nlink > 1;
+        let names = self.plan.linked.entry(there.st_ino).or_default();
+        if there.st_nlink == 1 && names.is_empty() {
+            names.push((path.to_owned(), FileState::of(there)));
+        }
+    }
+
+    /// A directory that is not the one that was there, and all in it. Returns whether anything is to be done.
+    fn tree(&mut self, pair: &Pair<'_>, is_told: bool) -> Result<bool, Errno> {
+        let Pair { path, source, stat, target, there } = *pair;
+        self.planned.insert(path.to_owned());
+        let dress = Dress { path: path.to_owned(), ino: stat.st_ino };
+        let Some(there) = there else {
+            if self.reliances.has_anything(path) {
+                self.refuse(path, GONE);
+                return Ok(false);
+            }
+            self.plan.new.push(path.to_owned());
+            self.make_directory(pair, dress, is_told)?;
+            return Ok(true);
+        };
+        if !is_directory(there) {
+            let removals = self.remove((target, there), path)?;
+            self.plan.in_the_way.extend(removals);
+            self.make_directory(pair, dress, is_told)?;
+            return Ok(true);
+        }
+        let before = (self.plan.puts.len(), self.plan.directories.len());
+        let (inner, target_inner) = (enter(source)?, enter(target)?);
+        let mut shown = HashSet::new();
+        for name in names(inner.as_fd())? {
+            let place = Place { directory: target_inner.as_fd(), name: &name };
+            self.inside((inner.as_fd(), Some(place)), &path.join(&name))?;
+            shown.insert(name);
+        }
+        for name in names(target_inner.as_fd())?.into_iter().filter(|name| !shown.contains(name)) {
+            let (place, path) = (Place { directory: target_inner.as_fd(), name: &name }, path.join(&name));
+            let Some(stat) = look(place)? else { continue };
+            if !self.ignored.has(&path, is_directory(&stat)) {
+                self.step("remove", &path);
+                let removals = self.remove((place, &stat), &path)?;
+                self.plan.removals.extend(removals);
             }
         }
-        for name in names(target.as_fd())? {
-            let (inner, path) = (Place { directory: target.as_fd(), name: &name }, path.join(&name));
-            let Some(stat) = look(inner)?.filter(|_| !is_draft(&name)) else { continue };
-            if self.ignored.has(&path, is_directory(&stat)) {
-                continue;
-            }
-            let relied = Relied { seen: self.seen.get(&path).copied(), ..relied };
-            let from = Place { directory: source.as_fd(), name: &name };
-            match look(from)? {
-                Some(new) if is_directory(&new) && is_directory(&stat) => {
-                    differs |= self.merge(from, inner, &path, relied)?;
-                }
-                Some(new) if is_same((from, &new), (inner, &stat)) && new.st_nlink <= stat.st_nlink => {}
-                Some(new) => {
-                    differs = true;
-                    if self.check_all((inner, &stat), &path, relied)?
-                        && is_directory(&stat) != is_directory(&new)
-                    {
-                        self.plan(Action::Replace, &path, Some(&stat), relied);
-                    }
-                }
-                None => {
-                    if self.check_all((inner, &stat), &path, relied)? {
-                        self.plan(Action::Remove, &path, Some(&stat), relied);
-                    }
-                }
-            }
+        let is_dressed = self.has_its_attributes(pair, there)?;
+        let differs = before != (self.plan.puts.len(), self.plan.directories.len()) || !is_dressed;
+        if is_dressed {
+            self.plan.kept_directories.push(dress);
+        } else {
+            self.plan.dresses.push(dress);
+        }
+        if is_told && differs {
+            self.step("put", path);
         }
         Ok(differs)
     }
 
-    /// Is all that is there what the change relies on? Notes what is not.
-    pub(super) fn check_all(
-        &mut self,
-        (place, stat): (Place<'_>, &Stat),
-        path: &Path,
-        relied: Relied,
-    ) -> Result<bool, Errno> {
-        if !is_directory(stat) {
-            let is_as_it_was = self.is_as_it_was(place, stat, path, relied)?;
-            if is_as_it_was {
-                self.begun.note(stat);
-            } else {
-                self.refuse(path, CHANGED);
-            }
-            return Ok(is_as_it_was);
+    fn make_directory(&mut self, pair: &Pair<'_>, dress: Dress, is_told: bool) -> Result<(), Errno> {
+        if is_told {
+            self.step("put", pair.path);
         }
-        // What was moved into it keeps its own times.
-        let is_it = relied.knew(stat) && relied.seen.is_none_or(|_| relied.holds(stat));
-        if self.target.is_lower && !is_it && !self.begun.has(stat) {
-            self.refuse(path, "what is in it was changed by somebody else");
-            return Ok(false);
-        }
-        self.begun.note(stat);
-        let (inner, mut is_as_it_was) = (enter(place)?, true);
+        self.plan.directories.push(dress.clone());
+        self.plan.dresses.push(dress);
+        let inner = enter(pair.source)?;
         for name in names(inner.as_fd())? {
-            let (place, path) = (Place { directory: inner.as_fd(), name: &name }, path.join(&name));
-            let Some(stat) = look(place)?.filter(|_| !is_draft(&name)) else { continue };
-            if self.ignored.has(&path, is_directory(&stat)) {
-                self.refuse(&path, LEFT_OUT);
-                is_as_it_was = false;
-                continue;
-            }
-            // Only of the path itself is it known which file it was.
-            let relied = Relied { seen: None, ..relied };
-            is_as_it_was &= self.check_all((place, &stat), &path, relied)?;
+            self.inside((inner.as_fd(), None), &pair.path.join(&name))?;
         }
-        Ok(is_as_it_was)
+        Ok(())
     }
 
-    fn is_as_it_was(
-        &self,
-        place: Place<'_>,
-        stat: &Stat,
+    /// What is in a directory that is put; nothing is in the target where that is made.
+    fn inside(
+        &mut self,
+        (source, target): (BorrowedFd<'_>, Option<Place<'_>>),
         path: &Path,
-        relied: Relied,
-    ) -> Result<bool, Errno> {
-        if self.begun.has(stat) {
-            return Ok(true);
+    ) -> Result<(), Errno> {
+        let source = Place { directory: source, name: path.file_name().unwrap_or_default() };
+        let stat = match look(source) {
+            Err(Errno::STALE) => {
+                self.refuse(path, CHANGED);
+                return Ok(());
+            }
+            found => found?,
+        };
+        let Some(stat) = stat.filter(|stat| !self.ignored.has(path, is_directory(stat))) else {
+            return Ok(());
+        };
+        let there = target.map(look).transpose()?.flatten();
+        let target = target.unwrap_or(source);
+        let pair = Pair { path, source, stat: &stat, target, there: there.as_ref() };
+        match is_directory(&stat) {
+            true => self.tree(&pair, false).map(drop),
+            false => self.file(&pair, false),
         }
+    }
+
+    /// What it takes to remove what is at a path, what is in it first. Refuses what others have changed.
+    fn remove(&mut self, (place, stat): (Place<'_>, &Stat), path: &Path) -> Result<Vec<Removal>, Errno> {
+        self.planned.insert(path.to_owned());
+        if !is_directory(stat) {
+            if !self.is_relied_on(place, stat, path)? {
+                self.refuse(path, CHANGED);
+            }
+            self.note_linked(stat, path);
+            return Ok(vec![Removal::File(path.to_owned(), FileState::of(stat))]);
+        }
+        if !self.has_directory(path)? {
+            self.refuse(path, HIDDEN);
+            return Ok(Vec::new());
+        }
+        let inner = match enter(place) {
+            Err(Errno::XDEV) => {
+                self.refuse(path, MOUNTED);
+                return Ok(Vec::new());
+            }
+            inner => inner?,
+        };
+        let mut removals = Vec::new();
+        for name in names(inner.as_fd())? {
+            let (place, path) = (Place { directory: inner.as_fd(), name: &name }, path.join(&name));
+            let Some(stat) = look(place)? else { continue };
+            if self.ignored.has(&path, is_directory(&stat)) {
+                self.refuse(&path, LEFT_OUT);
+            } else {
+                removals.extend(self.remove((place, &stat), &path)?);
+            }
+        }
+        removals.push(Removal::Directory(path.to_owned()));
+        Ok(removals)
+    }
+
+    /// Returns whether a file in the target is the one that the branch relies on.
+    fn is_relied_on(&self, place: Place<'_>, stat: &Stat, path: &Path) -> Result<bool, Errno> {
         if self.target.is_lower {
-            return Ok(relied.holds(stat));
+            return Ok(self.reliances.holds(path, stat));
         }
         // Of another directory only bytes tell.
         let above = enter_path(self.target.lower.as_fd(), path.parent().unwrap_or(Path::new("")))?;
         let Some(above) = above else { return Ok(false) };
         let below = Place { directory: above.as_fd(), name: path.file_name().unwrap_or_default() };
         match look(below)? {
-            Some(known) if relied.holds(&known) && kind(&known) == kind(stat) => {
-                same_content(below, place, stat)
+            Some(known) if self.reliances.holds(path, &known) => {
+                has_same_content((below, &known), (place, stat))
             }
             _ => Ok(false),
         }
     }
 
-    /// Of names that a file has had in the directory below all along nothing is recorded: they are to lead to the new one.
-    pub(super) fn add_other_names(&mut self) -> Result<(), Errno> {
-        if !self.linked.is_empty() {
-            let root = enter(Place { directory: self.target.root.as_fd(), name: OsStr::new(".") })?;
-            self.search(root.as_fd(), Path::new(""))?;
+    fn has_directory(&self, path: &Path) -> Result<bool, Errno> {
+        let is_below = || Ok(enter_path(self.target.lower.as_fd(), path)?.is_some());
+        Ok(self.reliances.has_directory(path) && (self.target.is_lower || is_below()?))
+    }
+
+    /// Of names that a file has had in the directory below all along nothing is recorded: they are to lead to the file that is
+    /// put. And names of files that lose or get one: their change tokens become others.
+    fn other_names(&mut self, linked: &[u64]) -> Result<(), Errno> {
+        let changed: HashSet<u64> = linked.iter().copied().collect();
+        let linked = self.plan.puts.iter().map(|put| put.stat).filter(|stat| stat.st_nlink > 1);
+        let put: HashSet<u64> = linked.map(|stat| stat.st_ino).collect();
+        // What is there already and gets another name.
+        let done: Vec<Done> =
+            self.plan.done.iter().filter(|done| put.contains(&done.stat.st_ino)).cloned().collect();
+        for Done { path, .. } in done {
+            if let Some((_, there)) = self.target.find(&path)? {
+                self.link(&there, &path);
+            }
+        }
+        if put.is_empty() && changed.is_empty() && !self.has_other_names {
+            return Ok(());
+        }
+        let root = enter(Place { directory: self.target.root.as_fd(), name: OsStr::new(".") })?;
+        let mut found = Vec::new();
+        search(root.as_fd(), Path::new(""), &mut found)?;
+        for (path, there) in &found {
+            if self.planned.contains(path) {
+                continue;
+            }
+            let Some((source_above, stat)) = self.in_view(path)? else { continue };
+            if put.contains(&stat.st_ino) || changed.contains(&inode_number(stat.st_ino)) {
+                let Some((target_above, _)) = self.target.find(path)? else { continue };
+                let name = path.file_name().unwrap_or_default();
+                let source = Place { directory: source_above.as_fd(), name };
+                let target = Place { directory: target_above.as_fd(), name };
+                self.file(&Pair { path, source, stat: &stat, target, there: Some(there) }, true)?;
+            }
+        }
+        for (path, there) in found {
+            if let Some(names) = self.plan.linked.get_mut(&there.st_ino) {
+                names.push((path, FileState::of(&there)));
+            }
         }
         Ok(())
     }
 
-    fn search(&mut self, directory: BorrowedFd<'_>, path: &Path) -> Result<(), Errno> {
-        for name in names(directory)? {
-            let (place, path) = (Place { directory, name: &name }, path.join(&name));
-            let Some(stat) = look(place)? else { continue };
-            if is_directory(&stat) {
-                match enter(place) {
-                    // Something is mounted there.
-                    Err(Errno::XDEV) => {}
-                    inner => self.search(inner?.as_fd(), &path)?,
-                }
-                continue;
-            }
-            let Some(above) = enter_path(self.view, path.parent().unwrap_or(Path::new("")))? else {
-                continue;
-            };
-            let source = Place { directory: above.as_fd(), name: &name };
-            let new = match look(source) {
-                // Others put it there: the view does not know of it.
-                Err(Errno::STALE) => None,
-                new => new?,
-            };
-            let Some(new) = new.filter(|_| !self.planned.contains(&path)) else { continue };
-            let Some(relied) = self.linked.get(&new.st_ino).copied() else { continue };
-            let is_done = is_same((source, &new), (place, &stat));
-            if is_done || self.check_all((place, &stat), &path, relied)? {
-                self.plan(Action::Put, &path, Some(&stat), relied);
-            }
+    /// A file that loses or gets a name by what is done is told by less than its change token.
+    fn mark_linked(&mut self) {
+        let Plan { in_the_way, removals, puts, linked, done, .. } = &mut self.plan;
+        let removed = in_the_way.iter_mut().chain(removals).filter_map(|removal| match removal {
+            Removal::File(_, state) => Some(state),
+            Removal::Directory(_) => None,
+        });
+        let replaced = puts.iter_mut().filter_map(|put| put.expected.as_mut());
+        let kept = done.iter_mut().map(|done| &mut done.found);
+        for state in removed.chain(replaced).chain(kept) {
+            state.is_linked |= linked.contains_key(&state.ino);
         }
+    }
+
+    /// What the branch has at a path, and the directory that it is in.
+    fn in_view(&self, path: &Path) -> Result<Option<(std::os::fd::OwnedFd, Stat)>, Errno> {
+        let above = match enter_path(self.view, path.parent().unwrap_or(Path::new(""))) {
+            Err(Errno::STALE) => None,
+            above => above?,
+        };
+        let Some(above) = above else { return Ok(None) };
+        let stat = match look(Place { directory: above.as_fd(), name: path.file_name().unwrap_or_default() })
+        {
+            // Others put it there: the view does not know of it.
+            Err(Errno::STALE) => None,
+            stat => stat?,
+        };
+        Ok(stat.map(|stat| (above, stat)))
+    }
+
+    /// All directories in which something is done have to let us; those of our own that do not are opened for the time.
+    fn check_writable(&mut self) -> Result<(), Errno> {
+        let removed = self.plan.in_the_way.iter().chain(&self.plan.removals).map(Removal::path);
+        let put = self.plan.puts.iter().map(|put| &*put.path);
+        let made = self.plan.directories.iter().map(|made| &*made.path);
+        let above: HashSet<PathBuf> =
+            removed.chain(put).chain(made).filter_map(Path::parent).map(Path::to_owned).collect();
+        for path in above {
+            let Some(directory) = enter_path(self.target.root.as_fd(), &path)? else { continue };
+            let may = accessat(&directory, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS);
+            if may.is_ok() {
+                continue;
+            }
+            let stat = rustix::fs::fstat(&directory)?;
+            if stat.st_uid != geteuid().as_raw() {
+                self.refuse(&path, UNWRITABLE);
+                continue;
+            }
+            let is_dressed = self.plan.dresses.iter().any(|dress| dress.path == path);
+            let is_removed =
+                self.plan.removals.iter().chain(&self.plan.in_the_way).any(|removal| removal.path() == path);
+            if !is_dressed && !is_removed {
+                let Some((_, own)) = self.in_view(&path)? else { continue };
+                self.plan.dresses.push(Dress { path: path.clone(), ino: own.st_ino });
+            }
+            self.plan.locked.push(path);
+        }
+        self.plan.locked.sort();
         Ok(())
     }
-
-    /// What is to be done, in the order of paths.
-    pub(super) fn sort(&mut self) {
-        self.steps.sort_by(|a, b| a.path.cmp(&b.path));
-    }
 }
 
-impl Relied {
-    /// Is a file of the directory below what the change relies on?
-    fn holds(self, stat: &Stat) -> bool {
-        match self.seen {
-            Some(seen) => agentfs_proto::stamp(stat.st_ino, changed_ns(stat)) == seen,
-            None => self.knew(stat),
+impl Removal {
+    pub(super) fn path(&self) -> &Path {
+        match self {
+            Removal::File(path, _) | Removal::Directory(path) => path,
         }
     }
 
-    /// Was it changed last before the branch came to rely on what there is?
-    fn knew(self, stat: &Stat) -> bool {
-        changed_ns(stat) <= self.not_after_ns
+    fn deeper_first(&self, other: &Self) -> std::cmp::Ordering {
+        other.path().cmp(self.path())
     }
 }
 
-fn changed_ns(stat: &Stat) -> u64 {
-    let secs = u64::try_from(stat.st_ctime).unwrap_or(0);
-    secs.saturating_mul(1_000_000_000).saturating_add(stat.st_ctime_nsec)
+/// Returns whether a path is the volume's own, or in what is.
+fn is_claimed(path: &Path) -> bool {
+    path.components()
+        .next()
+        .is_some_and(|first| CLAIMED.iter().any(|name| first.as_os_str() == OsStr::new(name)))
 }
 
-fn same_content(a: Place<'_>, b: Place<'_>, stat: &Stat) -> Result<bool, Errno> {
-    match kind(stat) {
-        FileType::RegularFile => {
-            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            let open = |place: Place<'_>| openat(place.directory, place.name, flags, Mode::empty());
-            has_same_bytes(open(a)?, open(b)?)
-                .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+/// All files below a directory that have several names.
+fn search(directory: BorrowedFd<'_>, path: &Path, found: &mut Vec<(PathBuf, Stat)>) -> Result<(), Errno> {
+    for name in names(directory)? {
+        let (place, path) = (Place { directory, name: &name }, path.join(&name));
+        let Some(stat) = look(place)?.filter(|_| !is_claimed(&path)) else { continue };
+        if is_directory(&stat) {
+            match enter(place) {
+                Err(Errno::XDEV) => {}
+                inner => search(inner?.as_fd(), &path, found)?,
+            }
+        } else if stat.st_nlink > 1 {
+            found.push((path, stat));
         }
-        FileType::Symlink => {
-            let target = |place: Place<'_>| readlinkat(place.directory, place.name, Vec::new());
-            Ok(target(a)? == target(b)?)
-        }
-        _ => Ok(true),
     }
+    Ok(())
 }

@@ -1,13 +1,13 @@
 //! Where changes are applied: the directory that the volume lies over, as the daemon has it, or another.
 
-use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use agentfs_proto::response::LowerReply;
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, fstat, open};
+use rustix::fs::{FlockOperation, Mode, OFlags, Stat, flock, fstat, open};
 use rustix::io::Errno;
 
+use crate::copy::{Place, enter_path, look};
 use crate::failure::Failure;
 
 /// The two directories; mostly one.
@@ -35,6 +35,17 @@ impl Target {
             }
             error => Failure::with_errno("the target directory cannot be locked", error),
         })
+    }
+
+    /// What is at a path, and the directory that it is in; `None` when nothing is.
+    ///
+    /// # Errors
+    /// What the host answers.
+    pub(super) fn find(&self, path: &Path) -> Result<Option<(OwnedFd, Stat)>, Errno> {
+        let Some(name) = path.file_name() else { return Ok(None) };
+        let above = enter_path(self.root.as_fd(), path.parent().unwrap_or(Path::new("")))?;
+        let Some(above) = above else { return Ok(None) };
+        Ok(look(Place { directory: above.as_fd(), name })?.map(|stat| (above, stat)))
     }
 
     /// The directory that the daemon tells of, or `to`.
@@ -69,22 +80,4 @@ pub(super) fn open_directory(path: &Path) -> Result<OwnedFd, Failure> {
     open(path, flags, Mode::empty()).map_err(|error| {
         Failure::with_errno(format!("the directory {} cannot be opened", path.display()), error)
     })
-}
-
-/// Have two files the same bytes?
-pub(super) fn has_same_bytes(a: OwnedFd, b: OwnedFd) -> std::io::Result<bool> {
-    use std::io::{BufRead, BufReader};
-    let (mut a, mut b) = (BufReader::new(File::from(a)), BufReader::new(File::from(b)));
-    loop {
-        let (left, right) = (a.fill_buf()?, b.fill_buf()?);
-        let len = left.len().min(right.len());
-        if len == 0 {
-            return Ok(left.is_empty() && right.is_empty());
-        }
-        if left.get(..len) != right.get(..len) {
-            return Ok(false);
-        }
-        a.consume(len);
-        b.consume(len);
-    }
 }

@@ -17,6 +17,7 @@ use self::sides::Sides;
 use super::{from_root, job};
 use crate::client::{Client, unexpected};
 use crate::failure::Failure;
+use crate::interrupt;
 use crate::output::{self, Output, shown};
 use crate::patch::{self, Paint};
 
@@ -75,7 +76,7 @@ fn compare(client: &Client, wish: &Wish<'_>) -> Result<Output, Failure> {
     let sides = match wish.form {
         Form::Names => None,
         Form::Stat | Form::Patch => {
-            job::watch()?;
+            interrupt::watch()?;
             Some(Sides::open(client, wish.a, wish.b)?)
         }
     };
@@ -158,7 +159,7 @@ fn print_patch(files: &Files, sides: &Sides<'_>, colour: bool) -> Result<(), Fai
     files.tell_of_others();
     let is_shown = io::stdout().is_terminal();
     for change in &files.changes {
-        job::check()?;
+        interrupt::check()?;
         let (old, new) = sides.read(change, is_shown)?;
         let written = match (&old, &new) {
             (Some(sides::Read::TooLarge), _) | (_, Some(sides::Read::TooLarge)) => {

@@ -2,8 +2,8 @@
 
 use super::files::{Change, Files};
 use super::sides::{Read, Sides};
-use crate::command::job;
 use crate::failure::Failure;
+use crate::interrupt;
 use crate::output::{self, Output, shown};
 use crate::patch::{self, Counts};
 
@@ -15,7 +15,7 @@ const NAME: usize = 50;
 pub(super) fn counted(files: &Files, sides: &Sides<'_>, colour: bool) -> Result<Output, Failure> {
     let mut rows = Vec::new();
     for change in &files.changes {
-        job::check()?;
+        interrupt::check()?;
         let (old, new) = sides.read(change, false)?;
         let is_large = |read: &Option<Read>| matches!(read, Some(Read::TooLarge));
         let counts = if is_large(&old) || is_large(&new) {
