@@ -36,6 +36,11 @@ impl Failure {
         }
     }
 
+    /// The same, with what came of it.
+    pub(crate) fn and(self, more: String) -> Self {
+        Self { sentence: format!("{}; {more}", self.sentence), ..self }
+    }
+
     /// The same, for a command that ends with this exit code then, unless with another already.
     pub(crate) fn or_exit(self, code: u8) -> Self {
         Self { code: self.code.or(Some(code)), ..self }

@@ -51,6 +51,17 @@ impl Ignored {
         builder.build().map(|patterns| Ignored { patterns, git: None }).map_err(wrong)
     }
 
+    /// Returns whether a path, from the root on, is left out; nothing above it is.
+    pub(crate) fn has_itself(&self, path: &Path, is_directory: bool) -> bool {
+        match &self.git {
+            Some(git) if path.ends_with(".git") => {
+                git.borrow_mut().insert(path.to_owned());
+                true
+            }
+            _ => self.patterns.matched(path, is_directory).is_ignore(),
+        }
+    }
+
     /// Is a path, from the root on, left out, or one above it?
     pub(crate) fn has(&self, path: &Path, is_directory: bool) -> bool {
         if let Some(git) = &self.git

@@ -38,7 +38,11 @@ fn main() -> ExitCode {
 fn run(args: &Args) -> Result<u8, Failure> {
     let volume = mount::find(args.mount.as_deref())?;
     let answer = command::run(&Client::open(&volume)?, &args.command)?;
-    match answer.print(args.format(), &mut io::stdout().lock()) {
+    let printed = match answer.is_aside() {
+        true => answer.print(args.format(), &mut io::stderr().lock()),
+        false => answer.print(args.format(), &mut io::stdout().lock()),
+    };
+    match printed {
         // Whoever closes the pipe has seen enough, as `head` does.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             Err(Failure::io("cannot write the answer", &error))

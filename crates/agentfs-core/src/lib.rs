@@ -38,7 +38,7 @@ pub use merge::{Conflict, ConflictKind, Policy, Step, Verb};
 pub use ops::{
     ChangeKind, Changes, CreateMode, DiffStatus, Difference, DirEntry, Face, Finding, LOWER, MergeWish,
     Merged, OpenMode, Pages, Recovered, Reliance, RenameMode, Repaired, Report, Shown, Status, Strip, Undone,
-    Usage, Writing, Written, XattrMode, check_store, git_root, is_acl, repair_store,
+    Usage, Writing, Written, WrittenPath, XattrMode, check_store, git_root, is_acl, repair_store,
 };
 pub use progress::Progress;
 pub use store::{

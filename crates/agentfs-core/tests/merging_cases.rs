@@ -285,3 +285,54 @@ fn a_merge_that_was_undone_is_merged_again_also_when_the_other_had_it_already() 
     v.merges("b", "main");
     assert_eq!((v.text("main", "f"), v.text("main", "g")), (some("2"), some("g")));
 }
+
+/// The target moves a file, one branch saves it as editors do and is merged; what a third did to it is not lost then.
+#[test]
+fn a_file_that_was_moved_saved_and_merged_is_the_same_to_a_third() {
+    for third in ["deletes", "edits"] {
+        let v = empty();
+        let text = |b: &str, c: &str| format!("A\n{0}{b}\n{0}{c}\n", "-\n".repeat(9));
+        v.put("main", "f", &text("B", "C"));
+        v.branch("main", "p");
+        v.branch("main", "q");
+        v.rename("main", "f", "z");
+        v.save("p", "f", &text("of p", "C"));
+        match third {
+            "deletes" => v.remove("q", "f"),
+            _ => v.save("q", "f", &text("B", "of q")),
+        }
+        v.merges("p", "main");
+        if third == "deletes" {
+            assert_eq!(v.conflicts("q", "main"), [ConflictKind::EditDelete]);
+        } else {
+            v.merges("q", "main");
+            assert_eq!(v.text("main", "z"), some(&text("of p", "of q")));
+            // Each of the others knows it, too, wherever it comes from.
+            v.merges("main", "p");
+            v.save("p", "z", &text("of p again", "of q"));
+            v.merges("main", "q");
+            v.merges("p", "main");
+            assert_eq!(v.text("main", "z"), some(&text("of p again", "of q")));
+        }
+    }
+}
+
+/// With `--theirs` what made room for something of the other lies where the other has it.
+#[test]
+fn what_both_have_is_not_dropped_for_what_the_other_edited() {
+    for is_edited in [false, true] {
+        let v = empty();
+        v.put("main", "e", "both");
+        v.put("main", "g", "g");
+        v.branch("main", "y");
+        v.rename("y", "e", "g");
+        v.put("main", "g", "edited");
+        if is_edited {
+            v.put("main", "e", "both, edited");
+        }
+        merge(&v.0, "main", "y", Policy::Theirs).unwrap();
+        v.sound();
+        let e = if is_edited { "both, edited" } else { "both" };
+        assert_eq!((v.text("y", "e"), v.text("y", "g")), (some(e), some("edited")));
+    }
+}

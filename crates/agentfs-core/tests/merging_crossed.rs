@@ -28,6 +28,8 @@ struct Heard {
     made: BTreeSet<String>,
     deleted: BTreeSet<String>,
     edits: [u64; BRANCHES],
+    /// How often main has moved the shared text.
+    moves: u64,
 }
 
 impl Heard {
@@ -38,9 +40,15 @@ impl Heard {
     fn hear(&mut self, other: &Heard) {
         self.made.extend(other.made.iter().cloned());
         self.deleted.extend(other.deleted.iter().cloned());
+        self.moves = self.moves.max(other.moves);
         for (own, other) in self.edits.iter_mut().zip(other.edits) {
             *own = (*own).max(other);
         }
+    }
+
+    /// Where the shared text is.
+    fn shared(&self) -> String {
+        format!("shared-{}", self.moves)
     }
 
     /// Parts far enough from each other that no merge takes edits of two for one.
@@ -66,7 +74,7 @@ fn case(seed: u64) -> usize {
     let device = Arc::new(Memory::default());
     let mut v = open(&device);
     let mut heard = vec![Heard::default(); BRANCHES];
-    v.put("main", "shared", &heard[0].text());
+    v.put("main", &heard[0].shared(), &heard[0].text());
     let (mut made, mut merges) = (0, 0);
     for branch in 1..BRANCHES {
         v.0.create_branch(&name(chance.below(branch as u64) as usize), Some(&name(branch))).unwrap();
@@ -74,7 +82,7 @@ fn case(seed: u64) -> usize {
     for step in 0..STEPS {
         let branch = chance.below(BRANCHES as u64) as usize;
         let at = name(branch);
-        match chance.below(8) {
+        match chance.below(9) {
             0 => {
                 made += 1;
                 let file = format!("f{made}");
@@ -90,7 +98,16 @@ fn case(seed: u64) -> usize {
             }
             2 | 3 => {
                 heard[branch].edits[branch] += 1;
-                v.put(&at, "shared", &heard[branch].text());
+                let (shared, text) = (heard[branch].shared(), heard[branch].text());
+                match chance.below(2) {
+                    0 => v.put(&at, &shared, &text),
+                    _ => v.save(&at, &shared, &text),
+                }
+            }
+            8 => {
+                let before = heard[0].shared();
+                heard[0].moves += 1;
+                v.rename("main", &before, &heard[0].shared());
             }
             4 if chance.below(4) == 0 => {
                 v.0.close().unwrap();
@@ -113,10 +130,10 @@ fn case(seed: u64) -> usize {
                 let other = heard[source].clone();
                 heard[branch].hear(&other);
                 let mut names = v.names(&into);
-                names.remove("shared");
+                assert!(names.remove(&heard[branch].shared()), "seed {seed}, step {step}: {names:?}");
                 assert_eq!(names, heard[branch].names(), "seed {seed}, step {step}, {from} into {into}");
                 assert_eq!(
-                    v.text(&into, "shared").unwrap(),
+                    v.text(&into, &heard[branch].shared()).unwrap(),
                     heard[branch].text(),
                     "seed {seed}, step {step}, {from} into {into}"
                 );

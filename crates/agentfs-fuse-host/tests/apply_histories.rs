@@ -119,9 +119,10 @@ impl Bench {
 
     /// Once more is nothing to be done.
     fn again(&mut self, case: u64, branch: &str) {
+        let (_, planned) = self.cli(&["apply", branch, "--dry-run"]);
         let (done, words) = self.cli(&["apply", branch]);
         if !done || !words.contains("PUT=0\tREMOVED=0") {
-            self.fail(case, &format!("again: {words}"));
+            self.fail(case, &format!("again: {words}\n{planned}"));
         }
     }
 }

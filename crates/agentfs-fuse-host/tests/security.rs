@@ -11,10 +11,10 @@ use std::process::{Child, Command};
 
 use agentfs_proto::request::{
     ApplyNote, ApplyStart, BranchBind, BranchCreate, BranchDelete, BranchDiscard, BranchEnter, BranchList,
-    BranchRename, BranchSnapshot, BranchUnbind, BranchUsage, DiffStart, Events, FuzzySnapshot, JobEnd,
-    JobPoll, JobRead, KeepLower, MergeStart, ProcessList, RequestCounts, RestoreStart, SnapshotCreate,
-    SnapshotDelete, SnapshotExport, SnapshotExportRelease, SnapshotPage, SnapshotRename, Stop,
-    SyncedSnapshot, Whoami,
+    BranchRename, BranchSnapshot, BranchUnbind, BranchUsage, DiffStart, Events, FuzzySnapshot, ImportBegin,
+    JobEnd, JobPoll, JobRead, KeepLower, MergeStart, ProcessList, RequestCounts, RestoreStart,
+    SnapshotCreate, SnapshotDelete, SnapshotExport, SnapshotExportRelease, SnapshotPage, SnapshotRename,
+    Stop, SyncedSnapshot, Whoami,
 };
 use agentfs_proto::{DecodeError, Request, Response};
 use rustix::process::{Gid, Uid};
@@ -135,6 +135,7 @@ fn each_request() -> Vec<Request> {
         BranchDiscard { branch: b(), force: true }.into(),
         ApplyStart { of: b() }.into(),
         ApplyNote { branch: b(), written: vec![], tokens: vec![] }.into(),
+        ImportBegin { branch: b() }.into(),
     ]
 }
 

@@ -90,6 +90,8 @@ pub struct WrittenEntry {
     pub path: Vec<u8>,
     /// `removed`, `directory` or `file`.
     pub kind: Vec<u8>,
+    /// Whether it was put there; else it was there, and is as it is to be.
+    pub is_new: bool,
     /// The inode number that it has in the branch, without the number of the view.
     pub inode: u64,
     /// The change token of a file: see [`crate::change_token`].

@@ -120,6 +120,8 @@ requests! {
         123 ApplyStart,
         /// Notes what was written to the directory that the volume lies over.
         124 ApplyNote,
+        /// Keeps the state of a branch before files are copied into it.
+        125 ImportBegin,
     }
     version alone {
         /// All snapshots in one response, which fails when they do not fit; [`SnapshotPage`] has no such limit.
@@ -286,6 +288,13 @@ pub struct ApplyNote {
     pub written: Vec<WrittenEntry>,
     /// Files of the directory that have other change tokens although nobody changed them: names of theirs came or went.
     pub tokens: Vec<TokenEntry>,
+}
+
+/// Payload of [`Request::ImportBegin`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ImportBegin {
+    /// The branch, by id or name.
+    pub branch: Vec<u8>,
 }
 
 /// Payload of [`Request::DiffStart`].

@@ -117,6 +117,8 @@ responses! {
     123 ApplyStart(JobReply),
     /// What is there is what the branch relies on.
     124 ApplyNote(NotedReply),
+    /// The branch, and the snapshot of the state before.
+    125 ImportBegin(ImportReply),
 }
 
 /// The errno of an answer that does not fit, on every Linux but Alpha, MIPS, PA-RISC and SPARC.
@@ -277,6 +279,15 @@ pub struct LowerReply {
 pub struct NotedReply {
     /// How many entries were noted.
     pub count: u64,
+}
+
+/// Payload of [`Response::ImportBegin`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ImportReply {
+    /// The branch's id.
+    pub branch: Vec<u8>,
+    /// The snapshot.
+    pub kept: SnapshotRecord,
 }
 
 /// Payload of [`Response::KeepLower`].

@@ -5,9 +5,9 @@ mod strategies;
 
 use agentfs_proto::request::{
     ApplyNote, ApplyStart, BranchDiscard, BranchEnter, BranchList, BranchRename, BranchSnapshot, BranchUsage,
-    DiffStart, Events, FuzzySnapshot, JobEnd, JobPoll, JobRead, KeepLower, MergeStart, ProcessList,
-    RequestCounts, RestoreStart, SnapshotCreate, SnapshotDelete, SnapshotPage, SnapshotRename, Stop,
-    SyncedSnapshot, Whoami,
+    DiffStart, Events, FuzzySnapshot, ImportBegin, JobEnd, JobPoll, JobRead, KeepLower, MergeStart,
+    ProcessList, RequestCounts, RestoreStart, SnapshotCreate, SnapshotDelete, SnapshotPage, SnapshotRename,
+    Stop, SyncedSnapshot, Whoami,
 };
 use agentfs_proto::result::{DiffResult, MergeResult};
 use agentfs_proto::{DecodeError, Request, Response};
@@ -105,7 +105,7 @@ fn selectors_of_others_are_unknown() {
 #[test]
 fn the_new_requests_have_their_selectors() {
     let id = || b"id".to_vec();
-    let requests: [Request; 28] = [
+    let requests: [Request; 29] = [
         BranchList { after: None }.into(),
         SnapshotPage { after: None }.into(),
         SnapshotDelete { snapshot: id() }.into(),
@@ -135,8 +135,9 @@ fn the_new_requests_have_their_selectors() {
         BranchDiscard { branch: id(), force: false }.into(),
         ApplyStart { of: id() }.into(),
         ApplyNote { branch: id(), written: vec![], tokens: vec![] }.into(),
+        ImportBegin { branch: id() }.into(),
     ];
     let selectors: Vec<u8> = requests.iter().map(|request| request.encode()[0]).collect();
-    let expected = (95..=124).filter(|selector| ![110, 113].contains(selector));
+    let expected = (95..=125).filter(|selector| ![110, 113].contains(selector));
     assert_eq!(selectors, expected.collect::<Vec<u8>>());
 }

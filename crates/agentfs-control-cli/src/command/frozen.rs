@@ -5,6 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use agentfs_proto::Response;
+use agentfs_proto::ids::parse_id;
 use agentfs_proto::record::BranchEntry;
 use agentfs_proto::request::{BranchCreate, BranchDelete, BranchSnapshot, SnapshotDelete};
 
@@ -90,18 +91,10 @@ impl<'a> Frozen<'a> {
     }
 
     fn at(client: &'a Client, id: Vec<u8>, what: What) -> Result<Frozen<'a>, Failure> {
-        let place = Path::new(".agentfs/by-id").join(shown(&id));
-        let volume = client.volume();
-        let roots = [volume.join(VOLUME), volume.to_owned()].into_iter().chain(mount_point(volume).ok());
-        let found = roots.map(|root| root.join(&place)).find(|view| view.is_dir());
-        let view = found.unwrap_or_default();
-        let frozen = Frozen { client, id, view, what };
-        if frozen.view.as_os_str().is_empty() {
-            return Err(Failure::new(
-                "what is to be read cannot be seen from here: ask from outside of a branch",
-            ));
-        }
-        Ok(frozen)
+        let view = view_of(client, &id);
+        // It goes again when it cannot be seen.
+        let frozen = Frozen { client, id, view: view.as_ref().ok().cloned().unwrap_or_default(), what };
+        view.map(|_| frozen)
     }
 }
 
@@ -115,6 +108,22 @@ impl Drop for Frozen<'_> {
             thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+/// The directory that shows a branch or a snapshot, which the daemon tells by its id.
+///
+/// # Errors
+/// When it cannot be seen from here.
+pub(super) fn view_of(client: &Client, id: &[u8]) -> Result<PathBuf, Failure> {
+    // An id is hexadecimal: nothing else becomes a part of a path.
+    if parse_id(id).is_none() {
+        return Err(unexpected());
+    }
+    let place = Path::new(".agentfs/by-id").join(shown(id));
+    let volume = client.volume();
+    let roots = [volume.join(VOLUME), volume.to_owned()].into_iter().chain(mount_point(volume).ok());
+    let found = roots.map(|root| root.join(&place)).find(|view| view.is_dir());
+    found.ok_or_else(|| Failure::new("it cannot be seen from here: ask from outside of a branch"))
 }
 
 /// A branch that is given by its id or its name.

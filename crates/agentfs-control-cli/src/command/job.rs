@@ -16,12 +16,40 @@ const SHORTEST: Duration = Duration::from_micros(100);
 const LONGEST: Duration = Duration::from_millis(100);
 /// From when on it is told how far it is.
 const QUICK: Duration = Duration::from_millis(500);
+/// Whether a job is cancelled when the command is told to end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Signals {
+    Heard,
+    Ignored,
+}
+
 /// Has the daemon do what is asked, `what`, and returns what it found.
 ///
 /// # Errors
 /// The daemon's; when it was cancelled.
 pub(super) fn run(client: &Client, what: &str, asked: impl Into<Request>) -> Result<Vec<u8>, Failure> {
     interrupt::watch()?;
+    run_with(client, what, asked, Signals::Heard)
+}
+
+/// As [`run`], of what a command does that was told to end, to leave things as they were.
+///
+/// # Errors
+/// The daemon's.
+pub(super) fn run_to_its_end(
+    client: &Client,
+    what: &str,
+    asked: impl Into<Request>,
+) -> Result<Vec<u8>, Failure> {
+    run_with(client, what, asked, Signals::Ignored)
+}
+
+fn run_with(
+    client: &Client,
+    what: &str,
+    asked: impl Into<Request>,
+    signals: Signals,
+) -> Result<Vec<u8>, Failure> {
     let job = match client.call(asked)? {
         Response::DiffStart(JobReply { job })
         | Response::MergeStart(JobReply { job })
@@ -30,7 +58,7 @@ pub(super) fn run(client: &Client, what: &str, asked: impl Into<Request>) -> Res
         | Response::ApplyStart(JobReply { job }) => job,
         _ => return Err(unexpected()),
     };
-    let length = wait(client, what, job)?;
+    let length = wait(client, what, job, signals)?;
     let mut found = Vec::with_capacity(usize::try_from(length).unwrap_or(0));
     while (found.len() as u64) < length {
         match client.call(JobRead { job, offset: found.len() as u64 })? {
@@ -42,11 +70,11 @@ pub(super) fn run(client: &Client, what: &str, asked: impl Into<Request>) -> Res
     Ok(found)
 }
 
-fn wait(client: &Client, what: &str, job: u64) -> Result<u64, Failure> {
+fn wait(client: &Client, what: &str, job: u64, signals: Signals) -> Result<u64, Failure> {
     let (begun, mut pause, mut is_told, mut is_ended) = (Instant::now(), SHORTEST, false, false);
     let is_terminal = io::stderr().is_terminal();
     let length = loop {
-        if interrupt::check().is_err() && !is_ended {
+        if signals == Signals::Heard && interrupt::check().is_err() && !is_ended {
             client.call(JobEnd { job })?;
             is_ended = true;
         }

@@ -78,6 +78,7 @@ pub(super) fn undo(client: &Client) -> Result<Output, Failure> {
     Ok(match result.deed.as_slice() {
         b"undo-delete" => output::revived(&result),
         b"undo-merge" => output::merged(&result, "UNDONE\tmerge", false, false),
+        b"undo-import" => output::merged(&result, "UNDONE\timport", false, false),
         _ => output::merged(&result, "UNDONE\trestore", false, false),
     })
 }

@@ -49,7 +49,7 @@ pub(super) fn run(client: &Client, wish: &Wish) -> Result<Output, Failure> {
 /// Has nobody given it this name?
 fn is_unnamed(entry: &SnapshotEntry) -> bool {
     entry.name.as_deref().is_none_or(|name| {
-        let number = ["before-merge-", "before-restore-", "before-delete-", "before-undo-"]
+        let number = ["before-merge-", "before-restore-", "before-delete-", "before-undo-", "before-import-"]
             .iter()
             .find_map(|start| name.strip_prefix(start.as_bytes()));
         number.is_some_and(|number| !number.is_empty() && number.iter().all(u8::is_ascii_digit))

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::buffer::spare_capacity;
 use rustix::fs::{
     AtFlags, Gid, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat,
-    copy_file_range, fchmod, fchown, fdatasync, fgetxattr, flistxattr, fremovexattr, fsetxattr, fstat,
-    ftruncate, futimens, ioctl_ficlone, openat, seek, utimensat,
+    copy_file_range, fchmod, fchown, fgetxattr, flistxattr, fremovexattr, fsetxattr, fstat, ftruncate,
+    futimens, ioctl_ficlone, openat, seek, utimensat,
 };
 use rustix::io::Errno;
 
@@ -24,14 +24,13 @@ const CHUNK: usize = 1 << 20;
 const PIECE: usize = 64 << 20;
 
 /// Copies a regular file to a place where nothing is.
-pub(super) fn copy(source: Place<'_>, to: Place<'_>, stat: &Stat, is_durable: bool) -> Result<(), Errno> {
+pub(super) fn copy(source: Place<'_>, to: Place<'_>, stat: &Stat) -> Result<(), Errno> {
     let read = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let from = openat(source.directory, source.name, read, Mode::empty())?;
     let make = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(to.directory, to.name, make, Mode::RUSR | Mode::WUSR)?;
     copy_bytes(&from, &file)?;
-    dress(from.as_fd(), file.as_fd(), stat)?;
-    if is_durable { fdatasync(&file) } else { Ok(()) }
+    dress(from.as_fd(), file.as_fd(), stat)
 }
 
 fn copy_bytes(from: &OwnedFd, to: &OwnedFd) -> Result<(), Errno> {

@@ -192,7 +192,7 @@ impl<'a> Copier<'a> {
     fn put(&self, (source, stat): (Place<'_>, &Stat), target: Place<'_>) -> Result<(), Errno> {
         let draft = draft_name();
         let place = Place { directory: target.directory, name: OsStr::new(&draft) };
-        let moved = make(source, place, stat, false).and_then(|()| {
+        let moved = make(source, place, stat).and_then(|()| {
             if look(target)?.as_ref().is_some_and(is_directory) {
                 remove(target)?;
             }
@@ -209,13 +209,13 @@ impl<'a> Copier<'a> {
     }
 }
 
-/// Makes a copy of a file that is not a directory, where nothing is; a regular one is durable then if it `is_durable`.
+/// Makes a copy of a file that is not a directory, where nothing is.
 ///
 /// # Errors
 /// What the host answers; `INTR` when the command was told to end. A part of it may be there.
-pub(crate) fn make(source: Place<'_>, place: Place<'_>, stat: &Stat, is_durable: bool) -> Result<(), Errno> {
+pub(crate) fn make(source: Place<'_>, place: Place<'_>, stat: &Stat) -> Result<(), Errno> {
     match kind(stat) {
-        FileType::RegularFile => file::copy(source, place, stat, is_durable),
+        FileType::RegularFile => file::copy(source, place, stat),
         FileType::Symlink => {
             let to = readlinkat(source.directory, source.name, Vec::new())?;
             symlinkat(to, place.directory, place.name)?;

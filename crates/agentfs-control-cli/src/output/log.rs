@@ -40,7 +40,7 @@ impl Item<'_> {
 /// Renders the past.
 pub(crate) fn log(past: &Past, is_dot: bool) -> Output {
     let lines = if is_dot { dot(past) } else { tree(past) };
-    Output { lines, json: Some(as_json(past)), code: 0 }
+    Output { lines, json: Some(as_json(past)), code: 0, ..Output::default() }
 }
 
 impl Past {
@@ -156,6 +156,7 @@ fn event_label(past: &Past, event: &EventEntry) -> String {
     let what = match event.deed.as_slice() {
         b"merge" => format!("⇐ merged {source}"),
         b"restore" => format!("↺ restored to {source}"),
+        b"import" => "⇐ imported".into(),
         b"undo" => format!("↶ undone: back to {source}"),
         other => shown(other),
     };

@@ -94,7 +94,7 @@ pub(crate) fn counted(lines: Vec<String>, counts: &[(&[u8], Counts)]) -> Output 
         let Counts { added, removed, is_binary } = counts;
         json!({"path": text(path), "added": added, "removed": removed, "binary": is_binary})
     };
-    Output { lines, json: Some(counts.iter().map(json).collect()), code: 0 }
+    Output { lines, json: Some(counts.iter().map(json).collect()), code: 0, ..Output::default() }
 }
 
 /// What was merged, restored or undone, or would be; `is_refused` when nothing was done as something conflicts.
@@ -124,7 +124,12 @@ pub(crate) fn merged(result: &MergeResult, word: &str, is_dry: bool, is_refused:
         "{word}\tBRANCH={branch}\tCHANGED={count}\tCONFLICTS={}\tSNAPSHOT={kept}",
         result.conflicts.len()
     ));
-    Output { lines, json: Some(merged_json(result, is_dry, is_refused)), code: u8::from(is_refused) }
+    Output {
+        lines,
+        json: Some(merged_json(result, is_dry, is_refused)),
+        code: u8::from(is_refused),
+        ..Output::default()
+    }
 }
 
 fn merged_json(result: &MergeResult, is_dry: bool, is_refused: bool) -> Value {
@@ -155,7 +160,7 @@ fn merged_json(result: &MergeResult, is_dry: bool, is_refused: bool) -> Value {
 pub(crate) fn revived(result: &MergeResult) -> Output {
     let line =
         format!("UNDONE\tdelete\tBRANCH_ID={}{}", shown(&result.branch), name_field(result.name.as_deref()));
-    Output { lines: vec![line], json: Some(merged_json(result, false, false)), code: 0 }
+    Output { lines: vec![line], json: Some(merged_json(result, false, false)), code: 0, ..Output::default() }
 }
 
 /// A branch that was deleted, and the snapshot that it can be had back from.
@@ -171,7 +176,7 @@ pub(crate) fn discarded(reply: &DiscardReply) -> Output {
         "bytes_reclaimed": reply.bytes_reclaimed,
         "snapshot": snapshot_json(&reply.snapshot),
     });
-    Output { lines: vec![line], json: Some(json), code: 0 }
+    Output { lines: vec![line], json: Some(json), code: 0, ..Output::default() }
 }
 
 /// Snapshots that were deleted, with the bytes that came back, or would be.

@@ -27,32 +27,45 @@ pub(crate) enum Format {
 }
 
 /// An answer in both looks.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Output {
     lines: Vec<String>,
     /// None is nothing to print.
     json: Option<Value>,
     code: u8,
+    /// Standard output has something else.
+    is_aside: bool,
 }
 
 impl Output {
     fn line(line: String, json: Value) -> Self {
-        Self { lines: vec![line], json: Some(json), code: 0 }
+        Self { lines: vec![line], json: Some(json), ..Output::default() }
     }
 
     fn list<T>(items: &[T], line: impl Fn(&T) -> String, json: impl Fn(&T) -> Value) -> Self {
         let lines = items.iter().map(line).collect();
-        Self { lines, json: Some(items.iter().map(json).collect()), code: 0 }
+        let json = items.iter().map(json).collect();
+        Self { lines, json: Some(json), ..Output::default() }
     }
 
     /// Nothing to say, and what to exit with.
     pub(crate) fn exit(code: u8) -> Self {
-        Self { lines: Vec::new(), json: None, code }
+        Self { lines: Vec::new(), json: None, code, ..Output::default() }
     }
 
     /// The same, with another exit code.
     pub(crate) fn ending(self, code: u8) -> Self {
         Self { code, ..self }
+    }
+
+    /// The same, on standard error, as standard output has something else.
+    pub(crate) fn aside(self) -> Self {
+        Self { is_aside: true, ..self }
+    }
+
+    /// Whether it belongs on standard error.
+    pub(crate) fn is_aside(&self) -> bool {
+        self.is_aside
     }
 
     /// What to exit with.
@@ -153,7 +166,7 @@ pub(crate) fn applied(is_dry: bool, steps: &[(&str, &[u8])]) -> Output {
     let listed: Vec<Value> =
         steps.iter().map(|(word, path)| json!({"step": word, "path": text(path)})).collect();
     let json = json!({"dry_run": is_dry, "put": put, "removed": removed, "steps": listed});
-    Output { lines, json: Some(json), code: 0 }
+    Output { lines, json: Some(json), ..Output::default() }
 }
 
 /// How many files were copied.
@@ -217,7 +230,7 @@ pub(crate) fn status(
         |id: &[u8]| usages.iter().find(|(entry, _)| entry.id == id).and_then(|(entry, _)| entry.name.clone());
     lines.extend(processes.iter().map(|process| process_line(process, name(&process.branch).as_deref())));
     json.insert("processes".to_owned(), processes.iter().map(process_json).collect());
-    Output { lines, json: Some(Value::Object(json)), code: 0 }
+    Output { lines, json: Some(Value::Object(json)), code: 0, ..Output::default() }
 }
 
 fn usage_line((entry, usage): &(BranchEntry, UsageReply)) -> String {

@@ -134,7 +134,7 @@ fn join_replaced(a: &Sight, pairs: Vec<Pair>) -> Result<Vec<Pair>> {
             }
             Pair { a: None, b: Some(node) } => {
                 by_place.extend(node.places.iter().map(|place| (place.clone(), new.len())));
-                by_identity.insert(node.inode.identity(node.ino), new.len());
+                by_identity.extend(node.inode.identities(node.ino).map(|identity| (identity, new.len())));
                 new.push(Some(node));
             }
             both => rest.push(both),
@@ -152,7 +152,8 @@ fn join_replaced(a: &Sight, pairs: Vec<Pair>) -> Result<Vec<Pair>> {
         let takes = |at: &usize| {
             new.get(*at).and_then(Option::as_ref).is_some_and(|new| new.is_directory() == old.is_directory())
         };
-        let same = by_identity.get(&old.inode.identity(old.ino)).copied().filter(takes);
+        let known = |identity| by_identity.get(&identity).copied().filter(takes);
+        let same = old.inode.identities(old.ino).find_map(known);
         let successor = same.or_else(|| old.places.iter().filter_map(at).find(takes));
         match successor.and_then(|at| new.get_mut(at)?.take()) {
             Some(successor) => {

@@ -11,7 +11,7 @@ use super::codec_lower::{
 };
 use crate::error::FsError;
 use crate::store::{Backing, Content, Extent, Object, Place};
-use crate::tree::{Body, Directory, Edit, Entry, Inode, Meta, Times, Xattrs};
+use crate::tree::{Body, Directory, Edit, Entry, Inode, Meta, Replaces, Times, Xattrs};
 use crate::types::{Epoch, FileKind, InodeId, Name, ObjectId, PackId, Timestamp};
 
 /// Finds or makes what content is made of, one of a kind for each number or place.
@@ -90,6 +90,7 @@ pub(super) enum StoredEdit {
     PutFor(u64, u64, StoredMeta, StoredBody, Vec<(Bytes, Bytes)>, Option<StoredOrigin>),
     Layers(u64, Vec<StoredChange>),
     LowerEntry(Bytes, Option<StoredLowerEntry>),
+    PutForAll(u64, Vec<u64>, StoredMeta, StoredBody, Vec<(Bytes, Bytes)>, Option<StoredOrigin>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -151,9 +152,10 @@ pub(super) fn stored_edit(edit: &Edit) -> StoredEdit {
         Edit::Put(ino, inode) => {
             let (meta, body, xattrs) =
                 (meta(&inode.meta), body(&inode.body), xattrs(inode.xattrs.as_deref()));
-            if inode.goes_on.0 != 0 {
+            if !inode.replaces.is_empty() {
                 let lower = inode.lower.as_deref().map(stored_origin);
-                return StoredEdit::PutFor(ino.0, inode.goes_on.0, meta, body, xattrs, lower);
+                let replaces = inode.replaces.iter().map(|ino| ino.0).collect();
+                return StoredEdit::PutForAll(ino.0, replaces, meta, body, xattrs, lower);
             }
             match &inode.lower {
                 None => StoredEdit::Put(ino.0, meta, body, xattrs),
@@ -183,12 +185,15 @@ pub(super) fn stored_edit(edit: &Edit) -> StoredEdit {
 fn edit(stored: StoredEdit, adopt: Adopter<'_>) -> Decoded<Edit> {
     let name = |bytes: &Bytes| Name::new(&bytes.0).map_err(|_| NotARecord);
     Ok(match stored {
-        StoredEdit::Put(ino, meta, body, xattrs) => put((ino, 0), &meta, body, xattrs, None, adopt)?,
+        StoredEdit::Put(ino, meta, body, xattrs) => put((ino, &[]), &meta, body, xattrs, None, adopt)?,
         StoredEdit::PutLower(ino, meta, body, xattrs, lower) => {
-            put((ino, 0), &meta, body, xattrs, Some(lower), adopt)?
+            put((ino, &[]), &meta, body, xattrs, Some(lower), adopt)?
         }
-        StoredEdit::PutFor(ino, goes_on, meta, body, xattrs, lower) => {
-            put((ino, goes_on), &meta, body, xattrs, lower, adopt)?
+        StoredEdit::PutFor(ino, replaces, meta, body, xattrs, lower) => {
+            put((ino, &[replaces]), &meta, body, xattrs, lower, adopt)?
+        }
+        StoredEdit::PutForAll(ino, replaces, meta, body, xattrs, lower) => {
+            put((ino, &replaces), &meta, body, xattrs, lower, adopt)?
         }
         StoredEdit::Origin(ino, lower) => Edit::Origin(inode_id(ino)?, lower.map(loaded_origin).transpose()?),
         StoredEdit::Meta(ino, meta) => Edit::Meta(inode_id(ino)?, loaded_meta(&meta)?),
@@ -213,7 +218,7 @@ fn edit(stored: StoredEdit, adopt: Adopter<'_>) -> Decoded<Edit> {
 }
 
 fn put(
-    (ino, goes_on): (u64, u64),
+    (ino, replaces): (u64, &[u64]),
     meta: &StoredMeta,
     body: StoredBody,
     xattrs: Vec<(Bytes, Bytes)>,
@@ -221,8 +226,9 @@ fn put(
     adopt: Adopter<'_>,
 ) -> Decoded<Edit> {
     let inode = Inode::new(loaded_meta(meta)?, loaded_body(body, adopt)?);
-    let (lower, goes_on) = (lower.map(loaded_origin).transpose()?, inode_id(goes_on)?);
-    Ok(Edit::Put(inode_id(ino)?, Arc::new(Inode { xattrs: loaded_xattrs(xattrs), lower, goes_on, ..inode })))
+    let replaces = replaces.iter().map(|ino| inode_id(*ino)).collect::<Decoded<Vec<_>>>()?;
+    let (lower, replaces) = (lower.map(loaded_origin).transpose()?, Replaces::all(replaces));
+    Ok(Edit::Put(inode_id(ino)?, Arc::new(Inode { xattrs: loaded_xattrs(xattrs), lower, replaces, ..inode })))
 }
 
 pub(super) fn inode_id(number: u64) -> Decoded<InodeId> {

@@ -21,6 +21,7 @@ enum StoredDeed {
     Restored,
     Deleted,
     Undone,
+    Imported,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -73,6 +74,7 @@ pub(super) fn stored_event(event: &Event) -> StoredEvent {
         Deed::Restored => StoredDeed::Restored,
         Deed::Deleted => StoredDeed::Deleted,
         Deed::Undone => StoredDeed::Undone,
+        Deed::Imported => StoredDeed::Imported,
     };
     StoredEvent {
         deed,
@@ -92,6 +94,7 @@ pub(super) fn loaded_event(stored: StoredEvent) -> Decoded<Event> {
         StoredDeed::Restored => Deed::Restored,
         StoredDeed::Deleted => Deed::Deleted,
         StoredDeed::Undone => Deed::Undone,
+        StoredDeed::Imported => Deed::Imported,
     };
     Ok(Event {
         deed,

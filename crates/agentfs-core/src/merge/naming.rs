@@ -9,7 +9,7 @@ use super::{ConflictKind, Policy, Verb};
 use crate::compare::{Node, Place};
 use crate::error::{FsError, Result};
 use crate::store::Charged;
-use crate::tree::{Body, Directory, Entry, Homes, Inode};
+use crate::tree::{Body, Directory, Entry, Homes, Inode, Replaces};
 use crate::types::{FileKind, InodeId, MAX_NAME_LEN, Name, Timestamp};
 
 /// Directories of the other, by their keys: what they are in the branch, if anything.
@@ -27,11 +27,6 @@ enum Room {
 
 fn entry(node: &Node) -> Entry {
     Entry::new(node.ino, node.inode.kind())
-}
-
-/// A file does not go on itself.
-fn other_than(ino: InodeId, goes_on: InodeId) -> InodeId {
-    if goes_on == ino { InodeId(0) } else { goes_on }
 }
 
 impl Merging<'_> {
@@ -84,13 +79,55 @@ impl Merging<'_> {
             let place = self.free_beside(plan, &place)?;
             let made = self.put_new(&super::decide::added(theirs), &[place], plan)?;
             if let Some(new) = made.and_then(|ino| plan.new.get_mut(&ino)) {
-                new.inode.goes_on = InodeId(0); // it is another file
+                new.inode.replaces = Replaces::default(); // it is another file
             }
         }
+        self.place_cleared(plan, &mut found)?;
         match self.circle(plan)? {
             Some(stays) => Ok(Some(stays)),
             None => self.full_directory(plan),
         }
+    }
+
+    /// What made room for something of the other and has no other name lies where the other has it, if that has it still.
+    fn place_cleared(&self, plan: &mut Plan, found: &mut Found) -> Result<()> {
+        for cleared in std::mem::take(&mut plan.cleared) {
+            let known = match plan.new.get(&cleared.ino()) {
+                Some(new) => {
+                    Some(Node { ino: cleared.ino(), inode: new.inode.clone().into(), places: Vec::new() })
+                }
+                None => self.ours.node(cleared.ino(), None)?,
+            };
+            let Some(known) = known else { continue };
+            let has_name = known.places.iter().any(|place| !plan.removed.contains_key(place))
+                || plan.added.values().any(|added| added.ino() == known.ino);
+            let Some(theirs) = self.their_node(&known)?.filter(|_| !has_name) else { continue };
+            for (dir, name) in &theirs.places {
+                let Some(dir) = self.directory(*dir, plan, found)? else { continue };
+                let mut place = (dir, name.clone());
+                if self.occupant(plan, &place)?.is_some() {
+                    place = self.free_beside(plan, &place)?;
+                }
+                let path = self.theirs.paths(&theirs)?.into_iter().next().unwrap_or_default();
+                self.step(plan, Verb::Move, path);
+                plan.added.insert(place, entry(&known));
+            }
+        }
+        Ok(())
+    }
+
+    /// What the other has of a file of the branch, if it has not deleted it.
+    fn their_node(&self, ours: &Node) -> Result<Option<Node>> {
+        if ours.is_directory() {
+            return Ok(None); // it comes back with what is in it
+        }
+        for identity in [ours.ino].into_iter().chain(ours.inode.identities(ours.ino)) {
+            let from = ours.inode.lower.as_ref().map(|origin| origin.path.clone());
+            if let Some(theirs) = self.theirs.node(identity, from.as_ref())? {
+                return Ok(Some(theirs).filter(|theirs| !theirs.places.is_empty()));
+            }
+        }
+        Ok(None)
     }
 
     /// Directories that the other deleted go when nothing is left in them.
@@ -173,7 +210,7 @@ impl Merging<'_> {
         let (Some(theirs), false) = (&settled.theirs, places.is_empty()) else { return Ok(None) };
         let Some(mut new) = self.made(settled)? else { return Ok(None) };
         let ino = self.fresh(theirs.ino, plan)?;
-        new.inode.goes_on = other_than(ino, new.inode.goes_on);
+        new.inode.replaces = new.inode.replaces.without(ino);
         for path in self.theirs.paths(theirs)? {
             self.step(plan, Verb::Add, path);
         }
@@ -258,6 +295,7 @@ impl Merging<'_> {
 
     /// What a name leads to goes, with all that is in it.
     fn clear(&self, place: &Place, there: Entry, plan: &mut Plan) -> Result<()> {
+        plan.cleared.push(there);
         if plan.added.remove(place).is_none() {
             plan.removed.insert(place.clone(), there);
         }
@@ -306,14 +344,14 @@ impl Merging<'_> {
                 Policy::Refuse | Policy::Ours => return Ok(None),
             }
         }
-        let goes_on = node.inode.identity(node.ino);
+        let replaces = Replaces::all(node.inode.identities(node.ino));
         let (homes, charge) = (Homes::default(), Charged::default());
-        let mut inode = Inode { lower: None, homes, goes_on, charge, ..(*node.inode).clone() };
+        let mut inode = Inode { lower: None, homes, replaces, charge, ..(*node.inode).clone() };
         inode.body = Body::Directory(Directory::new(place.0));
         inode.meta.nlink = 2;
         inode.meta.times.ctime = Timestamp::now();
         let ino = self.fresh(node.ino, plan)?;
-        inode.goes_on = other_than(ino, inode.goes_on);
+        inode.replaces = inode.replaces.without(ino);
         plan.new.insert(ino, New { inode, first: Vec::new() });
         plan.added.insert(place, Entry::new(ino, FileKind::Directory));
         self.step(plan, Verb::Add, path);

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::fs_core::FsCore;
 use crate::progress::Progress;
 use crate::store::Content;
-use crate::tree::{Entry, Inode, Meta, Xattrs};
+use crate::tree::{Entry, Inode, Meta, Replaces, Xattrs};
 use crate::types::{InodeId, ObjectId};
 
 /// Is a path one of those?
@@ -106,6 +106,8 @@ pub struct Plan {
     pub guards: Vec<Guard>,
     /// Paths in the lower directory of what goes and the branch does not have itself: it must, before.
     pub unowned: Vec<Arc<[u8]>>,
+    /// What lost a name to something of the other.
+    pub(super) cleared: Vec<Entry>,
     /// Can it not be carried out, whatever is done with conflicts?
     pub is_stuck: bool,
 }
@@ -337,7 +339,9 @@ impl<'a> Merging<'a> {
         inode.xattrs = settled.xattrs.clone().unwrap_or(inode.xattrs);
         self.core.own_below(&mut inode, &mut first)?;
         (inode.lower, inode.homes, inode.charge) = Default::default();
-        inode.goes_on = model.inode.identity(model.ino);
+        // Of whoever merges next, one may have the file of one side, the other that of the other.
+        let sides = [&settled.theirs, &settled.ours].into_iter().flatten();
+        inode.replaces = Replaces::all(sides.flat_map(|node| node.inode.identities(node.ino)));
         let now = crate::types::Timestamp::now();
         inode.meta.times.ctime = now;
         if !self.keeps_times || matches!(settled.data, Data::Text(_)) {

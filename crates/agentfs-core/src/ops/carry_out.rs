@@ -198,6 +198,7 @@ impl FsCore {
             Deed::Restored => "restore",
             Deed::Deleted => "delete",
             Deed::Undone => "undo",
+            Deed::Imported => "import",
         };
         let name = {
             let catalog = self.catalog.read();

@@ -117,7 +117,10 @@ impl Walk<'_> {
         for (name, entry) in directory.iter_any() {
             self.entry(entry, inode, &join(path, name))?;
         }
-        // Names of what was written out and removed since: where it does not show what is below, nothing hides them.
+        if inode.lower.as_ref().is_some_and(|origin| origin.path == *path) {
+            return Ok(());
+        }
+        // It does not show what is below: nothing hides what was written out and removed since.
         let version = self.version;
         for (name, known) in version.lower_names(path) {
             if known.is_present() && directory.get_any(&name).is_none() {
@@ -279,6 +282,17 @@ fn is_copied(known: Option<LowerEntry>, ino: InodeId, inode: &Inode) -> bool {
     matches!(known, Some(LowerEntry::File { copy_of: Some(copy), .. }) if copy == now)
 }
 
+/// What is to be noted of a path of the lower directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WrittenPath {
+    /// The path.
+    pub path: Vec<u8>,
+    /// What is there.
+    pub written: Written,
+    /// It was put there.
+    pub is_new: bool,
+}
+
 /// What was written out, to be noted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Written {
@@ -300,11 +314,11 @@ impl FsCore {
     ///
     /// # Errors
     /// `UnknownVersion`, `Refused` when the volume lies over no directory; what the host answers.
-    pub fn note_written(&self, branch: &str, written: &[(Vec<u8>, Written)]) -> Result<()> {
+    pub fn note_written(&self, branch: &str, written: &[WrittenPath]) -> Result<()> {
         let tree = Tree::Branch(self.catalog.read().branch(branch)?.1.clone());
         let (lower, _) = tree.lower().ok_or_else(not_layered)?;
         let mut over_directory = tree.read(directories_over_lower)?;
-        for (path, written) in written {
+        for WrittenPath { path, written, is_new } in written {
             let path: Arc<[u8]> = path.as_slice().into();
             let attributes = match written {
                 Written::Directory(_) => match lower.find(&path)? {
@@ -322,14 +336,14 @@ impl FsCore {
                 None => None,
             };
             let gone = if *written == Written::Removed { over_directory.remove(&path) } else { None };
-            let noted = Noted { path: &path, written: *written, attributes, over, gone };
+            let noted = Noted { path: &path, written: *written, is_new: *is_new, attributes, over, gone };
             self.note_written_at(&tree, noted)?;
         }
         self.journal.sync()
     }
 
     fn note_written_at(&self, tree: &Tree, noted: Noted<'_>) -> Result<()> {
-        let Noted { path, written, attributes, over, gone } = noted;
+        let Noted { path, written, is_new, attributes, over, gone } = noted;
         let is_live = matches!(tree.lower(), Some((_, None)));
         self.change_tree(tree, |draft| {
             let entry = match written {
@@ -352,7 +366,7 @@ impl FsCore {
             };
             draft.set_lower_entry(path.clone(), entry);
             // What was removed or moved meanwhile is not to show again.
-            if let Some((dir, name)) = over
+            if let Some((dir, name)) = over.filter(|_| is_new)
                 && draft.entry_or_whiteout(dir, &name).is_none()
             {
                 draft.add_name(dir, &name, Entry::WHITEOUT);
@@ -397,6 +411,7 @@ impl FsCore {
 struct Noted<'a> {
     path: &'a Arc<[u8]>,
     written: Written,
+    is_new: bool,
     /// Of a directory, those that it has below.
     attributes: u64,
     /// The directory of the version that shows what is below there, and the name in it.

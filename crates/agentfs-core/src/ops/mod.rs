@@ -52,7 +52,7 @@ mod view;
 mod write;
 mod xattr;
 
-pub use changes::{ChangeKind, Changes, Reliance, Written};
+pub use changes::{ChangeKind, Changes, Reliance, Written, WrittenPath};
 pub use check::{Finding, Report, check_store};
 pub use create::CreateMode;
 pub use diff::{DiffStatus, Difference, Face, LOWER};

@@ -10,7 +10,7 @@ use crate::types::{BranchId, Deed, Event, Timestamp};
 
 /// What was undone.
 pub enum Undone {
-    /// A merge or a restore of a branch: it is what it was before.
+    /// A merge, a restore or an import: the branch is what it was before.
     Restored(Deed, Box<Merged>),
     /// The deletion of a branch: this is it.
     Revived(BranchInfo),
@@ -50,6 +50,27 @@ impl FsCore {
             }
         }
         Ok((id, kept, bytes))
+    }
+
+    /// Keeps the state of a branch as a snapshot, before files from elsewhere are copied into it: that can be undone then.
+    ///
+    /// # Errors
+    /// `UnknownVersion`; as [`FsCore::create_snapshot`].
+    pub fn begin_import(&self, branch: &str) -> Result<(BranchInfo, SnapshotInfo)> {
+        let info = self.find_branch(branch)?;
+        let kept = self.keep_before(&info, Deed::Imported)?;
+        let noted = self.note(Event {
+            deed: Deed::Imported,
+            when: Timestamp::now(),
+            branch: info.id,
+            name: info.name.clone(),
+            source: info.id.0,
+            source_name: None,
+            kept: Some(kept.id),
+            is_undone: false,
+        });
+        noted.inspect_err(|_| self.forget_kept(Some(&kept)))?;
+        Ok((info, kept))
     }
 
     /// Undoes what was done last of merges, restores and deletions. The state before that is kept as a snapshot, too.

@@ -70,7 +70,7 @@ pub fn diff(from: Option<&Version>, to: &Version, visit: &mut dyn FnMut(Edit)) {
 
 /// Is it another file, which a merge gave the number of one that was gone? No edit makes the one of the other.
 fn is_another(old: &Inode, new: &Inode) -> bool {
-    old.goes_on != new.goes_on || old.kind() != new.kind()
+    old.replaces != new.replaces || old.kind() != new.kind()
 }
 
 /// Pieces of content that go into one edit.
@@ -132,14 +132,14 @@ fn change(ino: InodeId, old: &Inode, new: &Inode, visit: &mut dyn FnMut(Edit)) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tree::{Aside, Meta, Times};
+    use crate::tree::{Aside, Meta, Replaces, Times};
     use crate::types::{FileKind, Name, Timestamp};
 
     const FILE: InodeId = InodeId(100);
     const DIRECTORY: InodeId = InodeId(101);
     const INSIDE: InodeId = InodeId(102);
 
-    fn inode(body: Body, goes_on: u64) -> Arc<Inode> {
+    fn inode(body: Body, replaces: u64) -> Arc<Inode> {
         let meta = Meta {
             mode: 0o644,
             uid: 0,
@@ -149,7 +149,7 @@ mod tests {
             size: 0,
             blocks: 0,
         };
-        Arc::new(Inode { goes_on: InodeId(goes_on), ..Inode::new(meta, body) })
+        Arc::new(Inode { replaces: Replaces::all([InodeId(replaces)]), ..Inode::new(meta, body) })
     }
 
     fn version(edits: Vec<Edit>) -> Version {
@@ -171,10 +171,10 @@ mod tests {
     #[test]
     fn another_file_of_the_same_number_is_told_apart() {
         let directory = || Body::Directory(Directory::new(InodeId::ROOT));
-        let begin = |goes_on: u64| {
+        let begin = |replaces: u64| {
             vec![
-                Edit::Put(FILE, inode(Body::File(Content::Hole), goes_on)),
-                Edit::Put(DIRECTORY, inode(directory(), goes_on)),
+                Edit::Put(FILE, inode(Body::File(Content::Hole), replaces)),
+                Edit::Put(DIRECTORY, inode(directory(), replaces)),
                 Edit::Put(INSIDE, inode(Body::File(Content::Hole), 0)),
                 link(InodeId::ROOT, "f", FILE, FileKind::File),
                 link(InodeId::ROOT, "d", DIRECTORY, FileKind::Directory),
@@ -198,7 +198,7 @@ mod tests {
             for ino in [FILE, DIRECTORY, INSIDE] {
                 let (made, wanted) =
                     (made_of.get(ino).expect("it is there"), to.get(ino).expect("it is there"));
-                assert_eq!((made.goes_on, &made.body), (wanted.goes_on, &wanted.body));
+                assert_eq!((&made.replaces, &made.body), (&wanted.replaces, &wanted.body));
                 assert_eq!(sorted(made_of.places(ino)), sorted(to.places(ino)));
             }
         }

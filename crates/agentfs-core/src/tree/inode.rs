@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use siphasher::sip::SipHasher13;
 
-use super::{CopySource, Directory, Homes, LowerEntry, Origin};
+use super::{CopySource, Directory, Homes, LowerEntry, Origin, Replaces};
 use crate::store::{Charged, Content, FileStat};
 use crate::types::{Attr, FileKind, InodeId, Timestamp};
 
@@ -79,8 +79,8 @@ pub struct Inode {
     pub lower: Option<Arc<Origin>>,
     /// Where its names are.
     pub homes: Homes,
-    /// The file that it goes on, where a merge or a restore put it in the place of another; else none, `InodeId(0)`.
-    pub goes_on: InodeId,
+    /// The files that it continues, where a merge or a restore put it in the place of others.
+    pub replaces: Replaces,
     /// Itself, where there are quotas; all versions that have it share this.
     pub charge: Charged,
 }
@@ -98,8 +98,8 @@ impl Meta {
 impl Inode {
     /// One without extended attributes and names, which comes from nowhere.
     pub fn new(meta: Meta, body: Body) -> Inode {
-        let (homes, goes_on, charge) = (Homes::default(), InodeId(0), Charged::default());
-        Inode { meta, body, xattrs: None, lower: None, homes, goes_on, charge }
+        let (homes, replaces, charge) = (Homes::default(), Replaces::default(), Charged::default());
+        Inode { meta, body, xattrs: None, lower: None, homes, replaces, charge }
     }
 
     /// Has another the same kind, permissions, owner and extended attributes?
@@ -108,9 +108,10 @@ impl Inode {
         of(self) == of(other) && self.xattrs == other.xattrs
     }
 
-    /// Which file it is, of the number `ino`, whatever took its place since.
-    pub fn identity(&self, ino: InodeId) -> InodeId {
-        if self.goes_on.0 == 0 { ino } else { self.goes_on }
+    /// The files that it is one with, of the number `ino`: those that it continues, or itself.
+    pub fn identities(&self, ino: InodeId) -> impl Iterator<Item = InodeId> {
+        let own = self.replaces.is_empty().then_some(ino);
+        own.into_iter().chain(self.replaces.iter())
     }
 
     /// What the inode `ino` itself says of the lower directory at a path, as stores until format 5 had it.

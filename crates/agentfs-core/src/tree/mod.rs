@@ -10,6 +10,7 @@ mod homes;
 mod inode;
 mod lower_entry;
 mod origin;
+mod replaces;
 mod version;
 
 pub use acl::{ACCESS, Acl, DEFAULT};
@@ -21,4 +22,5 @@ pub use homes::Homes;
 pub use inode::{Body, Inode, Meta, Times, Xattrs};
 pub use lower_entry::{CopySource, DirectoryCopy, LowerEntry};
 pub use origin::Origin;
+pub use replaces::Replaces;
 pub use version::Version;

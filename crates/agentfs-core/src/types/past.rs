@@ -29,6 +29,8 @@ pub enum Deed {
     Deleted,
     /// What was done last was undone.
     Undone,
+    /// Files from elsewhere were copied into it, or began to be.
+    Imported,
 }
 
 /// Something that was done, and can be undone while its snapshot is kept.

@@ -6,7 +6,7 @@ pub mod large;
 
 use std::collections::BTreeSet;
 
-use agentfs_core::{Caller, CreateMode, FileKind, FsCore, InodeId, Name, OpenMode, ViewId};
+use agentfs_core::{Caller, CreateMode, FileKind, FsCore, InodeId, Name, OpenMode, RenameMode, ViewId};
 
 pub struct Volume(pub FsCore);
 
@@ -52,6 +52,18 @@ impl Volume {
         let handle = self.0.open(self.view(branch), ino, OpenMode::Truncate, Caller::ROOT).unwrap();
         self.0.write(handle, 0, text.as_bytes(), false).unwrap();
         self.0.release(handle).unwrap();
+    }
+
+    /// Writes a file as editors do: another one, which takes its place.
+    pub fn save(&self, branch: &str, path: &str, text: &str) {
+        self.put(branch, "draft~", text);
+        self.rename(branch, "draft~", path);
+    }
+
+    pub fn rename(&self, branch: &str, from: &str, to: &str) {
+        let ((from_dir, from), (to_dir, to)) = (self.place(branch, from), self.place(branch, to));
+        let (from, to) = ((from_dir, &name(from)), (to_dir, &name(to)));
+        self.0.rename(self.view(branch), from, to, RenameMode::Replace).unwrap();
     }
 
     /// Writes to a file that is there, and closes it.

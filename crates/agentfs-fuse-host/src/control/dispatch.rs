@@ -11,8 +11,8 @@ use agentfs_proto::record::{
 };
 use agentfs_proto::request::BranchDelete;
 use agentfs_proto::response::{
-    BranchDeleteReply, BranchReply, SnapshotDeleteReply, SnapshotListReply, SnapshotReply, StatusReply,
-    UsageReply,
+    BranchDeleteReply, BranchReply, ImportReply, SnapshotDeleteReply, SnapshotListReply, SnapshotReply,
+    StatusReply, UsageReply,
 };
 use agentfs_proto::{Request, Response};
 use rustix::io::Errno;
@@ -112,6 +112,7 @@ impl Dispatcher {
             Request::KeepLower(r) => Response::KeepLower(self.keep_lower(&r)?),
             Request::ApplyStart(r) => Response::ApplyStart(self.collect_changes(&r)?),
             Request::ApplyNote(r) => Response::ApplyNote(self.note_applied(r)?),
+            Request::ImportBegin(r) => Response::ImportBegin(self.begin_import(text(&r.branch)?)?),
             Request::Lower => Response::Lower(self.lower()?),
             Request::DiffStart(r) => Response::DiffStart(self.diff(r)?),
             Request::MergeStart(r) => Response::MergeStart(self.merge(r)?),
@@ -154,6 +155,13 @@ impl Dispatcher {
         };
         self.prune(&deleted.0.to_string());
         Ok(deleted)
+    }
+
+    /// Keeps the state of a branch before files are copied into it.
+    fn begin_import(&self, branch: &str) -> Result<ImportReply> {
+        self.write_mapped(branch, Exactness::OneMoment)?;
+        let (info, kept) = self.core.begin_import(branch)?;
+        Ok(ImportReply { branch: info.id.to_string().into(), kept: snapshot_record(&kept) })
     }
 
     /// Takes a snapshot of the branch that was named, or of the one whose control file was asked.

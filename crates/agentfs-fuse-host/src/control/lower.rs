@@ -3,7 +3,9 @@
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 
-use agentfs_core::{ChangeKind, Changes, CopySource, FsError, InodeId, Reliance, Result, Timestamp, Written};
+use agentfs_core::{
+    ChangeKind, Changes, CopySource, FsError, InodeId, Reliance, Result, Timestamp, Written, WrittenPath,
+};
 use agentfs_proto::record::WrittenEntry;
 use agentfs_proto::request::{ApplyNote, ApplyStart, KeepLower};
 use agentfs_proto::response::{JobReply, KeptReply, LowerReply, NotedReply};
@@ -79,7 +81,7 @@ fn apply_result(found: Changes) -> ApplyResult {
     }
 }
 
-fn written(entry: WrittenEntry) -> Result<(Vec<u8>, Written)> {
+fn written(entry: WrittenEntry) -> Result<WrittenPath> {
     if entry.inode >= InodeId::LIMIT {
         return Err(FsError::InvalidArgument("an inode number is out of range"));
     }
@@ -100,7 +102,7 @@ fn written(entry: WrittenEntry) -> Result<(Vec<u8>, Written)> {
             ));
         }
     };
-    Ok((entry.path, written))
+    Ok(WrittenPath { path: entry.path, written, is_new: entry.is_new })
 }
 
 fn unix_ns(time: Timestamp) -> u64 {

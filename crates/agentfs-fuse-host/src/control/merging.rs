@@ -103,6 +103,7 @@ impl Dispatcher {
         }
         Ok(match self.core.undo(progress)? {
             Undone::Restored(Deed::Merged, merged) => self.tell(*merged, b"undo-merge")?,
+            Undone::Restored(Deed::Imported, merged) => self.tell(*merged, b"undo-import")?,
             Undone::Restored(_, merged) => self.tell(*merged, b"undo-restore")?,
             Undone::Revived(info) => MergeResult {
                 deed: b"undo-delete".into(),
@@ -133,6 +134,7 @@ impl Dispatcher {
                 Deed::Restored => b"restore".into(),
                 Deed::Deleted => b"delete".into(),
                 Deed::Undone => b"undo".into(),
+                Deed::Imported => b"import".into(),
             },
             when_ms: unix_ms(event.when),
             branch: event.branch.to_string().into(),

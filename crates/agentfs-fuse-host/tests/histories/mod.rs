@@ -1,5 +1,7 @@
 //! Random histories of a small tree, and whole trees compared: what programs do to names, and all that a file is.
 
+#![allow(dead_code, reason = "each test file uses its part")]
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::fs;

@@ -201,14 +201,16 @@ fn written(root: BorrowedFd<'_>, step: &Step) -> Result<Option<WrittenEntry>, Er
                 inode: source.ino,
                 token: token_of(&there),
                 changed: source.time(),
+                is_new: true,
                 ..entry(&path, b"file")
             })
         }
         Step::Remove { .. } | Step::RemoveDirectory { .. } => {
             there.is_none().then(|| entry(&path, b"removed"))
         }
-        Step::Dress { ino, .. } => {
-            Some(WrittenEntry { inode: inode_number(*ino), ..entry(&path, b"directory") })
+        Step::Dress { ino, is_new, .. } => {
+            let (inode, is_new) = (inode_number(*ino), *is_new);
+            Some(WrittenEntry { inode, is_new, ..entry(&path, b"directory") })
         }
         Step::MakeDirectory { .. } | Step::Link { .. } | Step::Unlock { .. } => None,
     })
@@ -252,5 +254,5 @@ fn moved(root: BorrowedFd<'_>, path: &StoredPath, found: &FileState) -> Result<O
 
 fn entry(path: &Path, kind: &[u8]) -> WrittenEntry {
     let (path, kind) = (path.as_os_str().as_bytes().to_vec(), kind.to_vec());
-    WrittenEntry { path, kind, inode: 0, token: 0, changed: None }
+    WrittenEntry { path, kind, is_new: false, inode: 0, token: 0, changed: None }
 }

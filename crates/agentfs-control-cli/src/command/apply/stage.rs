@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::journal::{Journal, VERSION};
-use crate::copy::{Place, dress_directory, enter, look, make, remove};
+use crate::copy::{Place, dress_directory, enter, look, make, remove, sync_all};
 use crate::failure::Failure;
 
 /// The file that says what is to be done.
@@ -96,6 +96,8 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// What the host answers.
     pub(super) fn write(&mut self, journal: &Journal) -> Result<(), Failure> {
+        // What it names is durable before it is.
+        sync_all(self.directory.as_fd())?;
         let bytes = postcard::to_extend(&(VERSION, journal), Vec::new())
             .map_err(|error| Failure::new(format!("what is to be done cannot be written down: {error}")))?;
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -123,7 +125,7 @@ impl<'a> Stage<'a> {
         let number = self.number();
         let name = Stage::name(number);
         let to = Place { directory: self.directory.as_fd(), name: &name };
-        make(source, to, stat, true)?;
+        make(source, to, stat)?;
         Ok((number, look(to)?.ok_or(Errno::NOENT)?.st_ino))
     }
 
