@@ -48,5 +48,6 @@ pub use store::{
 pub use tree::{Aside, CopySource, Edit, Entry, Fault, Inode, Version, check};
 pub use types::{
     Attr, BranchId, Caller, Deed, Epoch, Event, FileKind, HandleId, InodeId, MAX_NAME_LEN, Name, ObjectId,
-    PackId, ParseIdError, SetAttr, SetTime, SnapshotId, Timestamp, ViewId,
+    PackId, ParseIdError, SetAttr, SetTime, SnapshotId, Timestamp, ViewId, kernel_stamps_are_possible,
+    kernel_stamps_begin,
 };

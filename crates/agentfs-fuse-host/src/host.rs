@@ -196,6 +196,11 @@ fn adapter(settings: &Settings, core: Arc<FsCore>, mount: &Path) -> Result<Adapt
     let has_files = matches!(settings.backstore, Backstore::HostFs { .. }) && owner.0 == 0;
     let is_hybrid = settings.data_path == DataPath::Hybrid;
     let passthrough = (is_hybrid && has_files).then(|| Arc::new(OnceLock::new()));
+    if write_back {
+        agentfs_core::kernel_stamps_begin();
+    } else if passthrough.is_some() {
+        agentfs_core::kernel_stamps_are_possible();
+    }
     let (awake, how) = awake(settings);
     Ok(Adapter {
         awake,

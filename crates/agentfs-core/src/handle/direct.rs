@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 
 use super::OpenFile;
-use crate::types::{InodeId, ObjectId, ViewId};
+use crate::types::{InodeId, ObjectId, ViewId, kernel_stamps_begin, kernel_stamps_end};
 
 /// All of them.
 #[derive(Default)]
@@ -47,6 +47,7 @@ impl DirectFiles {
         }
         let handles = file.direct.fetch_add(1, Ordering::SeqCst) + 1;
         if writable {
+            kernel_stamps_begin();
             file.direct_writers.fetch_add(1, Ordering::AcqRel);
             self.writers.fetch_add(1, Ordering::AcqRel);
         }
@@ -59,6 +60,7 @@ impl DirectFiles {
         if writable {
             file.direct_writers.fetch_sub(1, Ordering::AcqRel);
             self.writers.fetch_sub(1, Ordering::AcqRel);
+            kernel_stamps_end();
         }
         if file.direct.fetch_sub(1, Ordering::SeqCst) == 1
             && let Some(object) = object

@@ -59,6 +59,8 @@ pub struct OpenFile {
     users: AtomicU32,
     /// Handles that may write.
     pub writers: AtomicU32,
+    /// Those of them through which the kernel may have been given what the daemon does not know of yet.
+    pub cached_writers: AtomicU32,
     /// Do records say that its object is written in place? Changed under the content lock.
     pub dirty: AtomicBool,
     /// Did the host not tell its size when it was written past the daemon last?
@@ -81,6 +83,11 @@ impl OpenFile {
     /// Is it read or written past the daemon?
     pub fn is_direct(&self) -> bool {
         self.direct.load(Ordering::SeqCst) > 0
+    }
+
+    /// Returns whether there may be bytes in the kernel where the daemon knows of none yet.
+    pub fn may_have_unwritten(&self) -> bool {
+        self.cached_writers.load(Ordering::Relaxed) > 0 && !self.is_direct()
     }
 
     /// Is it written past the daemon?
@@ -111,6 +118,7 @@ impl OpenFiles {
                 source,
                 users,
                 writers,
+                cached_writers: AtomicU32::new(0),
                 dirty,
                 is_unknown: AtomicBool::new(false),
                 rewritten,

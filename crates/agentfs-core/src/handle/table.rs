@@ -15,8 +15,17 @@ pub struct Handle {
     pub file: Arc<OpenFile>,
     /// May it be written through this handle?
     pub writable: bool,
+    /// May the kernel keep what is written through it for a while?
+    pub is_cached: bool,
     /// Do its reads and writes go past the daemon?
     pub direct: AtomicBool,
+}
+
+impl Handle {
+    /// One that reads and writes through the daemon.
+    pub fn new(file: Arc<OpenFile>, writable: bool, is_cached: bool) -> Handle {
+        Handle { file, writable, is_cached, direct: AtomicBool::new(false) }
+    }
 }
 
 /// All handles.

@@ -15,7 +15,13 @@ impl FsCore {
     /// `Stale`.
     pub fn getattr(&self, view: ViewId, ino: InodeId) -> Result<Attr> {
         self.refresh_inode(view, ino)?;
-        self.views.get(view)?.with_inode(ino, |inode| inode.attr(ino))
+        let mut attr = self.views.get(view)?.with_inode(ino, |inode| inode.attr(ino))?;
+        // Programs take a file without space for zeros and read nothing of it.
+        if attr.is_all_hole() && self.open_files.get(view, ino).is_some_and(|file| file.may_have_unwritten())
+        {
+            attr.blocks = 1;
+        }
+        Ok(attr)
     }
 
     /// Changes attributes, all of them or none, and answers what they are then. The kernel has checked that

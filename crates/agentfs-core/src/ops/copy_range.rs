@@ -43,6 +43,10 @@ impl FsCore {
         if !target.writable {
             return Err(FsError::BadHandle);
         }
+        // Only the kernel has what was stored through a mapping: it copies through its own pages instead.
+        if source.file.may_have_unwritten() {
+            return Err(FsError::CrossBranch);
+        }
         self.with_own_direct(&target.file, || self.copy_open((&source, from), (&target, to), len, caller))
     }
 

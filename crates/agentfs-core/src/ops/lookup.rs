@@ -26,7 +26,7 @@ impl FsCore {
             Ok(Some(inode.attr(entry.ino())))
         })?;
         if let Ok(Some(attr)) = &found
-            && self.direct.any_writers()
+            && (self.direct.any_writers() || attr.is_all_hole())
         {
             return self.getattr(view, attr.ino).map(Some);
         }

@@ -1,7 +1,7 @@
 //! `open` and `release` of regular files.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use super::create::Permissions;
 use crate::branch::Tree;
@@ -21,6 +21,24 @@ pub enum OpenMode {
     Write,
     /// Writing, from an empty file on (`O_TRUNC`).
     Truncate,
+    /// Writing, some of which the caller may keep for a while before it tells: what it maps to write.
+    WriteCached,
+    /// The same, from an empty file on.
+    TruncateCached,
+}
+
+impl OpenMode {
+    fn is_writable(self) -> bool {
+        self != OpenMode::Read
+    }
+
+    fn truncates(self) -> bool {
+        matches!(self, OpenMode::Truncate | OpenMode::TruncateCached)
+    }
+
+    fn is_cached(self) -> bool {
+        matches!(self, OpenMode::WriteCached | OpenMode::TruncateCached)
+    }
 }
 
 impl FsCore {
@@ -36,25 +54,24 @@ impl FsCore {
             FileKind::Directory => return Err(FsError::IsDirectory),
             _ => return Err(FsError::InvalidArgument("not a regular file")),
         }
-        let writable = mode != OpenMode::Read;
-        if writable {
+        if mode.is_writable() {
             tree.branch()?;
             self.copy_up(view, ino)?;
         }
         self.handles.reserve()?;
-        let file = self.hold(&tree, view, ino, writable);
-        let is_below = self.lower.is_some() && mode != OpenMode::Truncate && ino.is_lower();
+        let file = self.hold(&tree, view, ino, mode);
+        let is_below = self.lower.is_some() && !mode.truncates() && ino.is_lower();
         if is_below && matches!(tree.content(ino), Ok(Content::Lower(_))) {
             // Now, not with the first read: others may have put another in its place then.
-            self.source_to_read(&file).map(drop).inspect_err(|_| self.give_up(&file, writable))?;
+            self.source_to_read(&file).map(drop).inspect_err(|_| self.give_up(&file, mode))?;
         }
-        if mode == OpenMode::Truncate {
-            self.truncate(view, ino, 0, caller).inspect_err(|_| self.give_up(&file, writable))?;
+        if mode.truncates() {
+            self.truncate(view, ino, 0, caller).inspect_err(|_| self.give_up(&file, mode))?;
         }
-        Ok(self.handles.insert(Handle { file, writable, direct: AtomicBool::new(false) }))
+        Ok(self.handles.insert(Handle::new(file, mode.is_writable(), mode.is_cached())))
     }
 
-    /// Makes a regular file, with the permission bits `mode.0` but for the umask `mode.1` (see [`CreateMode`]), and opens it.
+    /// Makes a regular file, with these permission bits but for the umask (see [`CreateMode`]), and opens it.
     ///
     /// [`CreateMode`]: crate::CreateMode
     ///
@@ -65,32 +82,36 @@ impl FsCore {
         view: ViewId,
         dir: InodeId,
         name: &Name,
-        (mode, umask): (u16, u16),
-        open: OpenMode,
+        (permissions, umask): (u16, u16),
+        mode: OpenMode,
         caller: Caller,
     ) -> Result<(Attr, HandleId)> {
         self.handles.reserve()?;
-        let writable = open != OpenMode::Read;
         let made = self.views.get(view).and_then(|tree| Ok((tree, self.fresh_inode()?)));
         let (tree, ino) = made.inspect_err(|_| self.handles.unreserve())?;
-        let file = self.hold(&tree, view, ino, writable);
+        let file = self.hold(&tree, view, ino, mode);
         let body = Body::File(Content::Hole);
-        let attr = self.add_inode(view, (dir, name), ino, Permissions { mode, umask }, body, caller);
-        let attr = attr.inspect_err(|_| self.give_up(&file, writable))?;
+        let attr = {
+            let permissions = Permissions { mode: permissions, umask };
+            self.add_inode(view, (dir, name), ino, permissions, body, caller)
+        };
+        let attr = attr.inspect_err(|_| self.give_up(&file, mode))?;
         *file.source.write() = Source::Hole;
-        Ok((attr, self.handles.insert(Handle { file, writable, direct: AtomicBool::new(false) })))
+        Ok((attr, self.handles.insert(Handle::new(file, mode.is_writable(), mode.is_cached()))))
     }
 
     /// The open file of an inode with a user, and maybe a writer, more.
-    fn hold(&self, tree: &Tree, view: ViewId, ino: InodeId, writable: bool) -> Arc<OpenFile> {
+    fn hold(&self, tree: &Tree, view: ViewId, ino: InodeId, mode: OpenMode) -> Arc<OpenFile> {
         let file = self.open_files.acquire(tree, view, ino);
-        file.writers.fetch_add(u32::from(writable), Ordering::Relaxed);
+        file.writers.fetch_add(u32::from(mode.is_writable()), Ordering::Relaxed);
+        file.cached_writers.fetch_add(u32::from(mode.is_cached()), Ordering::Relaxed);
         file
     }
 
     /// Takes back what was held for a handle that is not given out.
-    fn give_up(&self, file: &OpenFile, writable: bool) {
-        file.writers.fetch_sub(u32::from(writable), Ordering::Relaxed);
+    fn give_up(&self, file: &OpenFile, mode: OpenMode) {
+        file.writers.fetch_sub(u32::from(mode.is_writable()), Ordering::Relaxed);
+        file.cached_writers.fetch_sub(u32::from(mode.is_cached()), Ordering::Relaxed);
         self.handles.unreserve();
         self.let_go(file);
     }
@@ -103,6 +124,7 @@ impl FsCore {
         let handle = self.handles.remove(handle)?;
         let file = &handle.file;
         self.end_direct(&handle);
+        file.cached_writers.fetch_sub(u32::from(handle.is_cached), Ordering::Relaxed);
         if handle.writable {
             file.writers.fetch_sub(1, Ordering::Relaxed);
             self.settle(file);

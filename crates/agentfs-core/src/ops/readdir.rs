@@ -61,7 +61,13 @@ impl FsCore {
             list_from(directory, dir, position, |entry| {
                 let is_dot = matches!(entry.name, b"." | b"..");
                 let inode = (!is_dot).then(|| version.get(entry.ino)).flatten();
-                visit(entry, inode.map(|inode| inode.attr(entry.ino)))
+                let mut attr = inode.map(|inode| inode.attr(entry.ino));
+                if let Some(attr) = attr.as_mut().filter(|attr| attr.is_all_hole())
+                    && self.open_files.get(view, entry.ino).is_some_and(|file| file.may_have_unwritten())
+                {
+                    attr.blocks = 1;
+                }
+                visit(entry, attr)
             });
         })
     }

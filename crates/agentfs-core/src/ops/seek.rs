@@ -20,7 +20,10 @@ impl FsCore {
         if offset >= size {
             return Err(FsError::NoData);
         }
+        // What was only stored through a mapping, or is kept to be written later, lies where no hole may be told.
         match (&*source, what) {
+            (_, Seek::Data) if file.may_have_unwritten() => Ok(offset),
+            (_, Seek::Hole) if file.may_have_unwritten() => Ok(size),
             (Source::Object(_, object) | Source::Lower(_, object), Seek::Data) => {
                 object.seek(what, offset)?.filter(|at| *at < size).ok_or(FsError::NoData)
             }

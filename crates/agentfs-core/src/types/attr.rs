@@ -50,6 +50,13 @@ pub struct Attr {
     pub ctime: Timestamp,
 }
 
+impl Attr {
+    /// Returns whether it is a file that has a size and no space.
+    pub fn is_all_hole(&self) -> bool {
+        self.kind == FileKind::File && self.size > 0 && self.blocks == 0
+    }
+}
+
 /// A time to set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SetTime {

@@ -14,9 +14,9 @@ pub struct Timestamp {
 }
 
 impl Timestamp {
-    /// The host's clock (`CLOCK_REALTIME`).
+    /// The time to give to a file: that of `CLOCK_REALTIME` or, while the kernel gives times too, of its clock for files.
     pub fn now() -> Timestamp {
-        SystemTime::now().into()
+        super::clock::now()
     }
 }
 

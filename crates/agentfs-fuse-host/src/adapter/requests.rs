@@ -188,7 +188,12 @@ impl Filesystem for Adapter {
     fn open(&self, req: &fuser::Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         self.serve(Request::Open, || match NodeId::from(ino).node() {
             Node::Tree(view, tree_ino) => {
-                match self.core.open(view, tree_ino, route::open_mode(flags.0), caller(req)) {
+                match self.core.open(
+                    view,
+                    tree_ino,
+                    route::open_mode(flags.0, self.wishes.write_back),
+                    caller(req),
+                ) {
                     Ok(handle) => self.answer_open(req, (ino.into(), handle), flags, reply),
                     Err(error) => reply.error(errno(&error)),
                 }
@@ -212,8 +217,14 @@ impl Filesystem for Adapter {
             let mode = (attr::permissions(mode), attr::permissions(umask));
             let keep = self.caching.hold();
             let made = self.place(req, parent, name).and_then(|(view, dir, name)| {
-                let (attr, handle) =
-                    self.core.create_open(view, dir, &name, mode, route::open_mode(flags), caller(req))?;
+                let (attr, handle) = self.core.create_open(
+                    view,
+                    dir,
+                    &name,
+                    mode,
+                    route::open_mode(flags, self.wishes.write_back),
+                    caller(req),
+                )?;
                 self.core.remember(view, attr.ino);
                 Ok((view, attr, handle))
             });

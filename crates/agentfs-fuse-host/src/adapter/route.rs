@@ -344,11 +344,17 @@ fn listed_number(dir: NodeId, view: ViewId, ino: InodeId) -> NodeId {
     if is_at_mount && ino == InodeId::ROOT { NodeId::MOUNT_POINT } else { NodeId::of(view, ino) }
 }
 
-pub(super) fn open_mode(flags: i32) -> OpenMode {
-    match flags {
-        flags if flags & libc::O_TRUNC != 0 => OpenMode::Truncate,
-        flags if flags & libc::O_ACCMODE == libc::O_RDONLY => OpenMode::Read,
-        _ => OpenMode::Write,
+/// Only what may be read, too, may be mapped to be written.
+pub(super) fn open_mode(flags: i32, write_back: bool) -> OpenMode {
+    let access = flags & libc::O_ACCMODE;
+    if flags & libc::O_TRUNC == 0 && access == libc::O_RDONLY {
+        return OpenMode::Read;
+    }
+    match (flags & libc::O_TRUNC != 0, access == libc::O_RDWR || write_back) {
+        (false, false) => OpenMode::Write,
+        (false, true) => OpenMode::WriteCached,
+        (true, false) => OpenMode::Truncate,
+        (true, true) => OpenMode::TruncateCached,
     }
 }
 

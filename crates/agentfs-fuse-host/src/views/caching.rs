@@ -188,7 +188,9 @@ impl Keep<'_> {
             (FileKind::Directory, Node::Tree(_, ino)) if ino != attr.ino => true,
             (FileKind::Directory, _) => self.depends(node),
             // Its size and times change without the daemon's knowing.
-            (FileKind::File, Node::Tree(view, ino)) => self.caching.core.is_written_directly(view, ino),
+            (FileKind::File, Node::Tree(view, ino)) => {
+                attr.is_all_hole() || self.caching.core.is_written_directly(view, ino)
+            }
             _ => false,
         };
         match attr.kind {
