@@ -95,7 +95,7 @@ fn another_version_is_told_apart_from_nonsense() {
 
 #[test]
 fn selectors_of_others_are_unknown() {
-    for selector in (8..=94).chain(123..=255) {
+    for selector in (8..=94).chain([110, 113]).chain(126..=255) {
         assert_eq!(Request::decode(&[selector, b'1']), Err(DecodeError::UnknownSelector(selector)));
     }
     assert_eq!(Request::decode(&[]), Err(DecodeError::Malformed));

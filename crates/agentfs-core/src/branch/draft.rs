@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::branch::State;
 use crate::error::{FsError, Result};
 use crate::store::{Change, Content, join};
-use crate::tree::{Edit, Entry, Inode, LowerEntry, Meta, Origin, Version, Xattrs};
+use crate::tree::{Edit, Entry, Inode, LowerEntry, Meta, Origin, Replaces, Version, Xattrs};
 use crate::types::{FileKind, InodeId, Name, ObjectId, Timestamp};
 
 /// Edits collected from the present state. Reading through it shows the state before them,
@@ -151,6 +151,11 @@ impl<'a> Draft<'a> {
     /// Changes content that is in layers.
     pub fn set_layers(&mut self, ino: InodeId, changes: Vec<Change>) {
         self.push(ino, Edit::Layers(ino, changes));
+    }
+
+    /// A file continues these from now on.
+    pub fn set_replaces(&mut self, ino: InodeId, replaces: Replaces) {
+        self.push(ino, Edit::Replaces(ino, replaces));
     }
 
     /// The extended attributes of a file, as changed so far.

@@ -91,6 +91,7 @@ pub(super) enum StoredEdit {
     Layers(u64, Vec<StoredChange>),
     LowerEntry(Bytes, Option<StoredLowerEntry>),
     PutForAll(u64, Vec<u64>, StoredMeta, StoredBody, Vec<(Bytes, Bytes)>, Option<StoredOrigin>),
+    Replaces(u64, Vec<u64>),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -176,6 +177,9 @@ pub(super) fn stored_edit(edit: &Edit) -> StoredEdit {
         Edit::Dirty(ino) => StoredEdit::Dirty(ino.0),
         Edit::Clean(ino) => StoredEdit::Clean(ino.0),
         Edit::Layers(ino, changes) => StoredEdit::Layers(ino.0, changes.iter().map(stored_change).collect()),
+        Edit::Replaces(ino, replaces) => {
+            StoredEdit::Replaces(ino.0, replaces.iter().map(|ino| ino.0).collect())
+        }
         Edit::LowerEntry(path, entry) => {
             StoredEdit::LowerEntry(Bytes(path.to_vec()), entry.map(stored_lower_entry))
         }
@@ -211,6 +215,7 @@ fn edit(stored: StoredEdit, adopt: Adopter<'_>) -> Decoded<Edit> {
         StoredEdit::Dirty(ino) => Edit::Dirty(inode_id(ino)?),
         StoredEdit::Clean(ino) => Edit::Clean(inode_id(ino)?),
         StoredEdit::Layers(ino, changes) => Edit::Layers(inode_id(ino)?, loaded_changes(changes, adopt)?),
+        StoredEdit::Replaces(ino, replaces) => Edit::Replaces(inode_id(ino)?, loaded_replaces(&replaces)?),
         StoredEdit::LowerEntry(path, entry) => {
             Edit::LowerEntry(path.0.into(), entry.as_ref().map(loaded_lower_entry).transpose()?)
         }
@@ -226,9 +231,12 @@ fn put(
     adopt: Adopter<'_>,
 ) -> Decoded<Edit> {
     let inode = Inode::new(loaded_meta(meta)?, loaded_body(body, adopt)?);
-    let replaces = replaces.iter().map(|ino| inode_id(*ino)).collect::<Decoded<Vec<_>>>()?;
-    let (lower, replaces) = (lower.map(loaded_origin).transpose()?, Replaces::all(replaces));
+    let (lower, replaces) = (lower.map(loaded_origin).transpose()?, loaded_replaces(replaces)?);
     Ok(Edit::Put(inode_id(ino)?, Arc::new(Inode { xattrs: loaded_xattrs(xattrs), lower, replaces, ..inode })))
+}
+
+fn loaded_replaces(stored: &[u64]) -> Decoded<Replaces> {
+    Ok(Replaces::all(stored.iter().map(|ino| inode_id(*ino)).collect::<Decoded<Vec<_>>>()?))
 }
 
 pub(super) fn inode_id(number: u64) -> Decoded<InodeId> {

@@ -431,6 +431,7 @@ fn inodes(record: &Record) -> impl Iterator<Item = InodeId> {
             | Edit::Dirty(ino)
             | Edit::Clean(ino)
             | Edit::Layers(ino, _)
+            | Edit::Replaces(ino, _)
             | Edit::Origin(ino, _) => [Some(*ino), None],
             Edit::Parent(ino, parent) => [Some(*ino), Some(*parent)],
             Edit::LowerEntry(..) => [None, None],

@@ -67,6 +67,9 @@ pub fn emit(plan: &Plan, draft: &mut Draft<'_>) -> Result<()> {
         meta.mode = attributes.mode.unwrap_or(meta.mode);
         (meta.uid, meta.gid) = attributes.owner.unwrap_or((meta.uid, meta.gid));
         meta.times.ctime = now;
+        if let Some(replaces) = &attributes.replaces {
+            draft.set_replaces(*ino, replaces.clone());
+        }
         if let Some(xattrs) = &attributes.xattrs {
             draft.set_xattrs(*ino, xattrs.as_deref().cloned().unwrap_or_default());
         }

@@ -222,6 +222,7 @@ impl Merging<'_> {
 
     /// Gives a file of the branch its new names, its new content, or its new attributes.
     fn put_changed(&self, settled: &Settled, ours: &Node, places: Vec<Place>, plan: &mut Plan) -> Result<()> {
+        let is_moved = !places.is_empty();
         if !places.is_empty() || (!settled.remove.is_empty() && settled.add.is_empty()) {
             let theirs =
                 settled.theirs.iter().map(|node| self.theirs.paths(node)).collect::<Result<Vec<_>>>()?;
@@ -242,12 +243,25 @@ impl Merging<'_> {
         }
         plan.added.extend(places.into_iter().map(|place| (place, entry(ours))));
         let Settled { mode, owner, xattrs, .. } = settled.clone();
-        if mode.is_some() || owner.is_some() || xattrs.is_some() {
+        let has_attributes = mode.is_some() || owner.is_some() || xattrs.is_some();
+        if has_attributes {
             let path = self.our_path(ours)?;
             self.step(plan, Verb::Take, path);
-            plan.attributes.insert(ours.ino, Attributes { mode, owner, xattrs });
+        }
+        // What took another's place in one of the two, and lies elsewhere now, could not be told by its place any more.
+        let replaces = is_moved.then(|| self.learnt(settled, ours)).flatten();
+        if has_attributes || replaces.is_some() {
+            plan.attributes.insert(ours.ino, Attributes { mode, owner, xattrs, replaces });
         }
         Ok(())
+    }
+
+    /// The files that one of the branch continues, if the other has it by a name that is not known here.
+    fn learnt(&self, settled: &Settled, ours: &Node) -> Option<Replaces> {
+        let theirs = settled.theirs.as_ref().filter(|theirs| !theirs.is_directory())?;
+        let own: Vec<InodeId> = ours.inode.identities(ours.ino).collect();
+        let is_new = theirs.inode.identities(theirs.ino).any(|identity| !own.contains(&identity));
+        is_new.then(|| Replaces::all(own.into_iter().chain(theirs.inode.identities(theirs.ino))))
     }
 
     /// A name for a file of the other; what is in its way goes, or the file gets another name, or none.
@@ -270,8 +284,10 @@ impl Merging<'_> {
         };
         let path = self.theirs.paths(theirs)?.into_iter().next().unwrap_or_default();
         self.clash(kind, path);
+        // What the plan has put there itself lies where the other has it then.
+        let is_movable = known.is_some() || plan.new.contains_key(&there.ino()) && !is_directory;
         match (self.policy, known) {
-            (Policy::Theirs, Some(_)) => {
+            (Policy::Theirs, _) if is_movable => {
                 self.clear(&place, there, plan)?;
                 Ok(Room::At(place))
             }
@@ -380,7 +396,7 @@ impl Merging<'_> {
             let mut settled = Settled::of(None, None);
             settled.take_attributes(b);
             let Settled { mode, owner, xattrs, .. } = settled;
-            plan.attributes.insert(ours, Attributes { mode, owner, xattrs });
+            plan.attributes.insert(ours, Attributes { mode, owner, xattrs, replaces: None });
         }
         Ok(())
     }

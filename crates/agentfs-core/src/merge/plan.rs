@@ -121,6 +121,8 @@ pub struct Attributes {
     pub owner: Option<(u32, u32)>,
     /// Extended attributes.
     pub xattrs: Option<Option<Arc<Xattrs>>>,
+    /// Files that it continues, where it is learnt by the merge that it does.
+    pub replaces: Option<Replaces>,
 }
 
 impl Plan {

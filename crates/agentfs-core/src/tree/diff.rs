@@ -36,7 +36,7 @@ pub fn diff(from: Option<&Version>, to: &Version, visit: &mut dyn FnMut(Edit)) {
     for item in from.inodes.diff(&to.inodes) {
         match item {
             DiffItem::Add(ino, inode) => put(*ino, inode, visit),
-            DiffItem::Update { old, new } if is_another(old.1, new.1) => {
+            DiffItem::Update { old, new } if is_another(*new.0, old.1, new.1) => {
                 visit(Edit::Drop(*new.0));
                 put(*new.0, new.1, visit);
             }
@@ -47,7 +47,7 @@ pub fn diff(from: Option<&Version>, to: &Version, visit: &mut dyn FnMut(Edit)) {
     for item in from.inodes.diff(&to.inodes) {
         match item {
             DiffItem::Add(ino, inode) => name_all(*ino, inode, visit),
-            DiffItem::Update { old, new } if is_another(old.1, new.1) => {
+            DiffItem::Update { old, new } if is_another(*new.0, old.1, new.1) => {
                 name_all(*new.0, new.1, visit);
                 // Put anew, it does not know any more where it is.
                 let entry = Entry::new(*new.0, new.1.kind());
@@ -69,8 +69,9 @@ pub fn diff(from: Option<&Version>, to: &Version, visit: &mut dyn FnMut(Edit)) {
 }
 
 /// Is it another file, which a merge gave the number of one that was gone? No edit makes the one of the other.
-fn is_another(old: &Inode, new: &Inode) -> bool {
-    old.replaces != new.replaces || old.kind() != new.kind()
+fn is_another(ino: InodeId, old: &Inode, new: &Inode) -> bool {
+    let has = |identity| new.identities(ino).any(|known| known == identity);
+    !old.identities(ino).all(has) || old.kind() != new.kind()
 }
 
 /// Pieces of content that go into one edit.
@@ -113,6 +114,9 @@ fn change(ino: InodeId, old: &Inode, new: &Inode, visit: &mut dyn FnMut(Edit)) {
     }
     if old.xattrs != new.xattrs {
         visit(Edit::Xattrs(ino, new.xattrs.clone()));
+    }
+    if old.replaces != new.replaces {
+        visit(Edit::Replaces(ino, new.replaces.clone()));
     }
     if old.lower != new.lower {
         visit(Edit::Origin(ino, new.lower.clone()));

@@ -6,7 +6,7 @@ use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use super::homes::Home;
-use super::{Body, Directory, Entry, Inode, LowerEntry, Meta, Origin, Version, Xattrs};
+use super::{Body, Directory, Entry, Inode, LowerEntry, Meta, Origin, Replaces, Version, Xattrs};
 use crate::store::{Change, Content};
 use crate::types::{InodeId, Name};
 
@@ -47,6 +47,8 @@ pub enum Edit {
     Clean(InodeId),
     /// Of its content, which is in layers, these stretches are now made of this.
     Layers(InodeId, Vec<Change>),
+    /// It continues these files from now on.
+    Replaces(InodeId, Replaces),
     /// At this path of the lower directory the version relies on this; on nothing any more.
     LowerEntry(Arc<[u8]>, Option<LowerEntry>),
 }
@@ -103,6 +105,9 @@ impl Edit {
                 rename(version, aside, dir, Some(entry), |directory| directory.insert(&name, entry));
             }
             Edit::Unlink(dir, name) => rename(version, aside, dir, None, |directory| directory.remove(&name)),
+            Edit::Replaces(ino, replaces) => {
+                change(version, &mut aside.orphans, ino, |inode| inode.replaces = replaces);
+            }
             Edit::LowerEntry(path, Some(entry)) => {
                 version.lower_entries.insert(path, entry);
             }
