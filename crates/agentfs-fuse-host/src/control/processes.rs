@@ -45,7 +45,11 @@ impl Dispatcher {
 
     /// The binding a process is a member of, unless it lives in a branch: there is nothing to bind then.
     fn standing(&self, pid: u32) -> Result<Option<Binding>> {
-        let standing = self.bindings.standing(pid)?;
+        let standing = match self.bindings.standing(pid) {
+            // Whatever a process without parents was, it is to be bound now.
+            Err(FsError::UnknownCaller) => None,
+            standing => standing?,
+        };
         match standing.as_ref().filter(|binding| binding.kind == Kind::Exec) {
             Some(exec) => Err(FsError::Refused(format!(
                 "process {pid} lives in the branch {} by branch-exec and sees no other: start it outside to bind it",
@@ -95,7 +99,13 @@ impl Dispatcher {
         let kind = if branch.view == ViewId::MAIN { Kind::Bound } else { Kind::Exec };
         let fresh = self.bindings.prepare(pid, kind, &branch)?;
         self.bindings.put(fresh.clone())?;
-        self.bindings.spread(&fresh, mark).inspect_err(|_| self.bindings.withdraw(fresh.mark))?;
+        match self.bindings.spread(&fresh, mark) {
+            // Its mounts tell who lives there, too.
+            Err(FsError::Refused(why)) if fresh.namespace.is_some() => {
+                tracing::info!(why, "who lives in a branch is told by mounts alone");
+            }
+            spread => spread.inspect_err(|_| self.bindings.withdraw(fresh.mark))?,
+        }
         let directory = match kind {
             Kind::Exec => format!(".agentfs/by-id/{}", branch.id).into(),
             Kind::Bound => Vec::new(),

@@ -34,6 +34,9 @@ pub(crate) struct Binding {
     pub(crate) since_ms: u64,
     /// What that process carried before.
     pub(crate) outer: Option<Mark>,
+    /// Of `branch-exec`: the mount namespace in which the branch is. Who is in it lives in the branch.
+    #[serde(default)]
+    pub(crate) namespace: Option<u64>,
 }
 
 /// What a branch that is gone shows: errors.

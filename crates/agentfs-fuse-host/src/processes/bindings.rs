@@ -3,16 +3,20 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 use std::{fs, io};
 
 use agentfs_core::{BranchId, BranchInfo, FsError, Result, ViewId};
 use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use rustix::fs::{Access, AtFlags, Mode, OFlags, accessat};
 use serde::{Deserialize, Serialize};
 
 use super::binding::{Binding, Bound, Kind, no_view, refusal};
+use super::descent::Descent;
 use super::mark::{Carried, Mark, carried};
 use super::proc;
 
@@ -43,6 +47,18 @@ struct Table {
     stranded: HashSet<Mark>,
 }
 
+/// A process or thread that carries no mark.
+struct Unmarked {
+    /// Its directory in `/proc`: no other process under that number has it.
+    handle: OwnedFd,
+    generation: u64,
+    /// The binding that it is a member of all the same.
+    of: Option<Mark>,
+}
+
+/// So many are remembered.
+const MAX_UNMARKED: usize = 4096;
+
 /// All bindings of a volume.
 #[derive(Default)]
 pub(crate) struct Bindings {
@@ -53,6 +69,12 @@ pub(crate) struct Bindings {
     active: AtomicBool,
     /// How often it could not be told who asked.
     unknown_callers: AtomicU64,
+    /// Who is a member of a binding without its mark.
+    descent: Arc<Descent>,
+    /// What was found of processes that carry no mark, by thread.
+    unmarked: RwLock<HashMap<u32, Unmarked>>,
+    /// What it was found for: each change of a binding begins another.
+    generation: AtomicU64,
     file: Option<PathBuf>,
     boot: String,
 }
@@ -98,6 +120,8 @@ impl Bindings {
                 table.known.insert(binding.mark, binding);
             }
             bindings.refresh(&mut table);
+            drop(table);
+            bindings.note_members();
         }
         Ok(bindings)
     }
@@ -119,6 +143,17 @@ impl Bindings {
         let shows = |binding: &&Binding| binding.kind == Kind::Bound && binding.view != ViewId::MAIN;
         table.views = table.known.values().filter(shows).map(|binding| binding.view).collect();
         self.active.store(!table.views.is_empty(), Ordering::SeqCst);
+        self.generation.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Has the kernel tell who descends from those that are members of a binding now.
+    fn note_members(&self) {
+        self.descent.begin();
+        for pid in proc::all() {
+            if let Ok(Some(binding)) = self.standing(pid) {
+                self.descent.note([pid], binding.mark);
+            }
+        }
     }
 
     /// Is any process bound to another branch than main?
@@ -160,20 +195,60 @@ impl Bindings {
     /// `UnknownCaller` when there is no such one here.
     pub(crate) fn standing(&self, tid: u32) -> Result<Option<Binding>> {
         match carried(tid).ok_or(FsError::UnknownCaller)? {
-            Carried::Nothing => Ok(None),
             Carried::Mark(mark) => self.meaning(mark, tid),
-            Carried::OwnLimit => match self.of_ancestors(tid)? {
-                Some(binding) => Ok(Some(binding)),
-                // Its parents may be dead. Who is older than all that were bound descends from none of them.
-                None if self.is_older_than_all(tid)? => Ok(None),
-                None => Err(FsError::UnknownCaller),
-            },
+            Carried::Nothing | Carried::OwnLimit if self.read().known.is_empty() => Ok(None),
+            Carried::Nothing => self.of_unmarked(tid, false),
+            Carried::OwnLimit => self.of_unmarked(tid, true),
         }
     }
 
-    fn is_older_than_all(&self, tid: u32) -> Result<bool> {
-        let stat = proc::process_of(tid).and_then(proc::stat).ok_or(FsError::UnknownCaller)?;
-        Ok(self.read().known.values().all(|binding| stat.started < binding.started))
+    /// The binding that a process without a mark is a member of: that of its ancestors, or of those that it had.
+    fn of_unmarked(&self, tid: u32, has_own_limit: bool) -> Result<Option<Binding>> {
+        let generation = self.generation.load(Ordering::SeqCst);
+        if let Some(known) = self.unmarked.read().get(&tid).filter(|known| known.generation == generation)
+            && accessat(&known.handle, "stat", Access::EXISTS, AtFlags::empty()).is_ok()
+        {
+            return Ok(known.of.and_then(|mark| self.read().known.get(&mark).cloned()));
+        }
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let handle = rustix::fs::open(format!("/proc/{tid}"), flags, Mode::empty());
+        let process = proc::process_of(tid).ok_or(FsError::UnknownCaller)?;
+        let told = |mark| self.read().known.get(&mark).cloned();
+        let found = match self.of_ancestors(tid)?.or_else(|| self.descent.of(process).and_then(told)) {
+            Some(binding) => Some(binding),
+            // Who is older than all that were bound descends from none of them.
+            None if !self.may_be_orphan(process, has_own_limit)? => None,
+            None => return Err(FsError::UnknownCaller),
+        };
+        if let Ok(handle) = handle {
+            let mut unmarked = self.unmarked.write();
+            if unmarked.len() >= MAX_UNMARKED {
+                unmarked.clear();
+            }
+            let of = found.as_ref().map(|binding| binding.mark);
+            unmarked.insert(tid, Unmarked { handle, generation, of });
+        }
+        Ok(found)
+    }
+
+    /// Returns whether a process may descend from one that is bound, all between having ended: where the kernel does not tell,
+    /// those are taken for it that are in the session of a bound one, or have a limit of their own.
+    fn may_be_orphan(&self, process: u32, has_own_limit: bool) -> Result<bool> {
+        let stat = proc::stat(process).ok_or(FsError::UnknownCaller)?;
+        let younger: Vec<u32> = {
+            let table = self.read();
+            let bindings = table.known.values().filter(|binding| binding.kind == Kind::Bound);
+            bindings.filter(|binding| stat.started >= binding.started).map(|binding| binding.pid).collect()
+        };
+        if younger.is_empty() || self.descent.is_complete() {
+            return Ok(false);
+        }
+        // A parent that is no reaper of orphans tells who it descends from.
+        let parent = proc::parents(process).next().unwrap_or(0);
+        let is_orphan = parent <= 1 || proc::is_reaper(parent);
+        let session = |pid: u32| proc::stat(pid).map(|stat| stat.session);
+        let is_in_session = || younger.iter().any(|pid| session(*pid).unwrap_or(*pid) == stat.session);
+        Ok(has_own_limit || is_orphan && is_in_session())
     }
 
     fn meaning(&self, mark: Mark, tid: u32) -> Result<Option<Binding>> {
@@ -235,7 +310,9 @@ impl Bindings {
         }
         let outer = standing.map(|binding| binding.mark);
         let (branch, view) = (branch.id, branch.view);
-        Ok(Binding { mark: Mark::fresh(), kind, branch, view, pid, started, since_ms: now_ms(), outer })
+        let namespace = (kind == Kind::Exec).then(|| proc::mount_namespace(pid)).flatten();
+        let (mark, since_ms) = (Mark::fresh(), now_ms());
+        Ok(Binding { mark, kind, branch, view, pid, started, since_ms, outer, namespace })
     }
 
     /// From now on the mark means this.
@@ -289,6 +366,9 @@ impl Bindings {
                 break;
             }
         }
+        self.descent.begin();
+        self.descent.note(proc::tree(binding.pid), binding.mark);
+        self.generation.fetch_add(1, Ordering::SeqCst);
         // Bindings that lie within this one now.
         let table = self.read();
         if table.known.values().any(|inner| inner.outer == Some(binding.mark)) {
@@ -338,12 +418,25 @@ impl Bindings {
             return Vec::new();
         }
         let shows = |binding: &Binding| binding.kind == Kind::Exec || binding.view != ViewId::MAIN;
+        let namespaces = self.namespaces();
         let member = |pid: u32| {
             proc::stat(pid)?;
-            let binding = self.standing(pid).ok().flatten().filter(shows)?;
+            let standing = self.standing(pid).ok().flatten().filter(shows);
+            // Who is in the mounts of a `branch-exec` lives in its branch, whatever it carries.
+            let inside = || {
+                let mark = namespaces.get(&proc::mount_namespace(pid)?)?;
+                self.read().known.get(mark).cloned()
+            };
+            let binding = standing.or_else(|| if namespaces.is_empty() { None } else { inside() })?;
             Some(Bound { pid, command: proc::command(pid), binding })
         };
         proc::all().into_iter().filter_map(member).collect()
+    }
+
+    /// The mount namespaces of `branch-exec`.
+    fn namespaces(&self) -> HashMap<u64, Mark> {
+        let table = self.read();
+        table.known.values().filter_map(|binding| Some((binding.namespace?, binding.mark))).collect()
     }
 
     /// The living processes whose branch was mounted by an earlier daemon, that died: all they ask of it fails.
@@ -364,9 +457,15 @@ impl Bindings {
             return false;
         }
         let mut carried_by_some: HashSet<Mark> = HashSet::new();
-        for pid in proc::all() {
-            if let Some(Carried::Mark(mark)) = proc::stat(pid).and_then(|_| carried(pid)) {
-                carried_by_some.insert(mark);
+        let namespaces = self.namespaces();
+        for pid in proc::all().into_iter().filter(|pid| proc::stat(*pid).is_some()) {
+            match carried(pid) {
+                Some(Carried::Mark(mark)) => drop(carried_by_some.insert(mark)),
+                _ => carried_by_some.extend(self.standing(pid).ok().flatten().map(|binding| binding.mark)),
+            }
+            if !namespaces.is_empty() {
+                let inside = proc::mount_namespace(pid).and_then(|namespace| namespaces.get(&namespace));
+                carried_by_some.extend(inside);
             }
         }
         let _changing = self.change();
@@ -395,6 +494,7 @@ impl Bindings {
                 if let Some(binding) = table.known.remove(&mark) {
                     table.ended.insert(mark, binding);
                 }
+                self.descent.forget(mark);
                 table.stranded.remove(&mark);
                 over = true;
             }
@@ -415,7 +515,7 @@ mod tests {
 
     fn binding(pid: u32, branch: u128, view: u32) -> Binding {
         let (mark, kind, branch, view) = (Mark::fresh(), Kind::Bound, BranchId(branch), ViewId(view));
-        Binding { mark, kind, branch, view, pid, started: 0, since_ms: 0, outer: None }
+        Binding { mark, kind, branch, view, pid, started: 0, since_ms: 0, outer: None, namespace: None }
     }
 
     #[test]

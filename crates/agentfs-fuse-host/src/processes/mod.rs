@@ -2,6 +2,7 @@
 
 mod binding;
 mod bindings;
+mod descent;
 mod mark;
 mod proc;
 

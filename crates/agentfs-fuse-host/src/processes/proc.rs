@@ -8,6 +8,8 @@ use std::path::PathBuf;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stat {
     pub(crate) parent: u32,
+    /// The session that it is in.
+    pub(crate) session: u32,
     /// When it was started, in ticks since the boot: with the pid it tells two processes apart.
     pub(crate) started: u64,
 }
@@ -28,13 +30,14 @@ pub(super) fn stat(pid: u32) -> Option<Stat> {
     let mut fields = text.rsplit_once(')')?.1.split_whitespace();
     let state = fields.next()?;
     let parent = fields.next()?.parse().ok()?;
-    let flags: u32 = fields.nth(4)?.parse().ok()?;
+    let session = fields.nth(1)?.parse().ok()?;
+    let flags: u32 = fields.nth(2)?.parse().ok()?;
     let threads: u32 = fields.nth(10)?.parse().ok()?;
     let started = fields.nth(1)?.parse().ok()?;
     // A zombie sees nothing any more, unless it is one whose other threads live on; a thread of the kernel has nothing of
     // its own to see.
     let lives = !matches!(state, "Z" | "X") || threads > 1;
-    (lives && flags & PF_KTHREAD == 0).then_some(Stat { parent, started })
+    (lives && flags & PF_KTHREAD == 0).then_some(Stat { parent, session, started })
 }
 
 /// The name of what a process runs.
@@ -85,6 +88,18 @@ pub(crate) fn namespace_differs(pid: u32) -> bool {
         (Some(theirs), Some(ours)) => theirs != ours,
         _ => false,
     }
+}
+
+/// The mount namespace that a process is in; `None` when it is gone or may not be asked.
+pub(super) fn mount_namespace(pid: u32) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(format!("/proc/{pid}/ns/mnt")).ok().map(|namespace| namespace.ino())
+}
+
+/// Returns whether orphans become children of a process.
+pub(super) fn is_reaper(pid: u32) -> bool {
+    // Nobody but itself can ask for the flag: those that have it are init-like, leaders of their sessions and of nobody.
+    stat(pid).is_some_and(|stat| stat.session == pid && stat.parent <= 1)
 }
 
 /// A process's ancestors, the nearest first.
