@@ -182,6 +182,9 @@ fn adapter(settings: &Settings, core: Arc<FsCore>, mount: &Path) -> Result<Adapt
     )?;
     let bindings = Arc::new(bindings);
     let pid_view = Arc::new(PidView::new(core.clone(), bindings.clone()));
+    if let Err(error) = pid_view.hold_mounts(mount) {
+        tracing::warn!(%error, "it cannot be told what is mounted in the volume: a process in a branch can take it away");
+    }
     let caching = Caching::new(settings.ttl, core.clone(), bindings.clone(), pid_view.clone());
     let flusher = Arc::new(Flusher::new(mount));
     let parts = Parts {

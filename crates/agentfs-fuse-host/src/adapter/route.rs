@@ -16,7 +16,7 @@ use super::attr::{file_attr, file_type};
 use super::caller::caller;
 use super::reply::{self, Entry};
 use crate::flusher::Flusher;
-use crate::views::{DOT_AGENTFS, Found, Keep, ListingNumber, Node, NodeId, Special, Split};
+use crate::views::{DOT_AGENTFS, Found, HeldName, Keep, ListingNumber, Node, NodeId, Special, Split};
 
 /// A name in a tree's directory.
 pub(super) type Place = (ViewId, InodeId, Name);
@@ -48,7 +48,11 @@ impl Adapter {
         if dir == InodeId::ROOT && (name.as_bytes() == DOT_AGENTFS || is_apply()) {
             return Err(FsError::NotPermitted);
         }
-        Ok((view, dir, Name::new(name.as_bytes())?))
+        let name = Name::new(name.as_bytes())?;
+        if self.pid_view.held(parent.into(), &name).is_some() {
+            return Err(FsError::Busy("something is mounted on it, or in it".into()));
+        }
+        Ok((view, dir, name))
     }
 
     /// The kernel is about to be told of a file or directory under a name.
@@ -97,6 +101,9 @@ impl Adapter {
                     Ok(self.synthetic.dot_agentfs(view))
                 } else {
                     let place = (view, dir, Name::new(bytes)?);
+                    if let Some(held) = self.pid_view.held(parent.into(), &place.2) {
+                        return self.find_held(req, parent, &place, held);
+                    }
                     let attr = self.core.lookup(view, dir, &place.2)?;
                     let nothing = || Entry::Nothing(keep.negative(parent.into(), bytes));
                     return Ok(attr.map_or_else(nothing, |attr| self.tell(keep, parent, &place, attr)));
@@ -107,6 +114,25 @@ impl Adapter {
         found.map(|found| {
             Entry::Node(found.node, found.attr, (Duration::ZERO, keep.attr(found.node, &found.attr)))
         })
+    }
+
+    /// A name that holds a mount leads to the node that it led to when that was made. The kernel asks each time.
+    fn find_held(
+        &self,
+        req: &fuser::Request,
+        parent: INodeNo,
+        (view, dir, name): &Place,
+        held: HeldName,
+    ) -> Result<Entry> {
+        let own = self.core.lookup(*view, *dir, name).ok().flatten();
+        if !held.is_directory() && *view != ViewId::MAIN && !self.pid_view.sees_mounts(req.pid()) {
+            // Nobody is shown main's file for the branch's; any other answer than this would take the mount away.
+            return Err(FsError::Io(rustix::io::Errno::NOMEM.into()));
+        }
+        let own = own.filter(|own| own.kind == FileKind::Directory).map(|own| (*view, own.ino));
+        let attr = self.core.getattr(ViewId::MAIN, held.inode)?;
+        self.pid_view.tell_held((parent.into(), name), held, own);
+        Ok(Entry::Node(held.node, attr, (Duration::ZERO, Duration::ZERO)))
     }
 
     /// A file that the kernel knows, under one name more: for a moment.
@@ -313,6 +339,27 @@ impl Adapter {
                         }
                         continue;
                     };
+                    if let Some(held) = self.pid_view.held(ino.into(), &name) {
+                        let is_shown = held.is_directory()
+                            || view == ViewId::MAIN
+                            || self.pid_view.sees_mounts(req.pid());
+                        let main = self.core.getattr(ViewId::MAIN, held.inode).ok().filter(|_| is_shown);
+                        let Some(main) = main else {
+                            // Without a node the kernel takes the name and nothing else.
+                            let unknown = NodeId::from(INodeNo(0));
+                            if !add(unknown, entry.position, &entry.name, &attr, Duration::ZERO) {
+                                break;
+                            }
+                            continue;
+                        };
+                        let own = (entry.kind == FileKind::Directory).then_some((view, attr.ino));
+                        self.pid_view.tell_held((ino.into(), &name), held, own);
+                        if !add(held.node, entry.position, &entry.name, &main, Duration::ZERO) {
+                            self.forget_node(held.node, 1);
+                            break;
+                        }
+                        continue;
+                    }
                     let node = self.pid_view.tell(ino.into(), &name, view, &attr);
                     let times = keep.entry(ino.into(), &entry.name, entry.kind);
                     let times = match entry.kind {

@@ -1,6 +1,7 @@
 //! What the kernel sees: node ids, and the directories under `.agentfs` that show branches and snapshots.
 
 mod caching;
+mod held;
 mod listing;
 mod node_id;
 mod pid_view;
@@ -9,6 +10,7 @@ mod splitting;
 mod synthetic;
 
 pub(crate) use caching::{Caching, Keep, Ttl};
+pub(crate) use held::HeldName;
 pub(crate) use listing::ListingNumber;
 pub(crate) use node_id::{Node, NodeId, Special};
 pub(crate) use pid_view::PidView;

@@ -4,12 +4,15 @@
 //! be moved or removed, gets a node of its own for it: the kernel keeps one mode a node, and one life.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use agentfs_core::{Attr, FileKind, FsCore, FsError, InodeId, Name, Result, ViewId};
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use super::held::{Held, HeldName};
 use super::shared::{Face, Shared, Table};
 use super::{Node, NodeId};
 use crate::processes::Bindings;
@@ -25,6 +28,8 @@ pub(crate) struct PidView {
     doubled: AtomicBool,
     /// Open descriptors of directories whose meaning depends on who asks.
     opened: Mutex<HashMap<NodeId, u32>>,
+    /// Names that hold mounts.
+    held: OnceLock<Held>,
 }
 
 impl PidView {
@@ -37,6 +42,70 @@ impl PidView {
             used: AtomicBool::new(false),
             doubled: AtomicBool::new(false),
             opened,
+            held: OnceLock::new(),
+        }
+    }
+
+    /// From now on names in the volume at `root` on which something is mounted lead everybody to the same node.
+    ///
+    /// # Errors
+    /// When it cannot be told what is mounted.
+    pub(crate) fn hold_mounts(&self, root: &Path) -> std::io::Result<()> {
+        let held = Held::new(root)?;
+        held.refresh(&self.core, true, |_, ino| NodeId::of(ViewId::MAIN, ino));
+        let _ = self.held.set(held);
+        Ok(())
+    }
+
+    /// What a name in a directory of the mount point leads to, if it holds a mount and processes are bound: then branches may
+    /// have something else there.
+    pub(crate) fn held(&self, parent: NodeId, name: &Name) -> Option<HeldName> {
+        let held = self.held.get().filter(|_| self.bindings.any())?;
+        held.refresh(&self.core, false, |key, ino| {
+            self.read().names.get(key).copied().unwrap_or(NodeId::of(ViewId::MAIN, ino))
+        });
+        held.get(parent, name)
+    }
+
+    /// Returns whether a node is that of a name that holds a mount.
+    pub(super) fn is_held(&self, node: NodeId) -> bool {
+        self.bindings.any() && self.held.get().is_some_and(|held| held.has_node(node))
+    }
+
+    /// Returns whether a thread sees the mounts in the volume.
+    pub(crate) fn sees_mounts(&self, tid: u32) -> bool {
+        self.held.get().is_some_and(|held| held.is_seen_by(tid))
+    }
+
+    /// The kernel is about to be told of a held name, to one who sees the branch of a view and has this directory there.
+    pub(crate) fn tell_held(
+        &self,
+        (parent, name): (NodeId, &Name),
+        held: HeldName,
+        of: Option<(ViewId, InodeId)>,
+    ) {
+        if !held.is_directory() {
+            self.core.remember(ViewId::MAIN, held.inode);
+            return;
+        }
+        self.used.store(true, Ordering::Release);
+        let mut table = self.write();
+        if !table.nodes.contains_key(&held.node) {
+            let (pins, name) = (HashMap::new(), name.clone());
+            let mut shared = Shared { parent, name: name.clone(), face: None, pins, told: 0 };
+            shared.told = self.told_in_the_tree(&table, held.inode);
+            self.pin(&mut shared, ViewId::MAIN, held.inode);
+            table.nodes.insert(held.node, shared);
+            table.names.insert((parent, name), held.node);
+        }
+        if let Some(shared) = table.nodes.get_mut(&held.node) {
+            shared.told += 1;
+            if let Some((view, ino)) = of {
+                self.pin(shared, view, ino);
+            }
+        }
+        if let Node::Tree(view, ino) = held.node.node() {
+            self.core.remember(view, ino);
         }
     }
 

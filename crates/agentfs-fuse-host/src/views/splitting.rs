@@ -101,6 +101,8 @@ impl PidView {
         if !self.is_common(node) {
             return Ok(Split::NotNeeded);
         }
+        // Asked before the table is locked, which is asked for it.
+        let is_held = self.is_held(node);
         let mut table = self.write();
         if !self.bindings.any() {
             if let Some(shared) = table.nodes.get_mut(&node) {
@@ -117,6 +119,9 @@ impl PidView {
         };
         if alone {
             return Ok(Split::NotNeeded);
+        }
+        if is_held {
+            return Err(FsError::Busy("something is mounted on it, or in it".into()));
         }
         let first = table.split(view, ino);
         Ok(if first && !self.is_open(node) { Split::LookUpAgain } else { Split::NotNeeded })
