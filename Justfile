@@ -144,6 +144,10 @@ schedules *ARGS:
 bench-many:
     scripts/bench-many
 
+# Random histories applied to a directory, compared whole: `just test-apply-histories [CASES [SEED]]`
+test-apply-histories cases="3000" seed="1":
+    APPLY_HISTORIES={{cases}} APPLY_SEED={{seed}} scripts/test -E 'binary(apply_histories)'
+
 # Licences, sources and known weaknesses of the dependencies; needs cargo-deny and cargo-audit
 audit:
     scripts/audit

@@ -73,7 +73,7 @@ fn case(seed: u64) -> usize {
     let mut chance = Chance(seed);
     // In half of the histories main moves the text; in the others it is saved as editors do. What is both moved and replaced
     // in one branch is another file.
-    let moves = seed % 2 == 0;
+    let moves = seed.is_multiple_of(2);
     let device = Arc::new(Memory::default());
     let mut v = open(&device);
     let mut heard = vec![Heard::default(); BRANCHES];

@@ -138,7 +138,7 @@ fn below_is_what_the_branch_is_whatever_its_history() {
         return;
     }
     let mut bench = Bench::new();
-    for case in cases(500) {
+    for case in cases(1000) {
         let mut chance = Chance(case);
         let view = bench.begin(case, &mut chance);
         let name = format!("b{case}");
@@ -202,7 +202,7 @@ fn what_others_change_below_is_never_overwritten() {
     }
     let mut bench = Bench::new();
     let (mut refused, mut applied) = (0, 0);
-    for case in cases(400) {
+    for case in cases(600) {
         let mut chance = Chance(case);
         let view = bench.begin(case, &mut chance);
         let (name, lower) = (format!("b{case}"), bench.lower());
@@ -258,7 +258,7 @@ fn the_next_run_finishes_one_that_was_killed() {
     }
     let mut bench = Bench::new();
     let mut in_the_middle = 0;
-    for case in cases(150) {
+    for case in cases(120) {
         let mut chance = Chance(case);
         let view = bench.begin(case, &mut chance);
         let (name, lower) = (format!("b{case}"), bench.lower());
@@ -303,7 +303,7 @@ fn one_that_is_told_to_end_leaves_nothing_behind() {
     }
     let mut bench = Bench::new();
     let mut interrupted = 0;
-    for case in cases(100) {
+    for case in cases(80) {
         let mut chance = Chance(case);
         let view = bench.begin(case, &mut chance);
         let (name, lower) = (format!("b{case}"), bench.lower());
@@ -344,7 +344,7 @@ fn what_a_branch_does_meanwhile_is_applied_by_the_next() {
         return;
     }
     let mut bench = Bench::new();
-    for case in cases(150) {
+    for case in cases(120) {
         let mut chance = Chance(case);
         let view = bench.begin(case, &mut chance);
         let name = format!("b{case}");

@@ -293,7 +293,7 @@ fn a_store_of_format_1_is_read_as_it_is() {
     expect_format_1(&v);
     fs::write(v.path("new"), "of the present format").unwrap();
     assert!(v.terminate().success());
-    assert_eq!(fs::read_to_string(v.store().join("format")).unwrap(), "agentfs-store 5\n");
+    assert_eq!(fs::read_to_string(v.store().join("format")).unwrap(), "agentfs-store 6\n");
     v.remount();
     expect_format_1(&v);
     assert_eq!(fs::read_to_string(v.path("new")).unwrap(), "of the present format");
@@ -370,11 +370,44 @@ fn a_store_of_format_4_is_read_as_it_is_and_large_files_of_it_are_written_in_lay
     file.write_all_at(b"again", 200_000).unwrap();
     drop(file);
     assert!(v.terminate().success());
-    assert_eq!(fs::read_to_string(v.store().join("format")).unwrap(), "agentfs-store 5\n");
+    assert_eq!(fs::read_to_string(v.store().join("format")).unwrap(), "agentfs-store 6\n");
     v.remount();
     expect(&v);
     assert_eq!(whole(&v.path("")), (300_000, b"changed".to_vec(), 12));
     assert_eq!(whole(&v.snapshot("five")), (300_000, b"changed".to_vec(), 7));
+}
+
+/// And one of format 5, in which a file continues one other at most.
+#[test]
+fn a_store_of_format_5_is_read_as_it_is_and_its_branches_are_merged_on() {
+    if !can_mount() || !support::is_root("reading an image whose files are root's") {
+        return;
+    }
+    let mut v = with_image("format-5.tar.gz");
+    v.remount();
+    expect_format_1(&v);
+    let layered = |root: &Path| {
+        let bytes = fs::read(root.join("layered5")).unwrap();
+        (bytes.len(), bytes[700_000..700_007].to_vec(), bytes.iter().filter(|byte| **byte != b'L').count())
+    };
+    let expect = |v: &Volume, text: &str| {
+        assert_eq!(layered(&v.snapshot("five")), (1_500_000, b"LLLLLLL".to_vec(), 0));
+        assert_eq!(layered(&v.root()), (1_500_000, b"changed".to_vec(), 7));
+        assert_eq!(fs::read_to_string(v.path("five-f")).unwrap(), text);
+    };
+    expect(&v, "again\n");
+    // Merged twice by format 5: it is the same file still.
+    fs::rename(v.path("five-f"), v.path("five-g")).unwrap();
+    fs::write(v.branch("taker").join("five-f"), "once more\n").unwrap();
+    let (is_done, told) = support::agents::told(support::agents::cli_of(&v).args(["merge", "taker"]));
+    assert!(is_done, "{told}");
+    assert_eq!(fs::read_to_string(v.path("five-g")).unwrap(), "once more\n");
+    fs::rename(v.path("five-g"), v.path("five-f")).unwrap();
+    assert!(v.terminate().success());
+    assert_eq!(fs::read_to_string(v.store().join("format")).unwrap(), "agentfs-store 6\n");
+    v.remount();
+    expect(&v, "once more\n");
+    expect_format_1(&v);
 }
 
 #[test]

@@ -132,8 +132,11 @@ fn times(stat: &Stat) -> Timestamps {
     }
 }
 
+/// An extended attribute: its name and its value.
+type Xattr = (Vec<u8>, Vec<u8>);
+
 /// The extended attributes of a file that a copy of it is to have, in the order of their names.
-pub(super) fn xattrs(file: BorrowedFd<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+pub(super) fn xattrs(file: BorrowedFd<'_>) -> Result<Vec<Xattr>, Errno> {
     let mut names = xattr_names(file)?.unwrap_or_default();
     names.retain(|name| !name.starts_with(SELINUX));
     names.sort();

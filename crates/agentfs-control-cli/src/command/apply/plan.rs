@@ -308,7 +308,7 @@ impl<'a> Planner<'a> {
         if is_told {
             self.step("put", path);
         }
-        let from = from.or_else(|| self.from_above(path)).filter(|_| self.target.is_lower);
+        let from = from.or_else(|| self.moved_from(path)).filter(|_| self.target.is_lower);
         let from = match from {
             Some(from) if self.is_linkable(&from, stat)? => Some(from),
             _ => None,
@@ -318,7 +318,7 @@ impl<'a> Planner<'a> {
     }
 
     /// Where in the target the file is that shows in a directory of the branch that was only moved.
-    fn from_above(&self, path: &Path) -> Option<PathBuf> {
+    fn moved_from(&self, path: &Path) -> Option<PathBuf> {
         let is_own = self.changes.contains_key(path);
         let mut above = path.ancestors().skip(1).filter(|_| !is_own);
         let (directory, from) =
