@@ -90,13 +90,13 @@ pub(super) struct Source {
 /// Bits of an inode number that are the same in all views.
 const INODE_BITS: u32 = 33;
 /// So long before a moment a change has an earlier time for sure, on a host that tells times by ticks.
-const TICKS_NS: i128 = 50_000_000;
+pub(super) const TICKS_NS: u64 = 20_000_000;
 
 impl Source {
     /// Of a file in a view that was frozen at a moment, in Unix nanoseconds.
     pub(super) fn of(stat: &Stat, frozen_ns: i128) -> Self {
         let changed_ns = i128::from(stat.st_ctime) * 1_000_000_000 + i128::from(stat.st_ctime_nsec);
-        let is_certain = changed_ns + TICKS_NS < frozen_ns;
+        let is_certain = changed_ns + i128::from(TICKS_NS) <= frozen_ns;
         let changed = is_certain.then_some((stat.st_ctime, stat.st_ctime_nsec as u32));
         Self { ino: inode_number(stat.st_ino), changed }
     }

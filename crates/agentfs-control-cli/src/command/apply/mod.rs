@@ -14,7 +14,8 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agentfs_proto::record::{TokenEntry, WrittenEntry};
 use agentfs_proto::request::{ApplyNote, ApplyStart, KeepLower};
@@ -23,7 +24,7 @@ use agentfs_proto::{Request, Response};
 use rustix::io::Errno;
 
 use self::commit::Outcome;
-use self::journal::{FileState, Journal, Note, Source, Step, StoredPath};
+use self::journal::{FileState, Journal, Note, Source, Step, StoredPath, TICKS_NS};
 use self::plan::{Dress, Plan, Planner, Put, Removal};
 use self::reliance::Reliances;
 use self::stage::Stage;
@@ -54,8 +55,12 @@ pub(super) fn run(client: &Client, wish: &Wish<'_>) -> Result<Output, Failure> {
     let found = find_branch(client, wish.branch)?;
     finish_left(client, &target, wish.is_dry)?;
     let branch = output::shown(&found.id);
-    let frozen = Frozen::grown(client, &branch, "apply")?;
+    if !wish.is_dry {
+        // What was changed before the command is known by its time from what is changed after.
+        thread::sleep(Duration::from_nanos(TICKS_NS));
+    }
     let frozen_ns = now_ns();
+    let frozen = Frozen::grown(client, &branch, "apply")?;
     let ignored = if wish.all { Ignored::nothing() } else { Ignored::of(&frozen.view)? };
     let ignored = if wish.with_git { ignored } else { ignored.and_git() };
     let asked = ApplyStart { of: frozen.id.clone() };
