@@ -19,6 +19,9 @@ use crate::types::{BranchId, Epoch, InodeId, Knows, Timestamp, ViewId};
 /// The name of the branch a volume starts with.
 pub const MAIN: &str = "main";
 
+/// Tells whether a process that replaces files still lives.
+pub(crate) type Replacing = Box<dyn Fn() -> bool + Send>;
+
 /// A volume.
 pub struct FsCore {
     pub(crate) config: Config,
@@ -32,6 +35,9 @@ pub struct FsCore {
     pub(crate) tending: Mutex<()>,
     /// Rank 0. Held by whoever adds, renames or deletes branches and snapshots.
     pub(crate) control: Mutex<()>,
+    /// Whether whoever is replacing files of the lower directory still lives: meanwhile no tree is frozen, which would rely
+    /// on some of before and some of after. After rank 0.
+    pub(crate) replacing: Mutex<Option<Replacing>>,
     /// After rank 0. What is written past the daemon: shared by who begins to, exclusive to whoever freezes a branch or
     /// has files of the store change places.
     pub(crate) direct: DirectFiles,
@@ -95,6 +101,7 @@ impl FsCore {
             compacting: Mutex::new(()),
             tending: Mutex::new(()),
             control: Mutex::new(()),
+            replacing: Mutex::default(),
             direct: DirectFiles::default(),
             catalog: RwLock::default(),
             views: Views::default(),

@@ -385,12 +385,61 @@ fn an_apply_that_is_killed_leaves_each_file_old_or_new_and_the_next_finishes() {
             counts.1 += u32::from(is(&new) && !is(&old));
         }
         in_the_middle += u32::from(counts.0 > 0 && counts.1 > 0);
+        // What is grown of what it left stays, too.
+        v.take_snapshot("main", "left");
+        v.grow_branch("left", "of-left");
+        v.grow_branch("main", "of-main");
+        let left = files(&v.snapshot("left"));
         succeeds(&v, &["apply", "b"]);
+        for (whose, at) in
+            [("snapshot", v.snapshot("left")), ("branch", v.branch("of-left")), ("main's", v.branch("of-main"))]
+        {
+            assert_same(&files(&at), &left, &format!("the {whose} of what was left, round {round}"));
+        }
         assert_same(&files(&project.root()), &new, &format!("round {round}"));
         assert_same(&files(&v.branch("b")), &new, &format!("the branch, round {round}"));
     }
     println!("{in_the_middle} of 20 were killed in the middle");
     assert!(in_the_middle > 0, "none was killed in the middle");
+}
+
+#[test]
+fn a_snapshot_that_is_taken_during_an_apply_is_of_before_or_of_after() {
+    if !can_mount() || is_write_back("it is refused over another directory") {
+        return;
+    }
+    let project = Project::new();
+    many(&project.root(), "old");
+    let v = project.mount();
+    v.grow_branch("main", "b");
+    let before = files(&v.root());
+    many(&v.branch("b"), "new");
+    let after = files(&v.branch("b"));
+    let mut child = cli_of(&v).args(["apply", "b"]).stdout(Stdio::null()).spawn().unwrap();
+    let mut taken = 0;
+    while child.try_wait().unwrap().is_none() {
+        v.take_snapshot("main", &format!("s{taken}"));
+        v.grow_branch("main", &format!("d{taken}"));
+        taken += 1;
+        std::thread::sleep(Duration::from_millis(40));
+    }
+    assert!(child.wait().unwrap().success(), "{}", v.log());
+    assert_same(&files(&project.root()), &after, "the directory");
+    let mut counts = (0, 0);
+    let taken = (0..taken).flat_map(|n| [v.snapshot(&format!("s{n}")), v.branch(&format!("d{n}"))]);
+    for at in taken {
+        let held: BTreeMap<_, _> =
+            files(&at).into_iter().filter(|(path, _)| !path.starts_with(".agentfs-apply")).collect();
+        if held.values().map(|fact| &fact.bytes).eq(before.values().map(|fact| &fact.bytes)) {
+            counts.0 += 1;
+            assert_same(&held, &before, "of before");
+        } else {
+            counts.1 += 1;
+            assert_same(&held, &after, "of after");
+        }
+    }
+    println!("{} of before, {} of after", counts.0, counts.1);
+    assert!(counts.0 > 0, "none was taken before");
 }
 
 #[test]

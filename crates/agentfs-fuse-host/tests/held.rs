@@ -70,20 +70,23 @@ fn what_is_mounted_stays_whatever_a_branch_has_there() {
     for what in ["missing", "file", "other-mode", "same", "deep"] {
         fs::create_dir_all(v.path(what).join("in/deeper")).unwrap();
     }
+    fs::create_dir_all(v.path("gone/in/it")).unwrap();
     v.grow_branch("main", "b");
     let b = v.branch("b");
+    fs::remove_dir_all(b.join("gone")).unwrap();
     fs::remove_dir_all(b.join("missing")).unwrap();
     fs::remove_dir_all(b.join("file")).unwrap();
     fs::write(b.join("file"), "a file").unwrap();
     run(&b, "chmod", &["700", "other-mode"]);
     fs::write(b.join("same/of-b"), "").unwrap();
     run(&b, "chmod", &["711", "deep/in"]);
-    let mounts: Vec<Mounted> = ["missing", "file", "other-mode", "same", "deep/in/deeper"]
+    let mounts: Vec<Mounted> = ["missing", "file", "other-mode", "same", "deep/in/deeper", "gone/in/it"]
         .map(|at| Mounted::tmpfs(v.path(at)))
         .into_iter()
         .collect();
     let all = |after: &str| mounts.iter().for_each(|mount| mount.assert_there(after));
     for script in [
+        "stat \"$M\"/gone/in; stat \"$M\"/gone/in/it; ls -R \"$M\"/gone",
         "stat \"$M\"/* \"$M\"/deep/in \"$M\"/deep/in/deeper/t",
         "ls -l \"$M\" \"$M\"/deep \"$M\"/deep/in",
         "find \"$M\" -maxdepth 4",
@@ -258,4 +261,83 @@ fn a_hard_limit_keeps_from_binding_with_its_reason_and_from_exec_not() {
     inside.kill().unwrap();
     inside.wait().unwrap();
     assert!(delete().0);
+}
+
+/// Orphans that carry no mark: of one whose first thread ended, of one that a thread made another program of, and one of a
+/// parent that is a member of another binding.
+#[test]
+fn orphans_stay_in_their_branch_whatever_their_threads_and_adoptive_parents_do() {
+    if !can_mount() || !is_root("hearing of processes") || !has("python3") {
+        return;
+    }
+    let v = Volume::mount();
+    fs::write(v.path("who"), "main").unwrap();
+    for branch in ["b", "other"] {
+        v.grow_branch("main", branch);
+        fs::write(v.branch(branch).join("who"), branch).unwrap();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("orphan.py");
+    fs::write(&program, ORPHAN).unwrap();
+    let of = |kind: &str| {
+        let script = format!("C=\"$C\" M=\"$M\" timeout 20 python3 {} {kind}", program.display());
+        bound(&v, if kind == "adopted" { "other" } else { "b" }, &script)
+    };
+    for kind in ["plain", "exec", "leader", "adopted"] {
+        assert_eq!(of(kind), "b", "{kind}");
+    }
+}
+
+const ORPHAN: &str = r#"
+import ctypes, os, resource, subprocess, sys, threading, time
+kind, mount = sys.argv[1], os.environ["M"]
+out, into = os.pipe()
+os.set_inheritable(into, True)
+if kind == "adopted":
+    ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # orphans become children of this one
+child = os.fork()
+if child == 0:
+    if kind == "adopted":
+        subprocess.run([os.environ["C"], "--mount", mount, "branch-bind", "--branch", "b", "--pid", str(os.getpid())], stdout=subprocess.DEVNULL, check=True)
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+    resource.setrlimit(resource.RLIMIT_RTTIME, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    time.sleep(0.3)
+    line = ["sh", "-c", f"sleep 0.3; cat {mount}/who >&{into}"]
+    def run():
+        time.sleep(0.2)
+        if kind == "exec":
+            os.execvp("sh", line)
+        subprocess.run(line, pass_fds=[into])
+        os._exit(0)
+    if kind in ("exec", "leader"):
+        threading.Thread(target=run).start()
+        if kind == "leader":
+            ctypes.CDLL(None).syscall(60, 0)  # exit, of this thread only
+        time.sleep(5)
+    run()
+os.waitpid(child, 0)
+os.close(into)
+print(os.read(out, 100).decode())
+"#;
+
+#[test]
+fn a_daemon_with_few_descriptors_knows_many_processes() {
+    if !can_mount() || !is_root("hearing of processes") {
+        return;
+    }
+    let v = Volume::mount();
+    fs::write(v.path("who"), "main").unwrap();
+    v.grow_branch("main", "b");
+    let pid = v.pid().as_raw_nonzero().to_string();
+    run(Path::new("/"), "prlimit", &["--pid", &pid, "--nofile=256:256"]);
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| bound(&v, "b", "sleep 8"));
+        std::thread::sleep(Duration::from_millis(300));
+        let line = "for i in $(seq 600); do cat \"$M\"/who >/dev/null || echo $i; done";
+        let output = Command::new("sh").args(["-c", line]).env("M", v.root()).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&[output.stdout, output.stderr].concat()), "");
+        running.join().unwrap();
+    });
 }

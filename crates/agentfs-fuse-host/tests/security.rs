@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
 use agentfs_proto::request::{
-    ApplyNote, ApplyStart, BranchBind, BranchCreate, BranchDelete, BranchDiscard, BranchEnter, BranchList,
+    ApplyGate, ApplyNote, ApplyStart, BranchBind, BranchCreate, BranchDelete, BranchDiscard, BranchEnter, BranchList,
     BranchRename, BranchSnapshot, BranchUnbind, BranchUsage, DiffStart, Events, FuzzySnapshot, ImportBegin,
     JobEnd, JobPoll, JobRead, KeepLower, MergeStart, ProcessList, RequestCounts, RestoreStart,
     SnapshotCreate, SnapshotDelete, SnapshotExport, SnapshotExportRelease, SnapshotPage, SnapshotRename,
@@ -136,6 +136,7 @@ fn each_request() -> Vec<Request> {
         ApplyStart { of: b() }.into(),
         ApplyNote { branch: b(), written: vec![], tokens: vec![] }.into(),
         ImportBegin { branch: b() }.into(),
+        ApplyGate { is_closed: true }.into(),
     ]
 }
 

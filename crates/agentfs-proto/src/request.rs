@@ -122,6 +122,8 @@ requests! {
         124 ApplyNote,
         /// Keeps the state of a branch before files are copied into it.
         125 ImportBegin,
+        /// Closes or opens the gate to new snapshots and branches while files of the directory below are replaced.
+        126 ApplyGate,
     }
     version alone {
         /// All snapshots in one response, which fails when they do not fit; [`SnapshotPage`] has no such limit.
@@ -295,6 +297,13 @@ pub struct ApplyNote {
 pub struct ImportBegin {
     /// The branch, by id or name.
     pub branch: Vec<u8>,
+}
+
+/// Payload of [`Request::ApplyGate`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ApplyGate {
+    /// New snapshots and branches wait from now on, until the gate is opened or the process that closed it ends.
+    pub is_closed: bool,
 }
 
 /// Payload of [`Request::DiffStart`].

@@ -119,6 +119,8 @@ responses! {
     124 ApplyNote(NotedReply),
     /// The branch, and the snapshot of the state before.
     125 ImportBegin(ImportReply),
+    /// The gate is as asked.
+    126 ApplyGate(GateReply),
 }
 
 /// The errno of an answer that does not fit, on every Linux but Alpha, MIPS, PA-RISC and SPARC.
@@ -279,6 +281,13 @@ pub struct LowerReply {
 pub struct NotedReply {
     /// How many entries were noted.
     pub count: u64,
+}
+
+/// Payload of [`Response::ApplyGate`].
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct GateReply {
+    /// New snapshots and branches wait.
+    pub is_closed: bool,
 }
 
 /// Payload of [`Response::ImportBegin`].

@@ -4,7 +4,7 @@
 mod strategies;
 
 use agentfs_proto::request::{
-    ApplyNote, ApplyStart, BranchDiscard, BranchEnter, BranchList, BranchRename, BranchSnapshot, BranchUsage,
+    ApplyGate, ApplyNote, ApplyStart, BranchDiscard, BranchEnter, BranchList, BranchRename, BranchSnapshot, BranchUsage,
     DiffStart, Events, FuzzySnapshot, ImportBegin, JobEnd, JobPoll, JobRead, KeepLower, MergeStart,
     ProcessList, RequestCounts, RestoreStart, SnapshotCreate, SnapshotDelete, SnapshotPage, SnapshotRename,
     Stop, SyncedSnapshot, Whoami,
@@ -95,7 +95,7 @@ fn another_version_is_told_apart_from_nonsense() {
 
 #[test]
 fn selectors_of_others_are_unknown() {
-    for selector in (8..=94).chain([110, 113]).chain(126..=255) {
+    for selector in (8..=94).chain([110, 113]).chain(127..=255) {
         assert_eq!(Request::decode(&[selector, b'1']), Err(DecodeError::UnknownSelector(selector)));
     }
     assert_eq!(Request::decode(&[]), Err(DecodeError::Malformed));
@@ -105,7 +105,7 @@ fn selectors_of_others_are_unknown() {
 #[test]
 fn the_new_requests_have_their_selectors() {
     let id = || b"id".to_vec();
-    let requests: [Request; 29] = [
+    let requests: [Request; 30] = [
         BranchList { after: None }.into(),
         SnapshotPage { after: None }.into(),
         SnapshotDelete { snapshot: id() }.into(),
@@ -136,8 +136,9 @@ fn the_new_requests_have_their_selectors() {
         ApplyStart { of: id() }.into(),
         ApplyNote { branch: id(), written: vec![], tokens: vec![] }.into(),
         ImportBegin { branch: id() }.into(),
+        ApplyGate { is_closed: true }.into(),
     ];
     let selectors: Vec<u8> = requests.iter().map(|request| request.encode()[0]).collect();
-    let expected = (95..=125).filter(|selector| ![110, 113].contains(selector));
+    let expected = (95..=126).filter(|selector| ![110, 113].contains(selector));
     assert_eq!(selectors, expected.collect::<Vec<u8>>());
 }

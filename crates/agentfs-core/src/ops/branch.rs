@@ -28,7 +28,7 @@ impl FsCore {
     /// `UnknownVersion`; `BadName` when the name means a snapshot and a branch, or may not be given; `NameTaken`,
     /// `LimitReached`; `Busy` as for a snapshot.
     pub fn create_branch(&self, from: &str, name: Option<&str>) -> Result<BranchInfo> {
-        let control = self.control.lock();
+        let control = self.await_replaced();
         {
             let catalog = self.catalog.read();
             self.check_new_branch(catalog.branch_count())?;

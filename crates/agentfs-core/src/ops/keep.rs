@@ -2,6 +2,10 @@
 //! themselves, all of them one copy.
 
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use parking_lot::MutexGuard;
 
 use super::changes::not_layered;
 use super::lower::Layer;
@@ -37,6 +41,41 @@ impl FsCore {
             self.journal.sync()?;
         }
         Ok(kept)
+    }
+
+    /// Files of the lower directory are about to be replaced: what is frozen waits until they are, or until `is_alive` says
+    /// that whoever does it has ended.
+    pub fn begin_replacing(&self, is_alive: impl Fn() -> bool + Send + 'static) {
+        // What is being frozen now is kept.
+        let _control = self.control.lock();
+        *self.replacing.lock() = Some(Box::new(is_alive));
+    }
+
+    /// They are.
+    pub fn end_replacing(&self) {
+        *self.replacing.lock() = None;
+    }
+
+    /// Returns whether files of the lower directory are being replaced.
+    pub fn is_replacing(&self) -> bool {
+        let mut replacing = self.replacing.lock();
+        let lives = replacing.as_ref().is_some_and(|is_alive| is_alive());
+        if !lives {
+            *replacing = None;
+        }
+        lives
+    }
+
+    /// Keeps others from freezing trees, at a moment when none would rely on files that are being replaced.
+    pub(super) fn await_replaced(&self) -> MutexGuard<'_, ()> {
+        loop {
+            let control = self.control.lock();
+            if !self.is_replacing() {
+                return control;
+            }
+            drop(control);
+            thread::sleep(Duration::from_millis(2));
+        }
     }
 
     /// All branches and snapshots, hidden ones too. The caller keeps them from coming and going.

@@ -205,7 +205,7 @@ impl FsCore {
 
     /// Takes a hidden snapshot of a branch, and holds it.
     fn take_point(&self, of: &BranchInfo) -> Result<(SnapshotInfo, Arc<Snapshot>)> {
-        let _control = self.control.lock();
+        let _control = self.await_replaced();
         let branch = self.catalog.read().branch(&of.id.to_string())?.1.clone();
         let epoch = self.fresh_epoch();
         let info =

@@ -47,7 +47,7 @@ impl FsCore {
         name: Option<&str>,
         moment: Moment,
     ) -> Result<SnapshotInfo> {
-        let control = self.control.lock();
+        let control = self.await_replaced();
         let (info, branch) = {
             let catalog = self.catalog.read();
             self.check_new_snapshot(catalog.snapshot_count())?;

@@ -94,16 +94,20 @@ impl Adapter {
             }
             Node::Special(view, dir) => self.synthetic.lookup(view, dir, bytes),
             _ => {
-                let (view, dir) = self.tree(req, parent)?;
+                let tree = self.tree(req, parent);
+                if let Ok(name) = Name::new(bytes)
+                    && let Some(held) = self.pid_view.held(parent.into(), &name)
+                {
+                    // A branch may lack the directory; any other answer would take the mount away.
+                    return self.find_held(req, parent, (tree.ok(), &name), held);
+                }
+                let (view, dir) = tree?;
                 if dir == InodeId::ROOT && bytes == DOT_AGENTFS {
                     // At the mount point there is one for all.
                     let view = if NodeId::from(parent) == NodeId::MOUNT_POINT { ViewId::MAIN } else { view };
                     Ok(self.synthetic.dot_agentfs(view))
                 } else {
                     let place = (view, dir, Name::new(bytes)?);
-                    if let Some(held) = self.pid_view.held(parent.into(), &place.2) {
-                        return self.find_held(req, parent, &place, held);
-                    }
                     let attr = self.core.lookup(view, dir, &place.2)?;
                     let nothing = || Entry::Nothing(keep.negative(parent.into(), bytes));
                     return Ok(attr.map_or_else(nothing, |attr| self.tell(keep, parent, &place, attr)));
@@ -121,15 +125,18 @@ impl Adapter {
         &self,
         req: &fuser::Request,
         parent: INodeNo,
-        (view, dir, name): &Place,
+        (own, name): (Option<(ViewId, InodeId)>, &Name),
         held: HeldName,
     ) -> Result<Entry> {
-        let own = self.core.lookup(*view, *dir, name).ok().flatten();
-        if !held.is_directory() && *view != ViewId::MAIN && !self.pid_view.sees_mounts(req.pid()) {
+        let is_main = own.is_some_and(|(view, _)| view == ViewId::MAIN);
+        if !held.is_directory() && !is_main && !self.pid_view.sees_mounts(req.pid()) {
             // Nobody is shown main's file for the branch's; any other answer than this would take the mount away.
             return Err(FsError::Io(rustix::io::Errno::NOMEM.into()));
         }
-        let own = own.filter(|own| own.kind == FileKind::Directory).map(|own| (*view, own.ino));
+        let own = own.and_then(|(view, dir)| {
+            let found = self.core.lookup(view, dir, name).ok().flatten()?;
+            (found.kind == FileKind::Directory).then_some((view, found.ino))
+        });
         let attr = self.core.getattr(ViewId::MAIN, held.inode)?;
         self.pid_view.tell_held((parent.into(), name), held, own);
         Ok(Entry::Node(held.node, attr, (Duration::ZERO, Duration::ZERO)))

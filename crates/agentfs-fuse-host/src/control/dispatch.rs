@@ -112,6 +112,7 @@ impl Dispatcher {
             Request::KeepLower(r) => Response::KeepLower(self.keep_lower(&r)?),
             Request::ApplyStart(r) => Response::ApplyStart(self.collect_changes(&r)?),
             Request::ApplyNote(r) => Response::ApplyNote(self.note_applied(r)?),
+            Request::ApplyGate(r) => Response::ApplyGate(self.gate(asker, r.is_closed)?),
             Request::ImportBegin(r) => Response::ImportBegin(self.begin_import(text(&r.branch)?)?),
             Request::Lower => Response::Lower(self.lower()?),
             Request::DiffStart(r) => Response::DiffStart(self.diff(r)?),

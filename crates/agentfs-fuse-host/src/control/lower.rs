@@ -6,13 +6,15 @@ use std::sync::Arc;
 use agentfs_core::{
     ChangeKind, Changes, CopySource, FsError, InodeId, Reliance, Result, Timestamp, Written, WrittenPath,
 };
+use agentfs_proto::Request;
 use agentfs_proto::record::WrittenEntry;
 use agentfs_proto::request::{ApplyNote, ApplyStart, KeepLower};
-use agentfs_proto::response::{JobReply, KeptReply, LowerReply, NotedReply};
+use agentfs_proto::response::{GateReply, JobReply, KeptReply, LowerReply, NotedReply};
 use agentfs_proto::result::{ApplyResult, ChangeRecord, RelianceRecord};
 
 use super::dispatch::Dispatcher;
-use super::text;
+use super::{Asker, text};
+use crate::processes;
 
 impl Dispatcher {
     pub(super) fn collect_changes(self: &Arc<Self>, asked: &ApplyStart) -> Result<JobReply> {
@@ -36,6 +38,31 @@ impl Dispatcher {
             self.core.note_tokens(&tokens)?;
         }
         Ok(NotedReply { count })
+    }
+
+    /// Returns whether a request waits until files below are replaced.
+    pub(super) fn is_to_wait(&self, request: &Request) -> bool {
+        let is_freezing = matches!(
+            request,
+            Request::SnapshotCreate(_)
+                | Request::BranchSnapshot(_)
+                | Request::SyncedSnapshot(_)
+                | Request::FuzzySnapshot(_)
+                | Request::BranchCreate(_)
+                | Request::BranchDiscard(_)
+                | Request::ImportBegin(_)
+        );
+        is_freezing && self.core.is_replacing()
+    }
+
+    pub(super) fn gate(&self, asker: Asker, is_closed: bool) -> Result<GateReply> {
+        if !is_closed {
+            self.core.end_replacing();
+            return Ok(GateReply { is_closed });
+        }
+        let is_alive = processes::watch(asker.tid).ok_or(FsError::UnknownCaller)?;
+        self.core.begin_replacing(is_alive);
+        Ok(GateReply { is_closed })
     }
 
     pub(super) fn lower(&self) -> Result<LowerReply> {

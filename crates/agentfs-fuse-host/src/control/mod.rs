@@ -145,6 +145,15 @@ fn answer(job: Job, dispatcher: &Arc<Dispatcher>) {
         Ok(Err(_)) | Err(_) => return reply.error(Errno::EINVAL),
     };
     tracing::debug!(?request, ?asker, "control");
+    if dispatcher.is_to_wait(&request) {
+        // Whoever it waits for needs these threads.
+        let dispatcher = dispatcher.clone();
+        let wait = move || send(reply, &dispatcher.respond(asker, request));
+        if let Err(error) = thread::Builder::new().name("control-waits".into()).spawn(wait) {
+            tracing::warn!(%error, "a request cannot wait for an apply");
+        }
+        return;
+    }
     send(reply, &dispatcher.respond(asker, request));
 }
 

@@ -56,8 +56,11 @@ struct Unmarked {
     of: Option<Mark>,
 }
 
-/// So many are remembered.
-const MAX_UNMARKED: usize = 4096;
+/// So many are remembered: each has a descriptor, of which files need most.
+fn max_unmarked() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    (limit / 8).clamp(16, 4096) as usize
+}
 
 /// All bindings of a volume.
 #[derive(Default)]
@@ -148,10 +151,13 @@ impl Bindings {
 
     /// Has the kernel tell who descends from those that are members of a binding now.
     fn note_members(&self) {
-        self.descent.begin();
+        if self.read().known.is_empty() {
+            return;
+        }
+        self.descent.begin(true);
         for pid in proc::all() {
             if let Ok(Some(binding)) = self.standing(pid) {
-                self.descent.note([pid], binding.mark);
+                self.descent.note([(pid, binding.mark)]);
             }
         }
     }
@@ -214,7 +220,12 @@ impl Bindings {
         let handle = rustix::fs::open(format!("/proc/{tid}"), flags, Mode::empty());
         let process = proc::process_of(tid).ok_or(FsError::UnknownCaller)?;
         let told = |mark| self.read().known.get(&mark).cloned();
-        let found = match self.of_ancestors(tid)?.or_else(|| self.descent.of(process).and_then(told)) {
+        // An adoptive parent may be a member of another one.
+        let found = match self.descent.of(process).and_then(told) {
+            Some(binding) => Some(binding),
+            None => self.of_ancestors(tid)?,
+        };
+        let found = match found {
             Some(binding) => Some(binding),
             // Who is older than all that were bound descends from none of them.
             None if !self.may_be_orphan(process, has_own_limit)? => None,
@@ -222,7 +233,7 @@ impl Bindings {
         };
         if let Ok(handle) = handle {
             let mut unmarked = self.unmarked.write();
-            if unmarked.len() >= MAX_UNMARKED {
+            if unmarked.len() >= max_unmarked() {
                 unmarked.clear();
             }
             let of = found.as_ref().map(|binding| binding.mark);
@@ -240,21 +251,42 @@ impl Bindings {
             let bindings = table.known.values().filter(|binding| binding.kind == Kind::Bound);
             bindings.filter(|binding| stat.started >= binding.started).map(|binding| binding.pid).collect()
         };
-        if younger.is_empty() || self.descent.is_complete() {
+        if younger.is_empty() {
             return Ok(false);
         }
         // A parent that is no reaper of orphans tells who it descends from.
-        let parent = proc::parents(process).next().unwrap_or(0);
-        let is_orphan = parent <= 1 || proc::is_reaper(parent);
+        let is_adopted = |process: u32| {
+            let parent = proc::parents(process).next().unwrap_or(0);
+            parent <= 1 || proc::is_reaper(parent)
+        };
+        if self.descent.is_told() {
+            // Of itself or of an ancestor nothing was told, and it has lost its parents.
+            let mut line = std::iter::once(process).chain(proc::parents(process).filter(|parent| *parent > 1));
+            return Ok(line.any(|process| {
+                let started = proc::stat(process).map_or(0, |stat| stat.started);
+                self.is_younger(started) && self.descent.may_have_missed(started) && is_adopted(process)
+            }));
+        }
+        let is_orphan = is_adopted(process);
         let session = |pid: u32| proc::stat(pid).map(|stat| stat.session);
         let is_in_session = || younger.iter().any(|pid| session(*pid).unwrap_or(*pid) == stat.session);
         Ok(has_own_limit || is_orphan && is_in_session())
+    }
+
+    /// Returns whether what was started then is younger than a binding that shows a branch at the mount point.
+    fn is_younger(&self, started: u64) -> bool {
+        let table = self.read();
+        table.known.values().any(|binding| binding.kind == Kind::Bound && started >= binding.started)
     }
 
     fn meaning(&self, mark: Mark, tid: u32) -> Result<Option<Binding>> {
         {
             let table = self.read();
             if let Some(binding) = table.known.get(&mark) {
+                return Ok(Some(binding.clone()));
+            }
+            let of = proc::process_of(tid).and_then(|process| self.descent.of(process));
+            if let Some(binding) = of.and_then(|mark| table.known.get(&mark)) {
                 return Ok(Some(binding.clone()));
             }
             if let Some(foreign) = table.foreign.get(&mark) {
@@ -270,6 +302,9 @@ impl Bindings {
         drop(table);
         // Another volume's: all that carry it descend from one process, so its ancestors are theirs.
         let binding = self.of_ancestors(tid)?;
+        if binding.is_none() && self.may_be_orphan(proc::process_of(tid).unwrap_or(tid), true)? {
+            return Err(FsError::UnknownCaller);
+        }
         self.write().foreign.insert(mark, binding.as_ref().map(|binding| binding.mark));
         Ok(binding)
     }
@@ -350,7 +385,14 @@ impl Bindings {
     /// When the process is gone or may not be marked; nobody carries the mark then.
     pub(crate) fn spread(&self, binding: &Binding, set: impl Fn(u32, u64) -> io::Result<()>) -> Result<()> {
         let before = carried(binding.pid);
-        set(binding.pid, binding.mark.value()).map_err(|error| refusal(binding.pid, &error))?;
+        if let Err(error) = set(binding.pid, binding.mark.value()) {
+            // In the mounts of a `branch-exec`, it lives in the branch all the same.
+            if binding.kind == Kind::Exec {
+                self.descent.begin(false);
+                self.descent.note([(binding.pid, binding.mark)]);
+            }
+            return Err(refusal(binding.pid, &error));
+        }
         // Who is forked from now on by a member is one; who was forked before is found by the next look.
         loop {
             let mut found = false;
@@ -366,8 +408,13 @@ impl Bindings {
                 break;
             }
         }
-        self.descent.begin();
-        self.descent.note(proc::tree(binding.pid), binding.mark);
+        self.descent.begin(false);
+        // Who is bound to another branch within this keeps that, with those that lost its mark.
+        let mark_of = |pid: u32| match carried(pid)? {
+            Carried::Mark(mark) => Some((pid, mark)),
+            _ => Some((pid, self.of_ancestors(pid).ok()??.mark)),
+        };
+        self.descent.note(proc::tree(binding.pid).into_iter().filter_map(mark_of));
         self.generation.fetch_add(1, Ordering::SeqCst);
         // Bindings that lie within this one now.
         let table = self.read();
@@ -433,10 +480,13 @@ impl Bindings {
         proc::all().into_iter().filter_map(member).collect()
     }
 
-    /// The mount namespaces of `branch-exec`.
+    /// The mount namespaces of `branch-exec`, for members that nobody tells of: others may get their numbers.
     fn namespaces(&self) -> HashMap<u64, Mark> {
         let table = self.read();
-        table.known.values().filter_map(|binding| Some((binding.namespace?, binding.mark))).collect()
+        let is_told = self.descent.is_told();
+        let asked = |binding: &&Binding| !is_told || table.stranded.contains(&binding.mark);
+        let asked = table.known.values().filter(asked);
+        asked.filter_map(|binding| Some((binding.namespace?, binding.mark))).collect()
     }
 
     /// The living processes whose branch was mounted by an earlier daemon, that died: all they ask of it fails.
@@ -454,8 +504,14 @@ impl Bindings {
     /// then the processes of some were not found, and it takes more looks to be sure.
     pub(crate) fn sweep(&self) -> bool {
         if self.read().known.is_empty() {
+            self.descent.forget_all();
+            self.unmarked.write().clear();
             return false;
         }
+        self.descent.sweep();
+        self.unmarked
+            .write()
+            .retain(|_, known| accessat(&known.handle, "stat", Access::EXISTS, AtFlags::empty()).is_ok());
         let mut carried_by_some: HashSet<Mark> = HashSet::new();
         let namespaces = self.namespaces();
         for pid in proc::all().into_iter().filter(|pid| proc::stat(*pid).is_some()) {

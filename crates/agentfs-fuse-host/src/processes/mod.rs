@@ -9,4 +9,4 @@ mod proc;
 pub(crate) use binding::{Binding, Bound, Kind};
 pub(crate) use bindings::Bindings;
 pub(crate) use mark::set as set_mark;
-pub(crate) use proc::{namespace_differs, owner, process_of, uids};
+pub(crate) use proc::{namespace_differs, owner, process_of, uids, watch};

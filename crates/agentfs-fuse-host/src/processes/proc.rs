@@ -63,6 +63,13 @@ pub(crate) fn process_of(tid: u32) -> Option<u32> {
     status_field(tid, "Tgid:")?.first().copied()
 }
 
+/// Tells whether the process of a thread, as it is now, still lives; `None` when it does not.
+pub(crate) fn watch(tid: u32) -> Option<impl Fn() -> bool + Send + use<>> {
+    let process = process_of(tid)?;
+    let started = stat(process)?.started;
+    Some(move || stat(process).is_some_and(|stat| stat.started == started))
+}
+
 /// The real, effective, saved and filesystem user ids of a process.
 pub(crate) fn uids(pid: u32) -> Option<Vec<u32>> {
     status_field(pid, "Uid:")

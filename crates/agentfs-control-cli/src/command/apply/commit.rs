@@ -55,6 +55,12 @@ pub(super) fn commit(root: BorrowedFd<'_>, stage: &Stage<'_>, journal: &Journal)
     Ok(outcome)
 }
 
+/// All paths that it changes, or moves.
+pub(super) fn paths(journal: &Journal) -> Vec<PathBuf> {
+    let linked = journal.linked.iter().map(|(path, _)| path.get());
+    journal.steps.iter().map(|step| path_of(step).get()).chain(linked).collect()
+}
+
 fn path_of(step: &Step) -> &StoredPath {
     match step {
         Step::Link { from: path, .. }

@@ -12,13 +12,13 @@ mod target;
 use std::collections::HashMap;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agentfs_proto::record::{TokenEntry, WrittenEntry};
-use agentfs_proto::request::{ApplyNote, ApplyStart, KeepLower};
+use agentfs_proto::request::{ApplyGate, ApplyNote, ApplyStart, KeepLower};
 use agentfs_proto::result::ApplyResult;
 use agentfs_proto::{Request, Response};
 use rustix::io::Errno;
@@ -93,6 +93,11 @@ fn finish_left(client: &Client, target: &Target, is_dry: bool) -> Result<(), Fai
             Errno::BUSY,
         ));
     }
+    let gate = if target.is_lower { Some(Gate::close(client)?) } else { None };
+    if target.is_lower {
+        // What was grown since relies on what is not done yet.
+        keep_paths(client, commit::paths(&journal))?;
+    }
     let outcome = commit::commit(target.root.as_fd(), &stage, &journal)?;
     for path in &outcome.skipped {
         let _ = writeln!(
@@ -108,6 +113,7 @@ fn finish_left(client: &Client, target: &Target, is_dry: bool) -> Result<(), Fai
             noted => noted?,
         }
     }
+    drop(gate);
     stage.finish()
 }
 
@@ -122,6 +128,7 @@ fn write(
     let root = target.root.as_fd();
     let mut stage = Stage::new(root)?;
     let journal = prepare(&mut stage, view, plan, (branch, frozen_ns))?;
+    let gate = if target.is_lower { Some(Gate::close(client)?) } else { None };
     if target.is_lower {
         keep(client, plan)?;
     }
@@ -133,8 +140,28 @@ fn write(
     if target.is_lower {
         note(client, branch, &outcome)?;
     }
+    drop(gate);
     stage.finish()?;
     Ok(outcome)
+}
+
+/// New snapshots and branches wait for it, that they do not rely on some files of before and some of after.
+struct Gate<'a>(&'a Client);
+
+impl<'a> Gate<'a> {
+    fn close(client: &'a Client) -> Result<Self, Failure> {
+        match client.call(ApplyGate { is_closed: true })? {
+            Response::ApplyGate(_) => Ok(Self(client)),
+            _ => Err(unexpected()),
+        }
+    }
+}
+
+impl Drop for Gate<'_> {
+    fn drop(&mut self) {
+        // If it cannot be opened, the end of this process opens it.
+        let _ = self.0.call(ApplyGate { is_closed: false });
+    }
 }
 
 /// Prepares what is to be put, and says what is to be done, in order.
@@ -310,11 +337,15 @@ fn keep(client: &Client, plan: &Plan) -> Result<(), Failure> {
     let is_made = |path: &Path| plan.directories.iter().any(|made| made.path == path);
     let dressed = plan.dresses.iter().map(|dress| &*dress.path).filter(|path| !is_made(path));
     let new = plan.new.iter().map(PathBuf::as_path);
-    let mut paths: Vec<&Path> = removed.chain(replaced).chain(linked).chain(dressed).chain(new).collect();
+    let paths = removed.chain(replaced).chain(linked).chain(dressed).chain(new);
+    keep_paths(client, paths.map(Path::to_owned).collect())
+}
+
+fn keep_paths(client: &Client, mut paths: Vec<PathBuf>) -> Result<(), Failure> {
     paths.sort();
     paths.dedup();
     let paths = paths.into_iter().filter(|path| !path.as_os_str().is_empty());
-    let paths = paths.map(|path| path.as_os_str().as_bytes().to_vec());
+    let paths = paths.map(|path| path.into_os_string().into_vec());
     for paths in batches(paths, |path| path.len() + 8) {
         interrupt::check()?;
         match client.call(KeepLower { paths, deep: false })? {
