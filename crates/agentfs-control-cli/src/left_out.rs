@@ -3,9 +3,13 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::failure::Failure;
 
@@ -41,13 +45,27 @@ impl Ignored {
     /// When it cannot be read, or a line in it is no pattern.
     pub(crate) fn of(root: &Path) -> Result<Ignored, Failure> {
         let file = root.join(FILE);
-        let there = file.try_exists();
-        if !there.map_err(|error| Failure::io(&format!("{} cannot be read", file.display()), &error))? {
-            return Ok(Ignored::nothing());
+        let cannot = |error: io::Error| Failure::io(&format!("{} cannot be read", file.display()), &error);
+        // A link of the tree would lead out of it, and a pipe would be waited for.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let no_file = || Failure::new(format!("{} is no regular file: remove it", file.display()));
+        let opened = match rustix::fs::open(&file, flags, Mode::empty()) {
+            Err(Errno::NOENT) => return Ok(Ignored::nothing()),
+            Err(Errno::LOOP | Errno::NXIO) => return Err(no_file()),
+            opened => File::from(opened.map_err(|error| cannot(error.into()))?),
+        };
+        if !opened.metadata().map_err(cannot)?.is_file() {
+            return Err(no_file());
         }
         let mut builder = GitignoreBuilder::new("/");
         let wrong = |error: ignore::Error| Failure::new(format!("{} is wrong: {error}", file.display()));
-        builder.add(&file).map_or(Ok(()), |error| Err(wrong(error)))?;
+        let mut text = Vec::new();
+        BufReader::new(opened).read_to_end(&mut text).map_err(cannot)?;
+        let text = String::from_utf8(text)
+            .map_err(|_| Failure::new(format!("{} is wrong: it is not UTF-8", file.display())))?;
+        for line in text.trim_start_matches('\u{feff}').lines() {
+            builder.add_line(None, line).map_err(wrong)?;
+        }
         builder.build().map(|patterns| Ignored { patterns, git: None }).map_err(wrong)
     }
 

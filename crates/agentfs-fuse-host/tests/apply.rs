@@ -391,9 +391,11 @@ fn an_apply_that_is_killed_leaves_each_file_old_or_new_and_the_next_finishes() {
         v.grow_branch("main", "of-main");
         let left = files(&v.snapshot("left"));
         succeeds(&v, &["apply", "b"]);
-        for (whose, at) in
-            [("snapshot", v.snapshot("left")), ("branch", v.branch("of-left")), ("main's", v.branch("of-main"))]
-        {
+        for (whose, at) in [
+            ("snapshot", v.snapshot("left")),
+            ("branch", v.branch("of-left")),
+            ("main's", v.branch("of-main")),
+        ] {
             assert_same(&files(&at), &left, &format!("the {whose} of what was left, round {round}"));
         }
         assert_same(&files(&project.root()), &new, &format!("round {round}"));
@@ -569,6 +571,142 @@ fn directories_are_renamed_made_anew_and_exchanged() {
         renamed(at, "swap", "f");
     };
     stays(sample, change, nothing);
+}
+
+#[test]
+fn a_directory_of_others_under_the_name_of_ours_is_not_removed() {
+    if !can_mount() || is_write_back("it is refused over another directory") {
+        return;
+    }
+    let project = Project::new();
+    fs::create_dir_all(project.path(".agentfs-apply/mine")).unwrap();
+    fs::write(project.path(".agentfs-apply/mine/only"), "copy").unwrap();
+    let v = project.mount();
+    v.grow_branch("main", "b");
+    fs::write(v.branch("b").join("f"), "new").unwrap();
+    for args in [&["apply", "b", "--dry-run"][..], &["apply", "b"]] {
+        assert!(fails(&v, args).contains("no apply made"));
+        assert_eq!(fs::read(project.path(".agentfs-apply/mine/only")).unwrap(), b"copy");
+    }
+    fs::rename(project.path(".agentfs-apply"), project.path("away")).unwrap();
+    succeeds(&v, &["apply", "b"]);
+    assert_eq!(fs::read(project.path("f")).unwrap(), b"new");
+}
+
+/// Nothing is written while a part of it could not be, and other branches are not kept waiting.
+#[test]
+fn what_cannot_be_replaced_is_told_before_anything_is_written() {
+    if !can_mount() || is_write_back("it is refused over another directory") {
+        return;
+    }
+    if !rustix::process::geteuid().is_root() {
+        return println!("SKIPPED: mounting, which only root does");
+    }
+    let project = Project::new();
+    for name in ["a", "b", "c"] {
+        fs::write(project.path(name), "old").unwrap();
+    }
+    fs::create_dir(project.path("d")).unwrap();
+    fs::write(project.path("d/in"), "old").unwrap();
+    let v = project.mount();
+    v.grow_branch("main", "b");
+    v.grow_branch("main", "c");
+    fs::write(v.branch("c").join("g"), "of c").unwrap();
+    let b = v.branch("b");
+    for name in ["a", "b", "c", "d/in"] {
+        fs::write(b.join(name), "new").unwrap();
+    }
+    let before = files(&project.root());
+    let refused = |why: &str| {
+        let words = fails(&v, &["apply", "b"]);
+        assert!(words.contains(why), "{words}");
+        assert_same(&files(&project.root()), &before, why);
+    };
+    support::run(&project.root(), "mount", &["--bind", "b", "b"]);
+    refused("mounted on it");
+    support::run(&project.root(), "umount", &["b"]);
+    let is_immutable = |of: &str| {
+        let done = std::process::Command::new("chattr").args(["+i", of]).current_dir(project.root()).output();
+        done.is_ok_and(|output| output.status.success())
+    };
+    for of in ["b", "d"] {
+        if is_immutable(of) {
+            refused("immutable");
+            support::run(&project.root(), "chattr", &["-i", of]);
+        } else {
+            println!("SKIPPED: the filesystem has no immutable files");
+        }
+    }
+    succeeds(&v, &["apply", "c"]);
+    succeeds(&v, &["apply", "b"]);
+    assert_eq!(fs::read(project.path("d/in")).unwrap(), b"new");
+    assert_eq!(fs::read(project.path("g")).unwrap(), b"of c");
+}
+
+/// What others kept of a directory does not come to show what `apply` puts where it was, with the next daemon either.
+#[test]
+fn directories_that_are_removed_and_made_anew_by_later_applies_are_not_those_of_others() {
+    if !can_mount() || is_write_back("it is refused over another directory") {
+        return;
+    }
+    let again: [(&str, fn(&Path), fn(&Path)); 3] = [
+        (
+            "made anew",
+            |at| fs::remove_dir_all(at.join("d")).unwrap(),
+            |at| {
+                fs::create_dir(at.join("d")).unwrap();
+                fs::write(at.join("d/new"), "new").unwrap();
+                fs::create_dir_all(at.join("d/in/side")).unwrap();
+            },
+        ),
+        (
+            "moved and back",
+            |at| renamed(at, "d", "away"),
+            |at| {
+                renamed(at, "away", "d");
+                fs::write(at.join("d/in/new"), "new").unwrap();
+            },
+        ),
+        ("another moved there", |at| fs::remove_dir_all(at.join("d")).unwrap(), |at| renamed(at, "e", "d")),
+    ];
+    for (what, first, second) in again {
+        for is_remounted_between in [false, true] {
+            let project = Project::new();
+            for dir in ["d/in", "e/in"] {
+                fs::create_dir_all(project.root().join(dir)).unwrap();
+                fs::write(project.root().join(dir).join("x"), dir).unwrap();
+                fs::write(project.root().join(dir).join("../of"), dir).unwrap();
+            }
+            let mut v = project.mount();
+            v.take_snapshot("main", "before");
+            for branch in ["b", "untouched", "other"] {
+                v.grow_branch("main", branch);
+            }
+            fs::write(v.branch("other").join("d/own"), "own").unwrap();
+            let all = |v: &Volume| {
+                [v.branch("untouched"), v.branch("other"), v.snapshot("before")].map(|root| facts(&root))
+            };
+            let before = all(&v);
+            for change in [first, second] {
+                change(&v.branch("b"));
+                succeeds(&v, &["apply", "b"]);
+                assert_same(&files(&project.root()), &files(&v.branch("b")), what);
+                if is_remounted_between {
+                    assert!(v.terminate().success());
+                    v.remount();
+                }
+            }
+            for round in 0..2 {
+                for (now, before) in all(&v).iter().zip(&before) {
+                    assert_same(now, before, &format!("{what}, round {round}"));
+                }
+                assert!(v.terminate().success());
+                v.remount();
+            }
+            fs::write(v.branch("other").join("d/new"), "mine").unwrap();
+            fs::remove_dir_all(v.branch("other").join("d")).unwrap();
+        }
+    }
 }
 
 #[test]

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 
 use agentfs_proto::request::{
-    ApplyGate, ApplyNote, ApplyStart, BranchBind, BranchCreate, BranchDelete, BranchDiscard, BranchEnter, BranchList,
-    BranchRename, BranchSnapshot, BranchUnbind, BranchUsage, DiffStart, Events, FuzzySnapshot, ImportBegin,
-    JobEnd, JobPoll, JobRead, KeepLower, MergeStart, ProcessList, RequestCounts, RestoreStart,
+    ApplyGate, ApplyNote, ApplyStart, BranchBind, BranchCreate, BranchDelete, BranchDiscard, BranchEnter,
+    BranchList, BranchRename, BranchSnapshot, BranchUnbind, BranchUsage, DiffStart, Events, FuzzySnapshot,
+    ImportBegin, JobEnd, JobPoll, JobRead, KeepLower, MergeStart, ProcessList, RequestCounts, RestoreStart,
     SnapshotCreate, SnapshotDelete, SnapshotExport, SnapshotExportRelease, SnapshotPage, SnapshotRename,
     Stop, SyncedSnapshot, Whoami,
 };

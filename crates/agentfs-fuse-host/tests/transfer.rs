@@ -11,6 +11,7 @@ mod histories;
 mod support;
 
 use std::fs;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -302,4 +303,90 @@ fn names_of_branches_lead_to_branches_alone() {
     assert_eq!(fs::read_dir(v.root()).unwrap().count(), 0);
     succeeds(&v, &["import", from, "--branch", "b"]);
     assert_eq!(fs::read_to_string(v.branch("b").join("f")).unwrap(), "imported");
+}
+
+/// What an archive goes through stays what it is.
+#[test]
+fn an_archive_goes_through_links_and_into_pipes_and_devices() {
+    if !can_mount() {
+        return;
+    }
+    let v = Volume::mount();
+    bulk(&v.root(), "text");
+    v.take_snapshot("main", "s");
+    let out = tempfile::tempdir().unwrap();
+    let at = |name: &str| out.path().join(name);
+    let export = |to: &Path| succeeds(&v, &["export", "s", "--tar", to.to_str().unwrap()]);
+    export(&at("plain"));
+    let expected = fs::read(at("plain")).unwrap();
+    // Through a link, to what is there and to what is not.
+    fs::write(at("target"), "before").unwrap();
+    run(out.path(), "chmod", &["640", "target"]);
+    std::os::unix::fs::symlink("target", at("link")).unwrap();
+    export(&at("link"));
+    assert!(at("link").is_symlink());
+    assert_eq!(fs::read(at("target")).unwrap(), expected);
+    assert_eq!(fs::metadata(at("target")).unwrap().permissions().mode() & 0o777, 0o640);
+    // Into a pipe, that somebody reads.
+    run(out.path(), "mkfifo", &["pipe"]);
+    let pipe = at("pipe");
+    let reader = std::thread::spawn(move || fs::read(pipe).unwrap());
+    export(&at("pipe"));
+    assert!(reader.join().unwrap() == expected && at("pipe").metadata().unwrap().file_type().is_fifo());
+    if rustix::process::geteuid().is_root() {
+        run(out.path(), "mknod", &["null", "c", "1", "3"]);
+        export(&at("null"));
+        assert!(at("null").metadata().unwrap().file_type().is_char_device());
+    } else {
+        println!("SKIPPED: a device of its own, which only root makes");
+    }
+}
+
+#[test]
+fn nothing_is_exported_into_what_the_volume_lies_over() {
+    if !can_mount() {
+        return;
+    }
+    let lower = tempfile::tempdir().unwrap();
+    bulk(lower.path(), "text");
+    let v = Volume::mount_with(&["--lower", lower.path().to_str().unwrap()], &[]);
+    v.grow_branch("main", "b");
+    let before = whole(lower.path());
+    for to in ["out", "a/b/out", "bulk1/../out"] {
+        let words = fails(&v, &["export", "b", "--dir", lower.path().join(to).to_str().unwrap()]);
+        assert!(words.contains("lies over"), "{words}");
+    }
+    assert!(difference(&whole(lower.path()), &before).is_empty());
+}
+
+/// A tree that is not one's own does not make the command wait, or read what lies outside.
+#[test]
+fn the_file_of_what_is_left_out_is_a_regular_file() {
+    if !can_mount() {
+        return;
+    }
+    let v = Volume::mount();
+    v.grow_branch("main", "b");
+    let file = v.branch("b").join(".agentfsignore");
+    let out = tempfile::tempdir().unwrap();
+    let to = out.path().join("d");
+    run(file.parent().unwrap(), "mkfifo", &[".agentfsignore"]);
+    for what in ["pipe", "link"] {
+        let mut export = std::process::Command::new("timeout");
+        export.arg("20").arg(support::agents::cli()).arg("--mount").arg(v.root());
+        let (done, words) = told(export.args(["export", "b", "--dir", to.to_str().unwrap()]));
+        assert!(!done && words.contains("no regular file"), "{what}: {words}");
+        fs::remove_file(&file).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", &file).unwrap();
+    }
+    fs::remove_file(&file).unwrap();
+    fs::write(&file, "\u{feff}left\r\n# no line\n*.o\n").unwrap();
+    for name in ["left", "a.o", "kept"] {
+        fs::write(v.branch("b").join(name), name).unwrap();
+    }
+    succeeds(&v, &["export", "b", "--dir", to.to_str().unwrap()]);
+    let names: Vec<_> = fs::read_dir(&to).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(
+        names.contains(&"kept".into()) && !names.contains(&"left".into()) && !names.contains(&"a.o".into())
+    );
 }

@@ -4,10 +4,10 @@
 mod strategies;
 
 use agentfs_proto::request::{
-    ApplyGate, ApplyNote, ApplyStart, BranchDiscard, BranchEnter, BranchList, BranchRename, BranchSnapshot, BranchUsage,
-    DiffStart, Events, FuzzySnapshot, ImportBegin, JobEnd, JobPoll, JobRead, KeepLower, MergeStart,
-    ProcessList, RequestCounts, RestoreStart, SnapshotCreate, SnapshotDelete, SnapshotPage, SnapshotRename,
-    Stop, SyncedSnapshot, Whoami,
+    ApplyGate, ApplyNote, ApplyStart, BranchDiscard, BranchEnter, BranchList, BranchRename, BranchSnapshot,
+    BranchUsage, DiffStart, Events, FuzzySnapshot, ImportBegin, JobEnd, JobPoll, JobRead, KeepLower,
+    MergeStart, ProcessList, RequestCounts, RestoreStart, SnapshotCreate, SnapshotDelete, SnapshotPage,
+    SnapshotRename, Stop, SyncedSnapshot, Whoami,
 };
 use agentfs_proto::result::{DiffResult, MergeResult};
 use agentfs_proto::{DecodeError, Request, Response};

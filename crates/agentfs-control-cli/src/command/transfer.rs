@@ -48,8 +48,29 @@ pub(super) fn export(client: &Client, of: &str, form: &Form<'_>, all: bool) -> R
             // Standard output is the archive.
             Ok(if *to == Path::new("-") { told.aside() } else { told })
         }
-        Form::Directory(to) => Ok(output::transferred("EXPORTED", to_directory(&frozen.view, to, &ignored)?)),
+        Form::Directory(to) => {
+            check_outside(client, to)?;
+            Ok(output::transferred("EXPORTED", to_directory(&frozen.view, to, &ignored)?))
+        }
     }
+}
+
+/// What the volume lies over shows in what is exported: nothing is exported into that.
+fn check_outside(client: &Client, to: &Path) -> Result<(), Failure> {
+    let Ok(Response::Lower(lower)) = client.call(Request::Lower) else { return Ok(()) };
+    let absolute = std::path::absolute(to)
+        .map_err(|error| Failure::io(&format!("{} cannot be found", to.display()), &error))?;
+    let is_lower = |path: &Path| {
+        fs::metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == (lower.device, lower.inode))
+    };
+    let there = absolute.ancestors().find_map(|above| above.canonicalize().ok());
+    if there.iter().flat_map(|there| there.ancestors()).any(is_lower) {
+        return Err(Failure::new(format!(
+            "{} is in the directory that the volume lies over: name one elsewhere, or write there with apply",
+            to.display()
+        )));
+    }
+    Ok(())
 }
 
 pub(super) fn import(client: &Client, from: &Path, branch: &str, all: bool) -> Result<Output, Failure> {
@@ -226,6 +247,16 @@ struct Listed {
     sockets: u64,
 }
 
+/// Where an archive goes through a link, or into a pipe or device, which stay what they are.
+fn reached(to: &Path) -> io::Result<(PathBuf, bool)> {
+    let to = if to.is_symlink() { to.canonicalize()? } else { to.to_owned() };
+    let kind = match fs::symlink_metadata(&to) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((to, true)),
+        found => found?.file_type(),
+    };
+    Ok((to, kind.is_file()))
+}
+
 /// GNU tar knows holes, attributes and hard links better than any of us.
 fn to_tar(view: &Path, to: &Path, ignored: &Ignored) -> Result<u64, Failure> {
     let mut listed = Listed::default();
@@ -233,7 +264,9 @@ fn to_tar(view: &Path, to: &Path, ignored: &Ignored) -> Result<u64, Failure> {
     list_below(root.as_fd(), Path::new(""), ignored, &mut listed)?;
     let is_stream = to == Path::new("-");
     let unwritable = |error| Failure::io(&format!("{} cannot be written", to.display()), &error);
-    let draft = if is_stream { None } else { Some(draft_beside(to).map_err(unwritable)?) };
+    let (reached, is_file) =
+        if is_stream { (to.to_owned(), false) } else { reached(to).map_err(unwritable)? };
+    let draft = if is_file { Some(draft_beside(&reached).map_err(unwritable)?) } else { None };
     let mut tar = Command::new("tar");
     tar.arg("-C").arg(view).args([
         "--format=posix",
@@ -249,6 +282,8 @@ fn to_tar(view: &Path, to: &Path, ignored: &Ignored) -> Result<u64, Failure> {
     tar.arg("-");
     if let Some(draft) = &draft {
         tar.stdout(draft.as_file().try_clone().map_err(unwritable)?);
+    } else if !is_stream {
+        tar.stdout(fs::OpenOptions::new().write(true).open(&reached).map_err(unwritable)?);
     }
     let cannot = |error| Failure::io("tar cannot be run: it is needed to write archives", &error);
     let mut child = tar.stdin(Stdio::piped()).spawn().map_err(cannot)?;
@@ -275,7 +310,8 @@ fn to_tar(view: &Path, to: &Path, ignored: &Ignored) -> Result<u64, Failure> {
         )));
     }
     if let Some(draft) = draft {
-        let moved = draft.as_file().sync_all().and_then(|()| draft.persist(to).map_err(|error| error.error));
+        let moved =
+            draft.as_file().sync_all().and_then(|()| draft.persist(&reached).map_err(|error| error.error));
         moved.map_err(|error| Failure::io("the archive cannot be finished", &error))?;
     }
     if listed.sockets > 0 {
@@ -304,12 +340,14 @@ fn wait(child: &mut Child) -> Result<bool, Failure> {
     }
 }
 
-/// A file that comes into its place when it is complete, and goes with us when it never is. Nobody can guess its name.
+/// A file that comes into its place when it is complete, and goes with us when it never is. Nobody can guess its name. It
+/// has the permissions of the one that it replaces.
 fn draft_beside(to: &Path) -> io::Result<NamedTempFile> {
+    let replaced = fs::metadata(to).map_or(0o666, |found| found.permissions().mode() & 0o777);
     let directory = to.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     tempfile::Builder::new()
         .prefix(".agentfs-draft-")
-        .permissions(fs::Permissions::from_mode(0o666)) // as far as the umask allows
+        .permissions(fs::Permissions::from_mode(replaced)) // as far as the umask allows
         .tempfile_in(directory)
 }
 

@@ -1,6 +1,7 @@
 //! Before files of the lower directory are changed by us: branches and snapshots that rely on them come to have them
 //! themselves, all of them one copy.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -14,7 +15,7 @@ use crate::error::{FsError, Result};
 use crate::fs_core::FsCore;
 use crate::handle::Source;
 use crate::store::{Content, LowerFile, LowerStat, ObjectFile, join, split};
-use crate::tree::Entry;
+use crate::tree::{Entry, Inode, Version};
 use crate::types::{FileKind, InodeId, Name};
 
 impl FsCore {
@@ -31,6 +32,7 @@ impl FsCore {
         let control = self.control.lock();
         let trees = self.all_trees();
         let mut kept = 0;
+        self.part_from_nothing(&trees, paths)?;
         for path in paths {
             kept += self.keep_path(&trees, &path.as_slice().into(), deep)?;
         }
@@ -101,6 +103,46 @@ impl FsCore {
             }
         }
         Ok(kept)
+    }
+
+    /// A directory of a branch's own that lay over one that is there no more lies over nothing, whatever comes there.
+    fn part_from_nothing(&self, trees: &[Tree], paths: &[Vec<u8>]) -> Result<()> {
+        let Some(lower) = &self.lower else { return Ok(()) };
+        let mut absent = HashSet::new();
+        for path in paths {
+            if lower.find(&path.as_slice().into())?.is_none() {
+                absent.insert(path.as_slice());
+            }
+        }
+        if absent.is_empty() {
+            return Ok(());
+        }
+        let is_below_absent = |mut path: &[u8]| loop {
+            if absent.contains(path) {
+                return true;
+            }
+            match split(path) {
+                Some((above, _)) => path = above,
+                None => return false,
+            }
+        };
+        for tree in trees.iter().filter(|tree| tree.lower().is_some_and(|(_, since)| since.is_some())) {
+            let directories = |version: &Version| {
+                let lies = |inode: &Inode| {
+                    inode.lower.as_ref().is_some_and(|origin| is_below_absent(&origin.path))
+                        && inode.directory().is_some()
+                };
+                version.iter().filter(|(_, inode)| lies(inode)).map(|(ino, _)| ino).collect::<Vec<_>>()
+            };
+            let parted = tree.read(directories)?;
+            if !parted.is_empty() {
+                self.change_tree(tree, |draft| {
+                    parted.iter().for_each(|dir| draft.set_origin(*dir, None));
+                    Ok(())
+                })?;
+            }
+        }
+        Ok(())
     }
 
     /// Where there is nothing yet, there is nothing for branches later.

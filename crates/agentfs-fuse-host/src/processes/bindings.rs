@@ -261,7 +261,8 @@ impl Bindings {
         };
         if self.descent.is_told() {
             // Of itself or of an ancestor nothing was told, and it has lost its parents.
-            let mut line = std::iter::once(process).chain(proc::parents(process).filter(|parent| *parent > 1));
+            let mut line =
+                std::iter::once(process).chain(proc::parents(process).filter(|parent| *parent > 1));
             return Ok(line.any(|process| {
                 let started = proc::stat(process).map_or(0, |stat| stat.started);
                 self.is_younger(started) && self.descent.may_have_missed(started) && is_adopted(process)

@@ -112,9 +112,9 @@ impl Descent {
     /// Forgets who has ended.
     pub(super) fn sweep(&self) {
         self.drain();
-        self.members.lock().retain(|process, known| {
-            stat(*process).is_some_and(|stat| stat.started <= known.started)
-        });
+        self.members
+            .lock()
+            .retain(|process, known| stat(*process).is_some_and(|stat| stat.started <= known.started));
     }
 
     /// All bindings have ended: what was missed matters to none.

@@ -1,6 +1,7 @@
 //! Carrying out what the journal says, by the run that wrote it or, if that was killed, by the next. Each step looks again
 //! whether what it meets is what was found.
 
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -8,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use agentfs_proto::record::{TokenEntry, WrittenEntry};
 use rustix::fs::{
-    AtFlags, Mode, RenameFlags, fchmod, fstat, linkat, mkdirat, renameat, renameat_with, unlinkat,
+    AtFlags, Mode, RenameFlags, StatxAttributes, StatxFlags, fchmod, fstat, linkat, mkdirat, renameat,
+    renameat_with, statx, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -17,6 +19,7 @@ use super::reliance::token_of;
 use super::stage::Stage;
 use crate::copy::{Place, dress_directory, enter, enter_path, failed, is_directory, look, sync_all};
 use crate::failure::Failure;
+use crate::output::shown;
 
 /// What came of it.
 #[derive(Default)]
@@ -53,6 +56,41 @@ pub(super) fn commit(root: BorrowedFd<'_>, stage: &Stage<'_>, journal: &Journal)
         outcome.tokens.extend(moved(root, path, found).map_err(failed(&path.get()))?);
     }
     Ok(outcome)
+}
+
+/// Looks whether anything that is to be changed cannot be, whoever asks, before the first of it is.
+///
+/// # Errors
+/// Which path it is, and why; what the host answers.
+pub(super) fn check(root: BorrowedFd<'_>, journal: &Journal) -> Result<(), Failure> {
+    let mut looked_at = HashSet::new();
+    for path in journal.steps.iter().map(|step| path_of(step).get()) {
+        let above = path.parent().unwrap_or(Path::new("")).to_owned();
+        for (path, is_above) in [(above, true), (path, false)] {
+            if !looked_at.insert((path.clone(), is_above)) {
+                continue;
+            }
+            let name = if path.as_os_str().is_empty() { Path::new(".") } else { &path };
+            let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
+            let stat = match statx(root, name, flags, StatxFlags::BASIC_STATS) {
+                Err(Errno::NOENT | Errno::NOTDIR) => continue,
+                stat => stat.map_err(failed(&path))?,
+            };
+            let has = |attribute: StatxAttributes| stat.stx_attributes.contains(attribute);
+            let why = if has(StatxAttributes::IMMUTABLE) || has(StatxAttributes::APPEND) {
+                "is immutable, or may only be appended to (chattr)"
+            } else if !is_above && has(StatxAttributes::MOUNT_ROOT) {
+                "has something mounted on it"
+            } else {
+                continue;
+            };
+            return Err(Failure::new(format!(
+                "{} in the target directory {why}: nothing was written",
+                shown(path.as_os_str().as_bytes())
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// All paths that it changes, or moves.

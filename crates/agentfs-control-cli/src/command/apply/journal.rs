@@ -119,6 +119,8 @@ pub(super) struct FileState {
     pub(super) token: u64,
     size: i64,
     modified: (i64, u64),
+    /// Its mode, user and group.
+    attributes: (u32, u32, u32),
     /// It loses or gets names by what is done: its change token becomes another.
     pub(super) is_linked: bool,
 }
@@ -127,7 +129,8 @@ impl FileState {
     pub(super) fn of(stat: &Stat) -> Self {
         let modified = (stat.st_mtime, stat.st_mtime_nsec);
         let (ino, token, size) = (stat.st_ino, token_of(stat), stat.st_size);
-        Self { ino, token, size, modified, is_linked: stat.st_nlink > 1 }
+        let attributes = (stat.st_mode, stat.st_uid, stat.st_gid);
+        Self { ino, token, size, modified, attributes, is_linked: stat.st_nlink > 1 }
     }
 
     /// The same of a file that is to get a name.
@@ -137,7 +140,9 @@ impl FileState {
 
     /// Returns whether a file still is what was found.
     pub(super) fn holds(&self, stat: &Stat) -> bool {
-        self.token == token_of(stat) || self.is_linked && self.has_content_of(stat)
+        let attributes = (stat.st_mode, stat.st_uid, stat.st_gid);
+        self.token == token_of(stat)
+            || self.is_linked && self.has_content_of(stat) && self.attributes == attributes
     }
 
     /// Returns whether a file has not been written to, whatever names it has.

@@ -85,7 +85,7 @@ pub(super) fn run(client: &Client, wish: &Wish<'_>) -> Result<Output, Failure> {
 
 /// Finishes what a run that was killed has begun.
 fn finish_left(client: &Client, target: &Target, is_dry: bool) -> Result<(), Failure> {
-    let Some((stage, journal)) = Stage::left(target.root.as_fd())? else { return Ok(()) };
+    let Some((stage, journal)) = Stage::left(target.root.as_fd(), is_dry)? else { return Ok(()) };
     let Some(journal) = journal else { return Ok(()) }; // nothing was done
     if is_dry {
         return Err(Failure::with_errno(
@@ -128,6 +128,7 @@ fn write(
     let root = target.root.as_fd();
     let mut stage = Stage::new(root)?;
     let journal = prepare(&mut stage, view, plan, (branch, frozen_ns))?;
+    commit::check(root, &journal)?;
     let gate = if target.is_lower { Some(Gate::close(client)?) } else { None };
     if target.is_lower {
         keep(client, plan)?;

@@ -5,6 +5,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use agentfs_proto::names::APPLY_DIRECTORY;
 use rustix::fs::{AtFlags, Mode, OFlags, Stat, fstat, fsync, linkat, mkdirat, openat, renameat};
@@ -12,8 +13,9 @@ use rustix::io::Errno;
 use rustix::process::geteuid;
 
 use super::journal::{Journal, VERSION};
-use crate::copy::{Place, dress_directory, enter, look, make, remove, sync_all};
+use crate::copy::{Place, dress_directory, enter, look, make, names, remove, sync_all};
 use crate::failure::Failure;
+use crate::output::shown;
 
 /// The file that says what is to be done.
 const JOURNAL: &str = "journal";
@@ -38,11 +40,14 @@ fn cannot(error: Errno) -> Failure {
 }
 
 impl<'a> Stage<'a> {
-    /// What a run that was killed has left, if it has.
+    /// What a run that was killed has left, if it has. Without a journal it goes, unless the run `is_dry`.
     ///
     /// # Errors
     /// When it is another user's, or cannot be read.
-    pub(super) fn left(root: BorrowedFd<'a>) -> Result<Option<(Stage<'a>, Option<Journal>)>, Failure> {
+    pub(super) fn left(
+        root: BorrowedFd<'a>,
+        is_dry: bool,
+    ) -> Result<Option<(Stage<'a>, Option<Journal>)>, Failure> {
         let Some(stat) = look(place(root)).map_err(cannot)? else { return Ok(None) };
         // What others put there would be moved with our rights.
         if stat.st_uid != geteuid().as_raw() {
@@ -57,7 +62,10 @@ impl<'a> Stage<'a> {
         })?;
         let mut stage = Stage { root, directory, count: 0, is_kept: true };
         let journal = stage.read()?;
-        stage.is_kept = journal.is_some();
+        if journal.is_none() {
+            stage.check_names()?;
+        }
+        stage.is_kept = is_dry || journal.is_some();
         Ok(Some((stage, journal)))
     }
 
@@ -69,6 +77,20 @@ impl<'a> Stage<'a> {
         mkdirat(root, APPLY_DIRECTORY, Mode::RWXU).map_err(cannot)?;
         let directory = enter(place(root)).map_err(cannot)?;
         Ok(Stage { root, directory, count: 0, is_kept: false })
+    }
+
+    /// Nobody but an apply may have made what is in it.
+    fn check_names(&self) -> Result<(), Failure> {
+        let is_ours = |name: &OsString| {
+            name == DRAFT || name.to_str().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        match names(self.directory.as_fd()).map_err(cannot)?.iter().find(|name| !is_ours(name)) {
+            None => Ok(()),
+            Some(name) => Err(Failure::new(format!(
+                "{APPLY_DIRECTORY} in the target directory has {} in it, which no apply made: move it away",
+                shown(name.as_bytes())
+            ))),
+        }
     }
 
     fn read(&self) -> Result<Option<Journal>, Failure> {
