@@ -263,6 +263,32 @@ fn a_hard_limit_keeps_from_binding_with_its_reason_and_from_exec_not() {
     assert!(delete().0);
 }
 
+#[test]
+fn what_is_mounted_through_another_mount_of_the_volume_stays() {
+    if !can_mount() || !is_root("mounting in the volume") {
+        return;
+    }
+    let v = Volume::mount();
+    v.grow_branch("main", "b");
+    fs::create_dir_all(v.path("in/side")).unwrap();
+    let elsewhere = tempfile::tempdir().unwrap();
+    let bind = |from: &Path, at: &str| {
+        let to = elsewhere.path().join(at);
+        fs::create_dir(&to).unwrap();
+        run(Path::new("/"), "mount", &["--bind", from.to_str().unwrap(), to.to_str().unwrap()]);
+        Mounted(to)
+    };
+    let (part, whole) = (bind(&v.path("in"), "part"), bind(&v.root(), "whole"));
+    fs::create_dir(v.path("other")).unwrap();
+    let mounts = [Mounted::tmpfs(part.0.join("side")), Mounted::tmpfs(whole.0.join("other"))];
+    for script in ["ls -lR \"$M\"; stat \"$M\"/in/side \"$M\"/other", "mkdir \"$M\"/in \"$M\"/other"] {
+        bound(&v, "b", script);
+        mounts.iter().for_each(|mount| mount.assert_there(script));
+    }
+    drop(mounts);
+    drop((part, whole));
+}
+
 /// Orphans that carry no mark: of one whose first thread ended, of one that a thread made another program of, and one of a
 /// parent that is a member of another binding.
 #[test]

@@ -109,16 +109,43 @@ impl Held {
         self.any.store(!names.is_empty(), Ordering::Release);
     }
 
-    /// Where something is mounted in the volume, from its root on.
+    /// Where something is mounted in the volume, from its root on: by whichever of its mounts, if it is bound elsewhere.
     fn mounts(&self) -> HashSet<PathBuf> {
         let table = fs::read(TABLE).unwrap_or_default();
-        let places =
-            table.split(|byte| *byte == b'\n').filter_map(|line| line.split(|byte| *byte == b' ').nth(4));
-        let within =
-            places.filter_map(|place| unescaped(place).strip_prefix(&self.root).ok().map(Path::to_owned));
+        let mounts: Vec<Mount<'_>> = table.split(|byte| *byte == b'\n').filter_map(Mount::of).collect();
+        let Some(own) = mounts.iter().rev().find(|mount| mount.point == self.root) else {
+            return HashSet::new();
+        };
+        let own: HashMap<&[u8], &Mount<'_>> =
+            mounts.iter().filter(|mount| mount.device == own.device).map(|mount| (mount.id, mount)).collect();
+        let place = |mount: &Mount<'_>| {
+            let on = own.get(mount.parent)?;
+            let inner = on.root.join(mount.point.strip_prefix(&on.point).ok()?);
+            inner.strip_prefix("/").ok().map(Path::to_owned)
+        };
+        let within = mounts.iter().filter_map(place);
         within
             .filter(|path| path.components().next().is_some_and(|first| first.as_os_str() != ".agentfs"))
             .collect()
+    }
+}
+
+/// A line of the table.
+struct Mount<'a> {
+    id: &'a [u8],
+    /// The mount that it lies in.
+    parent: &'a [u8],
+    device: &'a [u8],
+    /// What of the filesystem it shows.
+    root: PathBuf,
+    point: PathBuf,
+}
+
+impl<'a> Mount<'a> {
+    fn of(line: &'a [u8]) -> Option<Self> {
+        let mut fields = line.split(|byte| *byte == b' ');
+        let (id, parent, device) = (fields.next()?, fields.next()?, fields.next()?);
+        Some(Self { id, parent, device, root: unescaped(fields.next()?), point: unescaped(fields.next()?) })
     }
 }
 
