@@ -141,6 +141,11 @@ mod tests {
     use super::*;
 
     #[test]
+    fn views_and_protocol_have_the_same_name_of_the_control_directory() {
+        assert_eq!(crate::views::DOT_AGENTFS, agentfs_proto::names::CONTROL_DIRECTORY.as_bytes());
+    }
+
+    #[test]
     fn core_and_protocol_have_the_same_change_tokens() {
         for (inode, secs, nanos) in
             [(1, 0, 0), (5_000_000_000, 1_700_000_000, 999_999_999), (u64::MAX, 4_000_000_000, 1)]

@@ -18,4 +18,4 @@ pub(crate) use splitting::Split;
 pub(crate) use synthetic::{Found, Synthetic};
 
 /// The directory in each view's root that leads to the control file. Found by lookup, not listed.
-pub(crate) const DOT_AGENTFS: &[u8] = agentfs_proto::names::CONTROL_DIRECTORY.as_bytes();
+pub(crate) const DOT_AGENTFS: &[u8] = b".agentfs";
