@@ -15,7 +15,7 @@ pub struct Handle {
     pub file: Arc<OpenFile>,
     /// May it be written through this handle?
     pub writable: bool,
-    /// May the kernel keep what is written through it for a while?
+    /// Whether the kernel may keep what is written through it for a while.
     pub is_cached: bool,
     /// Do its reads and writes go past the daemon?
     pub direct: AtomicBool,

@@ -3,7 +3,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,13 +11,13 @@ use std::{fs, io};
 
 use agentfs_core::{BranchId, BranchInfo, FsError, Result, ViewId};
 use parking_lot::{Mutex, MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use rustix::fs::{Access, AtFlags, Mode, OFlags, accessat};
 use serde::{Deserialize, Serialize};
 
 use super::binding::{Binding, Bound, Kind, no_view, refusal};
 use super::descent::Descent;
 use super::mark::{Carried, Mark, carried};
 use super::proc;
+use super::unmarked::Unmarked;
 
 /// A mark that so many looks at all processes in a row have not found is carried by nobody: one look may miss a process
 /// that is just being replaced by its child.
@@ -33,8 +32,8 @@ struct Saved {
 }
 
 #[derive(Default)]
-struct Table {
-    known: HashMap<Mark, Binding>,
+pub(super) struct Table {
+    pub(super) known: HashMap<Mark, Binding>,
     /// Whom the members of marks that are not ours count to.
     foreign: HashMap<Mark, Option<Mark>>,
     /// Ended with their last process; one that was missed revives its own.
@@ -45,21 +44,6 @@ struct Table {
     views: HashSet<ViewId>,
     /// Of those that an earlier daemon gave mounts: these went with it.
     stranded: HashSet<Mark>,
-}
-
-/// A process or thread that carries no mark.
-struct Unmarked {
-    /// Its directory in `/proc`: no other process under that number has it.
-    handle: OwnedFd,
-    generation: u64,
-    /// The binding that it is a member of all the same.
-    of: Option<Mark>,
-}
-
-/// So many are remembered: each has a descriptor, of which files need most.
-fn max_unmarked() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
-    (limit / 8).clamp(16, 4096) as usize
 }
 
 /// All bindings of a volume.
@@ -73,11 +57,11 @@ pub(crate) struct Bindings {
     /// How often it could not be told who asked.
     unknown_callers: AtomicU64,
     /// Who is a member of a binding without its mark.
-    descent: Arc<Descent>,
+    pub(super) descent: Arc<Descent>,
     /// What was found of processes that carry no mark, by thread.
-    unmarked: RwLock<HashMap<u32, Unmarked>>,
+    pub(super) unmarked: RwLock<HashMap<u32, Unmarked>>,
     /// What it was found for: each change of a binding begins another.
-    generation: AtomicU64,
+    pub(super) generation: AtomicU64,
     file: Option<PathBuf>,
     boot: String,
 }
@@ -129,7 +113,7 @@ impl Bindings {
         Ok(bindings)
     }
 
-    fn read(&self) -> RwLockReadGuard<'_, Table> {
+    pub(super) fn read(&self) -> RwLockReadGuard<'_, Table> {
         self.table.read()
     }
 
@@ -208,78 +192,6 @@ impl Bindings {
         }
     }
 
-    /// The binding that a process without a mark is a member of: that of its ancestors, or of those that it had.
-    fn of_unmarked(&self, tid: u32, has_own_limit: bool) -> Result<Option<Binding>> {
-        let generation = self.generation.load(Ordering::SeqCst);
-        if let Some(known) = self.unmarked.read().get(&tid).filter(|known| known.generation == generation)
-            && accessat(&known.handle, "stat", Access::EXISTS, AtFlags::empty()).is_ok()
-        {
-            return Ok(known.of.and_then(|mark| self.read().known.get(&mark).cloned()));
-        }
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let handle = rustix::fs::open(format!("/proc/{tid}"), flags, Mode::empty());
-        let process = proc::process_of(tid).ok_or(FsError::UnknownCaller)?;
-        let told = |mark| self.read().known.get(&mark).cloned();
-        // An adoptive parent may be a member of another one.
-        let found = match self.descent.of(process).and_then(told) {
-            Some(binding) => Some(binding),
-            None => self.of_ancestors(tid)?,
-        };
-        let found = match found {
-            Some(binding) => Some(binding),
-            // Who is older than all that were bound descends from none of them.
-            None if !self.may_be_orphan(process, has_own_limit)? => None,
-            None => return Err(FsError::UnknownCaller),
-        };
-        if let Ok(handle) = handle {
-            let mut unmarked = self.unmarked.write();
-            if unmarked.len() >= max_unmarked() {
-                unmarked.clear();
-            }
-            let of = found.as_ref().map(|binding| binding.mark);
-            unmarked.insert(tid, Unmarked { handle, generation, of });
-        }
-        Ok(found)
-    }
-
-    /// Returns whether a process may descend from one that is bound, all between having ended: where the kernel does not tell,
-    /// those are taken for it that are in the session of a bound one, or have a limit of their own.
-    fn may_be_orphan(&self, process: u32, has_own_limit: bool) -> Result<bool> {
-        let stat = proc::stat(process).ok_or(FsError::UnknownCaller)?;
-        let younger: Vec<u32> = {
-            let table = self.read();
-            let bindings = table.known.values().filter(|binding| binding.kind == Kind::Bound);
-            bindings.filter(|binding| stat.started >= binding.started).map(|binding| binding.pid).collect()
-        };
-        if younger.is_empty() {
-            return Ok(false);
-        }
-        // A parent that is no reaper of orphans tells who it descends from.
-        let is_adopted = |process: u32| {
-            let parent = proc::parents(process).next().unwrap_or(0);
-            parent <= 1 || proc::is_reaper(parent)
-        };
-        if self.descent.is_told() {
-            // Of itself or of an ancestor nothing was told, and it has lost its parents.
-            let mut line =
-                std::iter::once(process).chain(proc::parents(process).filter(|parent| *parent > 1));
-            return Ok(line.any(|process| {
-                let started = proc::stat(process).map_or(0, |stat| stat.started);
-                self.is_younger(started) && self.descent.may_have_missed(started) && is_adopted(process)
-            }));
-        }
-        let is_orphan = is_adopted(process);
-        let session = |pid: u32| proc::stat(pid).map(|stat| stat.session);
-        let is_in_session = || younger.iter().any(|pid| session(*pid).unwrap_or(*pid) == stat.session);
-        Ok(has_own_limit || is_orphan && is_in_session())
-    }
-
-    /// Returns whether what was started then is younger than a binding that shows a branch at the mount point.
-    fn is_younger(&self, started: u64) -> bool {
-        let table = self.read();
-        table.known.values().any(|binding| binding.kind == Kind::Bound && started >= binding.started)
-    }
-
     fn meaning(&self, mark: Mark, tid: u32) -> Result<Option<Binding>> {
         {
             let table = self.read();
@@ -311,7 +223,7 @@ impl Bindings {
     }
 
     /// The nearest binding of a process's ancestors, as far as they live.
-    fn of_ancestors(&self, tid: u32) -> Result<Option<Binding>> {
+    pub(super) fn of_ancestors(&self, tid: u32) -> Result<Option<Binding>> {
         let process = proc::process_of(tid).ok_or(FsError::UnknownCaller)?;
         Ok(proc::parents(process).find_map(|pid| match carried(pid) {
             Some(Carried::Mark(mark)) => self.read().known.get(&mark).cloned(),
@@ -510,9 +422,7 @@ impl Bindings {
             return false;
         }
         self.descent.sweep();
-        self.unmarked
-            .write()
-            .retain(|_, known| accessat(&known.handle, "stat", Access::EXISTS, AtFlags::empty()).is_ok());
+        self.unmarked.write().retain(|_, known| known.lives());
         let mut carried_by_some: HashSet<Mark> = HashSet::new();
         let namespaces = self.namespaces();
         for pid in proc::all().into_iter().filter(|pid| proc::stat(*pid).is_some()) {

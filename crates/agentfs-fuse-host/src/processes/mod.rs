@@ -5,6 +5,7 @@ mod bindings;
 mod descent;
 mod mark;
 mod proc;
+mod unmarked;
 
 pub(crate) use binding::{Binding, Bound, Kind};
 pub(crate) use bindings::Bindings;
