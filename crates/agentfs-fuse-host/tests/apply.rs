@@ -637,6 +637,24 @@ fn what_cannot_be_replaced_is_told_before_anything_is_written() {
     assert_eq!(fs::read(project.path("g")).unwrap(), b"new");
 }
 
+#[test]
+fn a_name_that_is_left_out_keeps_its_file_when_another_name_of_it_is_written() {
+    if !can_mount() || is_write_back("it is refused over another directory") {
+        return;
+    }
+    let project = Project::new();
+    fs::write(project.path("a"), "old").unwrap();
+    fs::hard_link(project.path("a"), project.path("left")).unwrap();
+    fs::hard_link(project.path("a"), project.path("too")).unwrap();
+    fs::write(project.path(".agentfsignore"), "left\n").unwrap();
+    let v = project.mount();
+    v.grow_branch("main", "b");
+    fs::write(v.branch("b").join("a"), "new").unwrap();
+    succeeds(&v, &["apply", "b"]);
+    let held = ["a", "too", "left"].map(|name| fs::read_to_string(project.path(name)).unwrap());
+    assert_eq!(held, ["new", "new", "old"]);
+}
+
 /// What others kept of a directory does not come to show what `apply` puts where it was, with the next daemon either.
 #[test]
 fn directories_that_are_removed_and_made_anew_by_later_applies_are_not_those_of_others() {

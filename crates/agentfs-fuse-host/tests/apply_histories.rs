@@ -234,7 +234,7 @@ fn what_others_change_below_is_never_overwritten() {
         bench.end(case);
     }
     println!("{applied} applied, {refused} refused");
-    assert!(applied > 20 && refused > 20);
+    assert!(applied > refused / 20 && refused > applied / 20);
 }
 
 fn spawn(bench: &Bench, args: &[&str]) -> Child {

@@ -38,9 +38,7 @@ impl Filesystem for Adapter {
     }
 
     fn forget(&self, _req: &fuser::Request, ino: INodeNo, nlookup: u64) {
-        self.heed(Request::Forget, || {
-            self.forget_node(NodeId::from(ino), nlookup);
-        });
+        self.heed(Request::Forget, || self.forget_node(NodeId::from(ino), nlookup));
     }
 
     fn getattr(&self, req: &fuser::Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
