@@ -19,7 +19,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use agentfs_core::testing::Chance;
-use support::agents::{cli_of, told};
+use support::agents::{cli_of, fails, succeeds};
 use support::{Volume, can_mount, is_write_back, run};
 
 struct Project {
@@ -153,18 +153,6 @@ fn change(at: &Path) {
     fs::remove_file(at.join("link")).unwrap();
     fs::create_dir(at.join("link")).unwrap();
     fs::write(at.join("link/was-a-link"), "").unwrap();
-}
-
-fn succeeds(v: &Volume, args: &[&str]) -> String {
-    let (done, words) = told(cli_of(v).args(args));
-    assert!(done, "{args:?}: {words}\n{}", v.log());
-    words
-}
-
-fn fails(v: &Volume, args: &[&str]) -> String {
-    let (done, words) = told(cli_of(v).args(args));
-    assert!(!done, "{args:?}: {words}");
-    words
 }
 
 #[test]

@@ -21,20 +21,8 @@ use agentfs_core::testing::Chance;
 use histories::{difference, whole};
 use rustix::fs::{AtFlags, CWD, Timespec, Timestamps};
 use rustix::process::{Pid, Signal, kill_process};
-use support::agents::{cli_of, told};
+use support::agents::{cli_of, fails, succeeds, told};
 use support::{Volume, can_mount, run};
-
-fn succeeds(v: &Volume, args: &[&str]) -> String {
-    let (done, words) = told(cli_of(v).args(args));
-    assert!(done, "{args:?}: {words}\n{}", v.log());
-    words
-}
-
-fn fails(v: &Volume, args: &[&str]) -> String {
-    let (done, words) = told(cli_of(v).args(args));
-    assert!(!done, "{args:?}: {words}");
-    words
-}
 
 fn spawn(v: &Volume, args: &[&str]) -> Child {
     cli_of(v).args(args).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()

@@ -47,15 +47,12 @@ impl Bindings {
         let told = |mark| self.read().known.get(&mark).cloned();
         // An adoptive parent may be a member of another one.
         let found = match self.descent.of(process).and_then(told) {
-            Some(binding) => Some(binding),
             None => self.of_ancestors(tid)?,
+            binding => binding,
         };
-        let found = match found {
-            Some(binding) => Some(binding),
-            // Who is older than all that were bound descends from none of them.
-            None if !self.may_be_orphan(process, has_own_limit)? => None,
-            None => return Err(FsError::UnknownCaller),
-        };
+        if found.is_none() && self.may_be_orphan(process, has_own_limit)? {
+            return Err(FsError::UnknownCaller);
+        }
         if let Ok(handle) = handle {
             let mut unmarked = self.unmarked.write();
             if unmarked.len() >= max_unmarked() {
@@ -71,12 +68,9 @@ impl Bindings {
     /// those are taken for it that are in the session of a bound one, or have a limit of their own.
     pub(super) fn may_be_orphan(&self, process: u32, has_own_limit: bool) -> Result<bool> {
         let stat = proc::stat(process).ok_or(FsError::UnknownCaller)?;
-        let younger: Vec<u32> = {
-            let table = self.read();
-            let bindings = table.known.values().filter(|binding| binding.kind == Kind::Bound);
-            bindings.filter(|binding| stat.started >= binding.started).map(|binding| binding.pid).collect()
-        };
-        if younger.is_empty() {
+        // Who is older than all that were bound descends from none of them.
+        let older = self.bound_until(stat.started);
+        if older.is_empty() {
             return Ok(false);
         }
         // A parent that is no reaper of orphans tells who it descends from.
@@ -90,18 +84,21 @@ impl Bindings {
                 std::iter::once(process).chain(proc::parents(process).filter(|parent| *parent > 1));
             return Ok(line.any(|process| {
                 let started = proc::stat(process).map_or(0, |stat| stat.started);
-                self.is_younger(started) && self.descent.may_have_missed(started) && is_adopted(process)
+                self.descent.may_have_missed(started)
+                    && is_adopted(process)
+                    && !self.bound_until(started).is_empty()
             }));
         }
         let is_orphan = is_adopted(process);
         let session = |pid: u32| proc::stat(pid).map(|stat| stat.session);
-        let is_in_session = || younger.iter().any(|pid| session(*pid).unwrap_or(*pid) == stat.session);
+        let is_in_session = || older.iter().any(|pid| session(*pid).unwrap_or(*pid) == stat.session);
         Ok(has_own_limit || is_orphan && is_in_session())
     }
 
-    /// Returns whether what was started then is younger than a binding that shows a branch at the mount point.
-    fn is_younger(&self, started: u64) -> bool {
+    /// The processes that were given a branch at the mount point and were not started after a moment.
+    fn bound_until(&self, started: u64) -> Vec<u32> {
         let table = self.read();
-        table.known.values().any(|binding| binding.kind == Kind::Bound && started >= binding.started)
+        let bindings = table.known.values().filter(|binding| binding.kind == Kind::Bound);
+        bindings.filter(|binding| started >= binding.started).map(|binding| binding.pid).collect()
     }
 }

@@ -175,3 +175,17 @@ pub fn assert_none(wrong: &Value) {
 pub fn ask(v: &Volume, request: impl Into<agentfs_proto::Request>) -> Response {
     ask_at(&v.path(".agentfs/control"), request.into())
 }
+
+/// Runs the command line, which succeeds; what it printed.
+pub fn succeeds(v: &Volume, args: &[&str]) -> String {
+    let (done, words) = told(cli_of(v).args(args));
+    assert!(done, "{args:?}: {words}\n{}", v.log());
+    words
+}
+
+/// The same, and it fails.
+pub fn fails(v: &Volume, args: &[&str]) -> String {
+    let (done, words) = told(cli_of(v).args(args));
+    assert!(!done, "{args:?}: {words}");
+    words
+}

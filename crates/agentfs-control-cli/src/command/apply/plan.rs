@@ -195,16 +195,7 @@ impl<'a> Planner<'a> {
         }
         let Some(source_above) = enter_path(self.view, above)? else { return Ok(()) };
         let source = Place { directory: source_above.as_fd(), name };
-        let stat = match look(source) {
-            Err(Errno::STALE) => {
-                self.refuse(path, CHANGED);
-                return Ok(());
-            }
-            found => found?,
-        };
-        let Some(stat) = stat.filter(|stat| !self.ignored.has(path, is_directory(stat))) else {
-            return Ok(());
-        };
+        let Some(stat) = self.wanted(source, path)? else { return Ok(()) };
         let pair = Pair { path, source, stat: &stat, target, there: there.as_ref() };
         match change.kind.as_slice() {
             b"attributes" => self.attributes(&pair, change),
@@ -382,6 +373,17 @@ impl<'a> Planner<'a> {
         Ok(())
     }
 
+    /// What the branch has, unless it is left out; what it does not have any more, as others changed it, is refused.
+    fn wanted(&mut self, source: Place<'_>, path: &Path) -> Result<Option<Stat>, Errno> {
+        match look(source) {
+            Err(Errno::STALE) => {
+                self.refuse(path, CHANGED);
+                Ok(None)
+            }
+            found => Ok(found?.filter(|stat| !self.ignored.has(path, is_directory(stat)))),
+        }
+    }
+
     /// What is in a directory that is put; nothing is in the target where that is made.
     fn inside(
         &mut self,
@@ -389,16 +391,7 @@ impl<'a> Planner<'a> {
         path: &Path,
     ) -> Result<(), Errno> {
         let source = Place { directory: source, name: path.file_name().unwrap_or_default() };
-        let stat = match look(source) {
-            Err(Errno::STALE) => {
-                self.refuse(path, CHANGED);
-                return Ok(());
-            }
-            found => found?,
-        };
-        let Some(stat) = stat.filter(|stat| !self.ignored.has(path, is_directory(stat))) else {
-            return Ok(());
-        };
+        let Some(stat) = self.wanted(source, path)? else { return Ok(()) };
         let there = target.map(look).transpose()?.flatten();
         let target = target.unwrap_or(source);
         let pair = Pair { path, source, stat: &stat, target, there: there.as_ref() };
