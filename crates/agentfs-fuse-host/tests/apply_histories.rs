@@ -234,7 +234,9 @@ fn what_others_change_below_is_never_overwritten() {
         bench.end(case);
     }
     println!("{applied} applied, {refused} refused");
-    assert!(applied > refused / 20 && refused > applied / 20);
+    // 20 of the usual 600.
+    let least = (applied + refused) / 30;
+    assert!(applied > least && refused > least);
 }
 
 fn spawn(bench: &Bench, args: &[&str]) -> Child {
