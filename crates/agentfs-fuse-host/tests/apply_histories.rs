@@ -376,3 +376,44 @@ fn what_a_branch_does_meanwhile_is_applied_by_the_next() {
         bench.end(case);
     }
 }
+
+/// What a directory holds, without the times, which a merge makes anew.
+fn timeless(root: &Path) -> BTreeMap<PathBuf, Fact> {
+    let mut tree = whole(root);
+    tree.values_mut().for_each(Fact::forget_time);
+    tree
+}
+
+/// What was applied is common past: a branch that goes on is merged without conflicts, and main is what the branch is then.
+#[test]
+fn what_was_applied_is_common_past_to_merges() {
+    if !can_run() {
+        return;
+    }
+    for case in cases(120) {
+        let mut bench = Bench::new();
+        let mut chance = Chance(case);
+        let view = bench.begin(case, &mut chance);
+        let (name, main) = (format!("b{case}"), bench.v.root());
+        for _ in 0..=chance.below(3) {
+            bench.acts(&view, &mut chance, 10, "branch");
+            if chance.below(3) > 0 {
+                bench.apply(case, &name, &view);
+            }
+            bench.acts(&view, &mut chance, 6, "branch");
+            let (dry, planned) = bench.cli(&["merge", &name, "--dry-run"]);
+            let (done, words) = bench.cli(&["merge", &name]);
+            bench.said.push(format!("merge: {words}"));
+            if !done || !dry {
+                bench.fail(case, &format!("{planned}\n{words}"));
+            }
+            bench.same(case, &timeless(&main), &timeless(&view), "main, and the branch");
+        }
+        let (done, words) = bench.cli(&["apply", "main"]);
+        if !done {
+            bench.fail(case, &words);
+        }
+        bench.same(case, &timeless(&bench.lower()), &timeless(&main), "below, and main");
+        bench.end(case);
+    }
+}

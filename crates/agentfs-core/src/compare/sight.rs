@@ -54,6 +54,11 @@ impl Sight {
         Sight { version, lower, paths, below: RefCell::default(), linked: OnceCell::new() }
     }
 
+    /// The lower directory, where the version lies over it.
+    pub fn lower(&self) -> Option<&Arc<Lower>> {
+        self.lower.as_ref().map(|(lower, _)| lower)
+    }
+
     /// What a tree shows now.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! Three-way merge of trees: what one side changed since the two were the same is done to the other. Files are followed by
 //! their inodes, so that a change meets its file wherever the other side moved it. Plans only: nothing here changes a branch.
 
+mod applied;
 mod decide;
 mod emit;
 mod naming;

@@ -251,6 +251,9 @@ impl Merging<'_> {
         // What took another's place in one of the two, and lies elsewhere now, could not be told by its place any more.
         let replaces = is_moved.then(|| self.learnt(settled, ours)).flatten();
         if has_attributes || replaces.is_some() {
+            if self.ours.version.get(ours.ino).is_none() {
+                plan.unowned.extend(ours.inode.lower.as_ref().map(|origin| origin.path.clone()));
+            }
             plan.attributes.insert(ours.ino, Attributes { mode, owner, xattrs, replaces });
         }
         Ok(())

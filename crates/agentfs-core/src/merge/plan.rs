@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
+use super::applied::Applied;
 use super::decide::{Data, Keys, Settled, Triple};
 use super::{Conflict, ConflictKind, Labels, Policy, Step, Verb};
 use crate::compare::{Node, Pair, Place, Sight, compare};
@@ -160,19 +161,33 @@ pub fn plan(core: &FsCore, request: &Request<'_>, theirs: &[Pair]) -> Result<Pla
     let step = || request.progress.step();
     let ours = compare(request.base, request.ours, &step)?;
     let our_of = ours.iter().filter_map(|pair| Some((pair.a.as_ref()?.ino, pair.b.as_ref().map(|b| b.ino))));
-    let merging = Merging {
-        our_keys: keys(&ours),
-        their_keys: keys(theirs),
-        our_of: our_of.collect(),
-        ..Merging::of(core, request)
+    let applied = match request.is_base || request.keeps_times {
+        true => Applied::default(),
+        false => Applied::between(request.ours, request.theirs)?,
     };
+    let (mut our_keys, mut their_keys) = (keys(&ours), keys(theirs));
+    let mut our_of: HashMap<InodeId, Option<InodeId>> = our_of.collect();
+    our_of.extend(applied.our_keys.iter().map(|(ours, below)| (*below, Some(*ours))));
+    our_keys.extend(&applied.our_keys);
+    their_keys.extend(&applied.their_keys);
+    let merging = Merging { our_keys, their_keys, our_of, ..Merging::of(core, request) };
     let ours: HashMap<InodeId, &Pair> =
         ours.iter().filter_map(|pair| Some((pair.a.as_ref()?.ino, pair))).collect();
-    let mut settled = Vec::new();
+    let (mut settled, mut seen) = (Vec::new(), vec![false; applied.len()]);
+    let sides = (request.ours, request.theirs);
     for pair in theirs {
         step()?;
-        let triple = triple(request, &ours, pair)?;
-        settled.extend(triple.map(|triple| merging.decide(triple)).transpose()?.flatten());
+        let Some(triple) = triple(request, &ours, pair)? else { continue };
+        settled.extend(merging.decide(applied.correct(sides, triple, &mut seen)?)?);
+    }
+    for (path, triple) in applied.others(sides, &seen)? {
+        step()?;
+        let pair = Pair { a: triple.base.clone(), b: triple.theirs.clone() };
+        let after = triple.theirs.as_ref().map(|node| request.theirs.paths(node)).transpose()?;
+        let changed = Changed { before: vec![path], after: after.unwrap_or_default(), pair: &pair };
+        if (request.wanted)(&changed)? != Wanted::Nothing {
+            settled.extend(merging.decide(triple)?);
+        }
     }
     for Pair { a, b } in whole(request)? {
         settled.extend(merging.decide(Triple { base: a.clone(), ours: a, theirs: b })?);

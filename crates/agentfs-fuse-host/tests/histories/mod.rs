@@ -196,6 +196,13 @@ pub struct Fact {
     first: PathBuf,
 }
 
+impl Fact {
+    /// When it was written does not count.
+    pub fn forget_time(&mut self) {
+        self.mtime = (0, 0);
+    }
+}
+
 impl fmt::Debug for Fact {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let body = match &self.body {
