@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use super::decide::{Keys, Triple};
 use crate::branch::Lower;
-use crate::compare::{Node, Sight};
+use crate::compare::{Node, Pair, Sight};
 use crate::error::{FsError, Result};
 use crate::store::{LowerStat, split};
-use crate::tree::{CopySource, DirectoryCopy, LowerEntry};
+use crate::tree::{CopySource, DirectoryCopy, LowerEntry, Replaces};
 use crate::types::{FileKind, InodeId};
 
 /// A file that was written out.
@@ -29,10 +29,20 @@ pub(super) struct Applied {
     files: Vec<File>,
     by_ours: HashMap<InodeId, usize>,
     by_theirs: HashMap<InodeId, usize>,
-    /// Directories that a side made, by those that they are below.
-    pub(super) our_keys: Keys,
-    /// See `our_keys`.
-    pub(super) their_keys: Keys,
+    /// Directories of ours that were written out, and what they are below.
+    our_directories: Vec<(InodeId, InodeId)>,
+    /// Those of the other.
+    their_directories: Vec<(InodeId, InodeId)>,
+    /// Files of the other that ours has twice: itself, as they were merged before, and as they lie in the lower directory since.
+    pub(super) twins: HashMap<InodeId, InodeId>,
+}
+
+/// By what number a directory goes that each side has by another.
+#[derive(Default)]
+pub(super) struct SharedKeys {
+    pub(super) base: Keys,
+    pub(super) ours: Keys,
+    pub(super) theirs: Keys,
 }
 
 /// Which side wrote it out.
@@ -72,22 +82,15 @@ impl Applied {
         (path, token): (&Arc<[u8]>, u64),
         copy: CopySource,
     ) -> Result<()> {
-        // What came from below and was not written to is known by its number.
         let own = written.version.get(copy.ino);
         let Some(lower) = shown.lower() else { return Ok(()) };
         let Some((below, stat)) = lower.find(path)? else { return Ok(()) };
-        if stat.change_token() != token || below == copy.ino {
+        // What is known by its number still: not moved below, or taken over only.
+        let is_known = below == copy.ino && own.is_none_or(|own| !own.is_from_elsewhere(path));
+        if stat.change_token() != token || is_known {
             return Ok(());
         }
-        let shows = match shown.node(below, Some(path)) {
-            // It relies on what was there before.
-            Err(FsError::Changed(_)) => None,
-            node => node?,
-        };
-        // It shows the one below, or has removed it.
-        if shows.is_none() && shown.version.lower_entry(path).is_none() {
-            return Ok(());
-        }
+        let Some(shows) = shown_of(shown, (path, token), below)? else { return Ok(()) };
         // Its successor, where it was saved as editors do.
         let (writers, is_same) = match own {
             Some(own) => (Some(copy.ino), own.meta.times.ctime == copy.changed),
@@ -137,20 +140,25 @@ impl Applied {
         else {
             return Ok(());
         };
-        if below == copy.ino {
+        if below == copy.ino && own.is_none_or(|own| !own.is_from_elsewhere(path)) {
             return Ok(());
-        }
-        if own.is_some() {
-            match writer {
-                Writer::Ours => self.our_keys.insert(copy.ino, below),
-                Writer::Theirs => self.their_keys.insert(copy.ino, below),
-            };
         }
         let shows = match shown.node(below, Some(path)) {
             Err(FsError::Changed(_)) => None,
             node => node?,
         };
-        let Some(shows) = shows else { return Ok(()) };
+        let is_seen = shown.version.get(below).is_none_or(|inode| {
+            // It has taken it over there, and nobody has moved it below since.
+            let is_known = matches!(shown.version.lower_entry(path), Some(LowerEntry::Directory { .. }));
+            is_known && !inode.is_from_elsewhere(path)
+        });
+        let Some(shows) = shows.filter(|_| is_seen) else { return Ok(()) };
+        if own.is_some() {
+            match writer {
+                Writer::Ours => self.our_directories.push((copy.ino, below)),
+                Writer::Theirs => self.their_directories.push((copy.ino, below)),
+            }
+        }
         let is_same = own.is_some_and(|own| own.attributes() == copy.attributes);
         let is_same = is_same && shown.version.get(below).is_none();
         let written = own.map(|_| copy.ino);
@@ -170,6 +178,9 @@ impl Applied {
         let by_theirs = triple.theirs.as_ref().and_then(|theirs| self.by_theirs.get(&theirs.ino));
         let by_ours = triple.ours.as_ref().and_then(|ours| self.by_ours.get(&ours.ino));
         let Some(number) = by_theirs.or(by_ours) else { return Ok(triple) };
+        if triple.theirs.as_ref().is_some_and(|theirs| self.twins.contains_key(&theirs.ino)) {
+            return Ok(triple);
+        }
         if let Some(seen) = seen.get_mut(*number) {
             *seen = true;
         }
@@ -178,6 +189,62 @@ impl Applied {
         // Another file of the source may be where this one was.
         let theirs = triple.theirs.or(corrected.theirs);
         Ok(Triple { theirs, ..corrected })
+    }
+
+    /// Finds what ours has twice, by how it differs from the base: what it has itself goes on, and takes the other's place.
+    pub(super) fn find_twins(&mut self, ours: &Sight, pairs: &[Pair]) {
+        let nodes = pairs.iter().filter_map(|pair| pair.b.as_ref());
+        let identities =
+            nodes.flat_map(|node| node.inode.identities(node.ino).map(|identity| (identity, node.ino)));
+        let by_identity: HashMap<InodeId, InodeId> = identities.collect();
+        for file in &self.files {
+            let (Some(theirs), Some(shown)) = (file.theirs, file.ours) else { continue };
+            let own = by_identity.get(&theirs).filter(|own| ours.version.get(**own).is_some());
+            if own.is_some_and(|own| *own != shown) {
+                self.twins.insert(theirs, shown);
+            }
+        }
+        self.their_directories.retain(|(written, _)| !self.twins.contains_key(written));
+    }
+
+    /// Adds to what is known of directories that took the place of another what was written out: each goes by its number below,
+    /// or by that of the base, where that has it.
+    pub(super) fn add_keys(&self, keys: &mut SharedKeys) {
+        for (written, below) in &self.their_directories {
+            match keys.ours.get(below) {
+                Some(base) => drop(keys.base.insert(*below, *base)),
+                None => drop(keys.theirs.insert(*written, *below)),
+            }
+        }
+        for (written, below) in &self.our_directories {
+            match keys.theirs.get(below) {
+                Some(base) => drop(keys.base.insert(*below, *base)),
+                None => drop(keys.ours.insert(*written, *below)),
+            }
+        }
+    }
+
+    /// What ours has of the directories that it wrote out, by their numbers below.
+    pub(super) fn our_directories(&self) -> impl Iterator<Item = (InodeId, Option<InodeId>)> {
+        self.our_directories.iter().map(|(ours, below)| (*below, Some(*ours)))
+    }
+
+    /// Files that ours has itself, and that are one with those of the other from now on: wherever they go, and whatever is
+    /// written out after that.
+    pub(super) fn learnt(&self, (ours, theirs): (&Sight, &Sight)) -> Vec<(InodeId, Replaces)> {
+        let mut learnt = Vec::new();
+        for file in &self.files {
+            let (Some(our_ino), Some(their_ino)) = (file.ours, file.theirs) else { continue };
+            let (Some(own), Some(their)) = (ours.version.get(our_ino), theirs.version.get(their_ino)) else {
+                continue;
+            };
+            let known: Vec<InodeId> = own.identities(our_ino).collect();
+            if their.identities(their_ino).any(|identity| !known.contains(&identity)) {
+                let all = known.into_iter().chain(their.identities(their_ino));
+                learnt.push((our_ino, Replaces::all(all)));
+            }
+        }
+        learnt
     }
 
     /// How many files there are.
@@ -194,9 +261,36 @@ impl Applied {
         (ours, theirs): (&Sight, &Sight),
         seen: &[bool],
     ) -> Result<Vec<(Arc<[u8]>, Triple)>> {
-        let unseen = self.files.iter().zip(seen).filter(|(file, seen)| !**seen && !file.is_unchanged);
+        let is_twin = |file: &File| file.theirs.is_some_and(|theirs| self.twins.contains_key(&theirs));
+        let files = self.files.iter().zip(seen);
+        let unseen = files.filter(|(file, seen)| !**seen && !file.is_unchanged && !is_twin(file));
         unseen.map(|(file, _)| Ok((file.path.clone(), file.triple(ours, theirs)?))).collect()
     }
+}
+
+/// What a side has of a file that lies at a path below, of the number `below`, since it was written out; `None` when it has not
+/// seen that one.
+#[allow(clippy::option_option, reason = "gone, and not seen")]
+fn shown_of(side: &Sight, (path, token): (&Arc<[u8]>, u64), below: InodeId) -> Result<Option<Option<Node>>> {
+    let shown = match side.node(below, Some(path)) {
+        Err(FsError::Changed(_)) => None, // it relies on what was there before
+        node => node?,
+    };
+    if shown.is_some() && side.version.get(below).is_none() {
+        return Ok(Some(shown));
+    }
+    // It has taken it over, or has merged what was written out.
+    let Some(LowerEntry::File { token: known, copy_of }) = side.version.lower_entry(path) else {
+        return Ok(None);
+    };
+    if known != token {
+        return Ok(None);
+    }
+    Ok(Some(match shown.filter(|_| copy_of.is_some_and(|copy| copy.ino == below)) {
+        Some(shown) => Some(shown),
+        // It has put something in its place, or has removed it.
+        None => side.at(path)?.filter(|node| !node.is_directory()),
+    }))
 }
 
 impl File {

@@ -62,6 +62,9 @@ pub fn emit(plan: &Plan, draft: &mut Draft<'_>) -> Result<()> {
         }
     }
     count_names(plan, draft, names, now)?;
+    let is_there = |ino: &InodeId| draft.version().get(*ino).is_some();
+    let learnt: Vec<_> = plan.learnt.iter().filter(|(ino, _)| is_there(ino)).cloned().collect();
+    learnt.into_iter().for_each(|(ino, replaces)| draft.set_replaces(ino, replaces));
     for (ino, attributes) in &plan.attributes {
         let meta = draft.meta(*ino)?;
         meta.mode = attributes.mode.unwrap_or(meta.mode);

@@ -273,6 +273,10 @@ impl Merging<'_> {
         if settled.ours.as_ref().is_some_and(|ours| ours.ino == there.ino()) {
             return Ok(Room::There);
         }
+        if self.twins.get(&theirs.ino) == Some(&there.ino()) && !plan.added.contains_key(&place) {
+            self.clear(&place, there, plan)?;
+            return Ok(Room::At(place));
+        }
         let known = self.ours.node(there.ino(), None)?.filter(|_| !plan.added.contains_key(&place));
         let is_directory = there.kind() == FileKind::Directory;
         let kind = match (&known, is_directory || theirs.is_directory()) {

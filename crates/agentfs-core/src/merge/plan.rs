@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::applied::Applied;
+use super::applied::{Applied, SharedKeys};
 use super::decide::{Data, Keys, Settled, Triple};
 use super::{Conflict, ConflictKind, Labels, Policy, Step, Verb};
 use crate::compare::{Node, Pair, Place, Sight, compare};
@@ -103,6 +103,8 @@ pub struct Plan {
     pub added: BTreeMap<Place, Entry>,
     /// Attributes that change.
     pub attributes: BTreeMap<InodeId, Attributes>,
+    /// Files that continue others, as it turned out: no change by itself.
+    pub learnt: Vec<(InodeId, Replaces)>,
     /// What must still hold.
     pub guards: Vec<Guard>,
     /// Paths in the lower directory of what goes and the branch does not have itself: it must, before.
@@ -151,6 +153,8 @@ pub(super) struct Merging<'a> {
     pub(super) number: &'a dyn Fn(InodeId) -> Result<InodeId>,
     /// What the branch has of each directory of the base, where that differs: another inode, or nothing.
     pub(super) our_of: HashMap<InodeId, Option<InodeId>>,
+    /// Files of the other that the branch also shows from the lower directory, where they were written out.
+    pub(super) twins: HashMap<InodeId, InodeId>,
 }
 
 /// Plans a merge of `theirs`, all files that differ between `request.base` and `request.theirs`.
@@ -161,16 +165,17 @@ pub fn plan(core: &FsCore, request: &Request<'_>, theirs: &[Pair]) -> Result<Pla
     let step = || request.progress.step();
     let ours = compare(request.base, request.ours, &step)?;
     let our_of = ours.iter().filter_map(|pair| Some((pair.a.as_ref()?.ino, pair.b.as_ref().map(|b| b.ino))));
-    let applied = match request.is_base || request.keeps_times {
+    let mut applied = match request.is_base || request.keeps_times {
         true => Applied::default(),
         false => Applied::between(request.ours, request.theirs)?,
     };
-    let (mut our_keys, mut their_keys) = (keys(&ours), keys(theirs));
-    let mut our_of: HashMap<InodeId, Option<InodeId>> = our_of.collect();
-    our_of.extend(applied.our_keys.iter().map(|(ours, below)| (*below, Some(*ours))));
-    our_keys.extend(&applied.our_keys);
-    their_keys.extend(&applied.their_keys);
-    let merging = Merging { our_keys, their_keys, our_of, ..Merging::of(core, request) };
+    applied.find_twins(request.ours, &ours);
+    let our_of = our_of.chain(applied.our_directories()).collect();
+    let mut shared = SharedKeys { base: Keys::new(), ours: keys(&ours), theirs: keys(theirs) };
+    applied.add_keys(&mut shared);
+    let SharedKeys { base: base_keys, ours: our_keys, theirs: their_keys } = shared;
+    let twins = applied.twins.clone();
+    let merging = Merging { base_keys, our_keys, their_keys, our_of, twins, ..Merging::of(core, request) };
     let ours: HashMap<InodeId, &Pair> =
         ours.iter().filter_map(|pair| Some((pair.a.as_ref()?.ino, pair))).collect();
     let (mut settled, mut seen) = (Vec::new(), vec![false; applied.len()]);
@@ -192,7 +197,7 @@ pub fn plan(core: &FsCore, request: &Request<'_>, theirs: &[Pair]) -> Result<Pla
     for Pair { a, b } in whole(request)? {
         settled.extend(merging.decide(Triple { base: a.clone(), ours: a, theirs: b })?);
     }
-    merging.finish(settled)
+    Ok(Plan { learnt: applied.learnt(sides), ..merging.finish(settled)? })
 }
 
 /// Where the two differ, of what is taken as the other has it.
@@ -266,6 +271,7 @@ impl<'a> Merging<'a> {
             is_base: request.is_base,
             number: request.number,
             our_of: HashMap::new(),
+            twins: HashMap::new(),
         }
     }
 

@@ -153,6 +153,17 @@ impl FsCore {
         });
         let mut merged = done.inspect_err(|_| self.forget_kept(kept.as_ref()))?;
         merged.left_git = git.into_inner().into_iter().collect();
+        let is_done = !wish.is_dry && (wish.policy != Policy::Refuse || merged.conflicts.is_empty());
+        let is_taken = |path: &[u8], is_directory| {
+            (wish.with_git || git_root(path).is_none()) && !(wish.left_out)(path, is_directory)
+        };
+        let learnt = match is_done {
+            true => self.learn_applied(&Tree::Branch(branch.clone()), &theirs, &is_taken),
+            false => Ok(()),
+        };
+        if let Err(error) = learnt {
+            tracing::warn!(%error, "an apply of the branch will refuse what the merged one has written out");
+        }
         Ok(merged)
     }
 

@@ -22,6 +22,7 @@ mod history;
 mod keep;
 mod known;
 mod layered;
+mod learn_applied;
 mod link;
 mod lookup;
 mod lower;

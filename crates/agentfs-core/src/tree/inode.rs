@@ -124,6 +124,11 @@ impl Inode {
         (origin.base != 0).then_some(LowerEntry::File { token: origin.base, copy_of })
     }
 
+    /// Returns whether it was taken over from another path of the lower directory than this one.
+    pub fn is_from_elsewhere(&self, path: &[u8]) -> bool {
+        self.lower.as_ref().is_some_and(|origin| *origin.path != *path)
+    }
+
     /// What it is.
     pub fn kind(&self) -> FileKind {
         match &self.body {
