@@ -16,11 +16,16 @@ use crate::types::{FileKind, InodeId};
 struct File {
     /// As it is in the lower directory.
     base: Node,
-    path: Arc<[u8]>,
+    /// Its paths there.
+    paths: Vec<Arc<[u8]>>,
+    /// Of what is no directory, its change token.
+    token: Option<u64>,
     ours: Option<InodeId>,
     theirs: Option<InodeId>,
     /// Neither side has changed it since.
     is_unchanged: bool,
+    /// It was written out before the two were merged last: that is what they have in common.
+    is_before_base: bool,
 }
 
 /// All that one of two sides wrote out and the other shows.
@@ -29,6 +34,7 @@ pub(super) struct Applied {
     files: Vec<File>,
     by_ours: HashMap<InodeId, usize>,
     by_theirs: HashMap<InodeId, usize>,
+    by_below: HashMap<InodeId, usize>,
     /// Directories of ours that were written out, and what they are below.
     our_directories: Vec<(InodeId, InodeId)>,
     /// Those of the other.
@@ -57,13 +63,13 @@ impl Applied {
     ///
     /// # Errors
     /// What the host answers.
-    pub(super) fn between(ours: &Sight, theirs: &Sight) -> Result<Applied> {
+    pub(super) fn between(base: &Sight, ours: &Sight, theirs: &Sight) -> Result<Applied> {
         let mut applied = Applied::default();
         for (writer, written, shown) in [(Writer::Theirs, theirs, ours), (Writer::Ours, ours, theirs)] {
             for (path, entry) in written.version.lower_entries() {
                 match entry {
                     LowerEntry::File { token, copy_of: Some(copy) } => {
-                        applied.add_file(writer, (written, shown), (path, token), copy)?;
+                        applied.add_file(writer, (base, written, shown), (path, token), copy)?;
                     }
                     LowerEntry::Directory { copy_of: Some(copy) } => {
                         applied.add_directory(writer, (written, shown), path, copy)?;
@@ -72,13 +78,21 @@ impl Applied {
                 }
             }
         }
+        for file in &mut applied.files {
+            let known = file.paths.iter().filter_map(|path| base.version.lower_entry(path));
+            let mut tokens = known.map(|entry| match entry {
+                LowerEntry::File { token, .. } => Some(token),
+                LowerEntry::Absent | LowerEntry::Directory { .. } => None,
+            });
+            file.is_before_base = file.token.is_some() && tokens.any(|token| token == file.token);
+        }
         Ok(applied)
     }
 
     fn add_file(
         &mut self,
         writer: Writer,
-        (written, shown): (&Sight, &Sight),
+        (base, written, shown): (&Sight, &Sight, &Sight),
         (path, token): (&Arc<[u8]>, u64),
         copy: CopySource,
     ) -> Result<()> {
@@ -86,15 +100,20 @@ impl Applied {
         let Some(lower) = shown.lower() else { return Ok(()) };
         let Some((below, stat)) = lower.find(path)? else { return Ok(()) };
         // What is known by its number still: not moved below, or taken over only.
-        let is_known = below == copy.ino && own.is_none_or(|own| !own.is_from_elsewhere(path));
+        let is_known = below == copy.ino
+            && match own {
+                Some(_) => is_taken_over(written, lower, copy, path)?,
+                // It had it there when they were the same.
+                None if base.version.get(below).is_none() => shows_at(base, below, path)?,
+                None => is_taken_over(base, lower, copy, path)?,
+            };
         if stat.change_token() != token || is_known {
             return Ok(());
         }
-        let Some(shows) = shown_of(shown, (path, token), below)? else { return Ok(()) };
-        // Its successor, where it was saved as editors do.
+        let Some(shows) = shown_of((base, shown), (path, token), below)? else { return Ok(()) };
         let (writers, is_same) = match own {
             Some(own) => (Some(copy.ino), own.meta.times.ctime == copy.changed),
-            None => (written.at(path)?.filter(|node| !node.is_directory()).map(|node| node.ino), false),
+            None => (successor((base, written), path)?.map(|node| node.ino), false),
         };
         self.add(
             writer,
@@ -121,10 +140,23 @@ impl Applied {
         let is_unchanged = is_same && shows.is_some();
         let shows = shows.map(|node| node.ino);
         let (ours, theirs) = if writer == Writer::Ours { (written, shows) } else { (shows, written) };
+        let is_other_name = |file: &&mut File| {
+            file.base.ino == below && (file.ours, file.theirs) == (ours, theirs) && !base.is_directory()
+        };
+        if let Some(file) =
+            self.by_below.get(&below).and_then(|at| self.files.get_mut(*at)).filter(is_other_name)
+        {
+            file.base.places.extend(base.places);
+            file.paths.push(path.clone());
+            return Ok(());
+        }
         let number = self.files.len();
+        self.by_below.insert(below, number);
         self.by_ours.extend(ours.map(|ours| (ours, number)));
         self.by_theirs.extend(theirs.map(|theirs| (theirs, number)));
-        self.files.push(File { base, path: path.clone(), ours, theirs, is_unchanged });
+        let token = (stat.kind != FileKind::Directory).then(|| stat.change_token());
+        let paths = vec![path.clone()];
+        self.files.push(File { base, paths, token, ours, theirs, is_unchanged, is_before_base: false });
         Ok(())
     }
 
@@ -147,10 +179,16 @@ impl Applied {
             Err(FsError::Changed(_)) => None,
             node => node?,
         };
+        // It has taken it over there as it was written out, or has merged that.
         let is_seen = shown.version.get(below).is_none_or(|inode| {
-            // It has taken it over there, and nobody has moved it below since.
-            let is_known = matches!(shown.version.lower_entry(path), Some(LowerEntry::Directory { .. }));
-            is_known && !inode.is_from_elsewhere(path)
+            let known = match shown.version.lower_entry(path) {
+                Some(LowerEntry::Directory { copy_of: Some(copy) }) => Some(copy.attributes),
+                Some(LowerEntry::Directory { copy_of: None }) => {
+                    inode.lower.as_ref().map(|origin| origin.base)
+                }
+                _ => None,
+            };
+            known == Some(copy.attributes) && !inode.is_from_elsewhere(path)
         });
         let Some(shows) = shows.filter(|_| is_seen) else { return Ok(()) };
         if own.is_some() {
@@ -177,7 +215,10 @@ impl Applied {
     ) -> Result<Triple> {
         let by_theirs = triple.theirs.as_ref().and_then(|theirs| self.by_theirs.get(&theirs.ino));
         let by_ours = triple.ours.as_ref().and_then(|ours| self.by_ours.get(&ours.ino));
-        let Some(number) = by_theirs.or(by_ours) else { return Ok(triple) };
+        let Some(number) = by_theirs.or(by_ours) else {
+            let is_new = is_moved_away((ours, theirs), &triple)?;
+            return Ok(if is_new { Triple { base: None, ..triple } } else { triple });
+        };
         if triple.theirs.as_ref().is_some_and(|theirs| self.twins.contains_key(&theirs.ino)) {
             return Ok(triple);
         }
@@ -185,6 +226,9 @@ impl Applied {
             *seen = true;
         }
         let Some(file) = self.files.get(*number) else { return Ok(triple) };
+        if file.is_before_base && (triple.ours.is_some() || file.ours.is_none()) {
+            return Ok(triple);
+        }
         let corrected = file.triple(ours, theirs)?;
         // Another file of the source may be where this one was.
         let theirs = triple.theirs.or(corrected.theirs);
@@ -199,8 +243,8 @@ impl Applied {
         let by_identity: HashMap<InodeId, InodeId> = identities.collect();
         for file in &self.files {
             let (Some(theirs), Some(shown)) = (file.theirs, file.ours) else { continue };
-            let own = by_identity.get(&theirs).filter(|own| ours.version.get(**own).is_some());
-            if own.is_some_and(|own| *own != shown) {
+            let own = by_identity.get(&theirs).copied().unwrap_or(theirs);
+            if own != shown && ours.version.get(own).is_some() {
                 self.twins.insert(theirs, shown);
             }
         }
@@ -260,18 +304,88 @@ impl Applied {
         &self,
         (ours, theirs): (&Sight, &Sight),
         seen: &[bool],
-    ) -> Result<Vec<(Arc<[u8]>, Triple)>> {
-        let is_twin = |file: &File| file.theirs.is_some_and(|theirs| self.twins.contains_key(&theirs));
-        let files = self.files.iter().zip(seen);
-        let unseen = files.filter(|(file, seen)| !**seen && !file.is_unchanged && !is_twin(file));
-        unseen.map(|(file, _)| Ok((file.path.clone(), file.triple(ours, theirs)?))).collect()
+    ) -> Result<Vec<(Vec<Arc<[u8]>>, Triple)>> {
+        let mut found = Vec::new();
+        for (file, seen) in self.files.iter().zip(seen) {
+            let is_twin = file.theirs.is_some_and(|theirs| self.twins.contains_key(&theirs));
+            let triple = match is_twin {
+                // Ours shows it twice: it goes from where the other does not have it any more.
+                true if file.is_where_it_was(theirs)? => continue,
+                true => Triple { theirs: None, ..file.triple(ours, theirs)? },
+                false if *seen || file.is_unchanged || file.is_before_base => continue,
+                false => file.triple(ours, theirs)?,
+            };
+            found.push((file.paths.clone(), triple));
+        }
+        Ok(found)
     }
+}
+
+/// Returns whether a path of the lower directory is as a version wrote it out, and did not only take it over.
+///
+/// # Errors
+/// What the host answers.
+pub fn is_applied(of: &Sight, lower: &Lower, path: &Arc<[u8]>, written: LowerEntry) -> Result<bool> {
+    let found = lower.find(path)?;
+    match (written, found) {
+        (LowerEntry::Absent, found) => Ok(found.is_none()),
+        (LowerEntry::Directory { copy_of: Some(_) }, Some((_, stat))) => Ok(stat.kind == FileKind::Directory),
+        (LowerEntry::File { token, copy_of: Some(copy) }, Some((found, stat))) => {
+            let is_gone = of.version.get(copy.ino).is_none();
+            let is_new = found != copy.ino || !is_gone && !is_taken_over(of, lower, copy, path)?;
+            Ok(is_new && stat.change_token() == token)
+        }
+        _ => Ok(false),
+    }
+}
+
+/// Does a version show this file of the lower directory from this path?
+fn shows_at(of: &Sight, below: InodeId, path: &Arc<[u8]>) -> Result<bool> {
+    match of.node(below, Some(path)) {
+        Err(FsError::Changed(_)) => Ok(false), // it relies on what was there before
+        node => Ok(node?.is_some()),
+    }
+}
+
+/// Did a version only take over what lies at a path below, and has that file still?
+fn is_taken_over(of: &Sight, lower: &Lower, copy: CopySource, path: &Arc<[u8]>) -> Result<bool> {
+    let Some(origin) = of.version.get(copy.ino).and_then(|own| own.lower.as_ref()) else { return Ok(false) };
+    if origin.since != Some(copy.changed) {
+        return Ok(false);
+    }
+    // Files of a directory that is moved are not changed by that; and it may have several names.
+    Ok(origin.path == *path || lower.find(&origin.path)?.is_some_and(|(found, _)| found == copy.ino))
+}
+
+/// Is a file missing in ours for the only reason that the other wrote something else out where ours showed it?
+fn is_moved_away((ours, theirs): (&Sight, &Sight), triple: &Triple) -> Result<bool> {
+    let (Some(base), None, Some(_), Some(lower)) = (&triple.base, &triple.ours, &triple.theirs, ours.lower())
+    else {
+        return Ok(false);
+    };
+    let Some(path) = base.inode.lower.as_ref().map(|origin| &origin.path) else { return Ok(false) };
+    let Some(written) = theirs.version.lower_entry(path) else { return Ok(false) };
+    if !is_applied(theirs, lower, path, written)? || lower.find(path)?.is_some_and(|(ino, _)| ino == base.ino)
+    {
+        return Ok(false);
+    }
+    // It has taken over nothing there, or what was written out.
+    Ok(match (ours.version.lower_entry(path), written) {
+        (None, _) => true,
+        (Some(LowerEntry::File { token: known, .. }), LowerEntry::File { token, .. }) => known == token,
+        (Some(LowerEntry::Directory { .. }), LowerEntry::Directory { .. }) => !base.is_directory(),
+        _ => false,
+    })
 }
 
 /// What a side has of a file that lies at a path below, of the number `below`, since it was written out; `None` when it has not
 /// seen that one.
 #[allow(clippy::option_option, reason = "gone, and not seen")]
-fn shown_of(side: &Sight, (path, token): (&Arc<[u8]>, u64), below: InodeId) -> Result<Option<Option<Node>>> {
+fn shown_of(
+    (base, side): (&Sight, &Sight),
+    (path, token): (&Arc<[u8]>, u64),
+    below: InodeId,
+) -> Result<Option<Option<Node>>> {
     let shown = match side.node(below, Some(path)) {
         Err(FsError::Changed(_)) => None, // it relies on what was there before
         node => node?,
@@ -289,14 +403,30 @@ fn shown_of(side: &Sight, (path, token): (&Arc<[u8]>, u64), below: InodeId) -> R
     Ok(Some(match shown.filter(|_| copy_of.is_some_and(|copy| copy.ino == below)) {
         Some(shown) => Some(shown),
         // It has put something in its place, or has removed it.
-        None => side.at(path)?.filter(|node| !node.is_directory()),
+        None => successor((base, side), path)?,
     }))
 }
 
+/// What lies where a file was, made since the two were the same: the file, saved as editors do.
+fn successor((base, side): (&Sight, &Sight), path: &Arc<[u8]>) -> Result<Option<Node>> {
+    let is_new = |node: &Node| !node.ino.is_lower() && base.version.get(node.ino).is_none();
+    Ok(side.at(path)?.filter(|node| !node.is_directory() && is_new(node)))
+}
+
 impl File {
+    /// Does the other have it at one of the paths still where it was written out?
+    fn is_where_it_was(&self, theirs: &Sight) -> Result<bool> {
+        for path in &self.paths {
+            if theirs.walk(path)?.is_some_and(|(_, ino)| Some(ino) == self.theirs) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn triple(&self, ours: &Sight, theirs: &Sight) -> Result<Triple> {
         let of = |sight: &Sight, ino: Option<InodeId>| match ino {
-            Some(ino) => sight.node(ino, Some(&self.path)),
+            Some(ino) => sight.node(ino, self.paths.first()),
             None => Ok(None),
         };
         let base = Some(self.base.clone());

@@ -9,6 +9,7 @@ mod paths;
 mod plan;
 mod text;
 
+pub use applied::is_applied;
 pub use emit::emit;
 pub use paths::{plan_paths, touched};
 pub use plan::{Changed, Plan, Request, Wanted, plan};

@@ -167,7 +167,7 @@ pub fn plan(core: &FsCore, request: &Request<'_>, theirs: &[Pair]) -> Result<Pla
     let our_of = ours.iter().filter_map(|pair| Some((pair.a.as_ref()?.ino, pair.b.as_ref().map(|b| b.ino))));
     let mut applied = match request.is_base || request.keeps_times {
         true => Applied::default(),
-        false => Applied::between(request.ours, request.theirs)?,
+        false => Applied::between(request.base, request.ours, request.theirs)?,
     };
     applied.find_twins(request.ours, &ours);
     let our_of = our_of.chain(applied.our_directories()).collect();
@@ -185,11 +185,11 @@ pub fn plan(core: &FsCore, request: &Request<'_>, theirs: &[Pair]) -> Result<Pla
         let Some(triple) = triple(request, &ours, pair)? else { continue };
         settled.extend(merging.decide(applied.correct(sides, triple, &mut seen)?)?);
     }
-    for (path, triple) in applied.others(sides, &seen)? {
+    for (before, triple) in applied.others(sides, &seen)? {
         step()?;
         let pair = Pair { a: triple.base.clone(), b: triple.theirs.clone() };
         let after = triple.theirs.as_ref().map(|node| request.theirs.paths(node)).transpose()?;
-        let changed = Changed { before: vec![path], after: after.unwrap_or_default(), pair: &pair };
+        let changed = Changed { before, after: after.unwrap_or_default(), pair: &pair };
         if (request.wanted)(&changed)? != Wanted::Nothing {
             settled.extend(merging.decide(triple)?);
         }

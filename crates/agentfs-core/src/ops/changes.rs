@@ -421,7 +421,7 @@ struct Noted<'a> {
 }
 
 /// The directories of a version that show one below, by its path.
-fn directories_over_lower(version: &Version) -> HashMap<Arc<[u8]>, InodeId> {
+pub(super) fn directories_over_lower(version: &Version) -> HashMap<Arc<[u8]>, InodeId> {
     let over = version.iter().filter(|(ino, inode)| inode.directory().is_some() && *ino != InodeId::ROOT);
     over.filter_map(|(ino, inode)| Some((inode.lower.as_ref()?.path.clone(), ino))).collect()
 }

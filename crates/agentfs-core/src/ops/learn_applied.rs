@@ -1,20 +1,26 @@
 //! Who merges a branch knows what that had written out to the lower directory.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::branch::{Lower, Tree};
+use super::changes::directories_over_lower;
+use crate::branch::Tree;
 use crate::compare::Sight;
 use crate::error::Result;
 use crate::fs_core::FsCore;
+use crate::merge::is_applied;
 use crate::store::split;
-use crate::tree::{Entry, LowerEntry, Version};
+use crate::tree::{DirectoryCopy, Entry, LowerEntry, Version};
 use crate::types::{FileKind, InodeId, Name};
 
-/// Where a version has something itself that lies over a path of the lower directory.
-struct Over {
-    dir: InodeId,
-    name: Name,
-    entry: Entry,
+/// What a version shows of a path of the lower directory.
+enum Over {
+    /// What is there.
+    Shown,
+    /// Nothing: a directory above it is hidden, or shows nothing from below.
+    Hidden,
+    /// What the version says of the name in a directory of its own.
+    Own(InodeId, Name, Entry),
 }
 
 impl FsCore {
@@ -31,7 +37,7 @@ impl FsCore {
     ) -> Result<()> {
         let Some((lower, since)) = tree.lower() else { return Ok(()) };
         let version = tree.read(Version::clone)?;
-        let mut is_new = false;
+        let (directories, mut is_new) = (directories_over_lower(&version), false);
         for (path, written) in merged.version.lower_entries() {
             let is_directory = matches!(written, LowerEntry::Directory { .. });
             let known = version.lower_entry(path);
@@ -41,13 +47,21 @@ impl FsCore {
             {
                 continue;
             }
-            let Some(over) = over(&version, path) else { continue };
+            let own = match over(&version, &directories, path) {
+                Over::Shown => continue,
+                Over::Hidden => None,
+                Over::Own(dir, name, entry) => Some((dir, name, entry)),
+            };
             let entry = match written {
                 LowerEntry::Absent if !known.is_some_and(LowerEntry::is_present) => continue,
                 LowerEntry::Absent => written,
                 LowerEntry::File { token, .. } => LowerEntry::File { token, copy_of: None },
+                // What the two hold is compared name by name.
                 LowerEntry::Directory { copy_of } => {
-                    LowerEntry::Directory { copy_of: copy_of.filter(|copy| copy.ino == over.entry.ino()) }
+                    let entry = own.as_ref().map(|(.., entry)| *entry);
+                    let ino = entry.filter(|entry| entry.kind() == FileKind::Directory).map(Entry::ino);
+                    let its = |copy| ino.map(|ino| DirectoryCopy { ino, ..copy });
+                    LowerEntry::Directory { copy_of: copy_of.and_then(its) }
                 }
             };
             if known == Some(entry) {
@@ -55,11 +69,13 @@ impl FsCore {
             }
             is_new = true;
             // `main` shows what others put there from now on.
-            let shows = entry == LowerEntry::Absent && since.is_none() && over.entry.is_whiteout();
+            let shown = own.filter(|_| entry == LowerEntry::Absent && since.is_none());
             self.change_tree(tree, |draft| {
                 draft.set_lower_entry(path.clone(), entry);
-                if shows && draft.entry_or_whiteout(over.dir, &over.name).is_some_and(Entry::is_whiteout) {
-                    draft.show_name(over.dir, &over.name);
+                if let Some((dir, name, _)) = &shown
+                    && draft.entry_or_whiteout(*dir, name).is_some_and(Entry::is_whiteout)
+                {
+                    draft.show_name(*dir, name);
                 }
                 Ok(())
             })?;
@@ -68,42 +84,39 @@ impl FsCore {
     }
 }
 
-/// Is a path of the lower directory as a version wrote it out, and did not only take it over?
-fn is_applied(of: &Sight, lower: &Lower, path: &Arc<[u8]>, written: LowerEntry) -> Result<bool> {
-    let found = lower.find(path)?;
-    let (copy, found) = match (written, found) {
-        (LowerEntry::Absent, found) => return Ok(found.is_none()),
-        (LowerEntry::File { token, copy_of: Some(copy) }, Some((found, stat)))
-            if stat.change_token() == token =>
-        {
-            (copy.ino, found)
-        }
-        (LowerEntry::Directory { copy_of: Some(copy) }, Some((found, stat)))
-            if stat.kind == FileKind::Directory =>
-        {
-            (copy.ino, found)
-        }
-        _ => return Ok(false),
-    };
-    Ok(copy != found || of.version.get(copy).is_some_and(|own| own.is_from_elsewhere(path)))
-}
-
-/// What a version has itself at a path, in directories that are in the same place below or are not there.
-fn over(version: &Version, path: &[u8]) -> Option<Over> {
-    let (above, name) = split(path)?;
+/// What a version shows of a path of the lower directory, wherever the directory is that shows what lies there.
+fn over(version: &Version, directories: &HashMap<Arc<[u8]>, InodeId>, path: &[u8]) -> Over {
+    let Some((above, last)) = split(path) else { return Over::Shown };
     let (mut dir, mut so_far) = (InodeId::ROOT, Vec::new());
     for part in above.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
         if !so_far.is_empty() {
             so_far.push(b'/');
         }
         so_far.extend(part);
-        let entry = version.get(dir)?.directory()?.get(&Name::new(part).ok()?)?;
-        let inode = version.get(entry.ino())?;
-        if inode.is_from_elsewhere(&so_far) {
-            return None;
+        dir = match (directories.get(so_far.as_slice()), Name::new(part)) {
+            (Some(over), _) => *over,
+            (None, Ok(part)) => match at(version, dir, part) {
+                Over::Own(_, _, entry) if entry.kind() == FileKind::Directory && !entry.is_whiteout() => {
+                    entry.ino()
+                }
+                Over::Own(..) => return Over::Hidden,
+                other => return other,
+            },
+            (None, Err(_)) => return Over::Shown,
+        };
+        if version.get(dir).is_none_or(|inode| inode.is_from_elsewhere(&so_far)) {
+            return Over::Hidden;
         }
-        dir = entry.ino();
     }
-    let entry = version.get(dir)?.directory()?.get_any(&name)?;
-    Some(Over { dir, name, entry })
+    at(version, dir, last)
+}
+
+/// What a version shows of a name that lies under one of its directories.
+fn at(version: &Version, dir: InodeId, name: Name) -> Over {
+    let inode = version.get(dir);
+    match inode.and_then(|inode| inode.directory()?.get_any(&name)) {
+        Some(entry) => Over::Own(dir, name, entry),
+        None if inode.is_some_and(|inode| inode.lower.is_some()) => Over::Shown,
+        None => Over::Hidden,
+    }
 }
