@@ -102,10 +102,10 @@ impl Applied {
         // What is known by its number still: not moved below, or taken over only.
         let is_known = below == copy.ino
             && match own {
-                Some(_) => is_taken_over(written, lower, copy, path)?,
+                Some(_) => is_taken_over(written, lower, copy, (path, &stat))?,
                 // It had it there when they were the same.
                 None if base.version.get(below).is_none() => shows_at(base, below, path)?,
-                None => is_taken_over(base, lower, copy, path)?,
+                None => is_taken_over(base, lower, copy, (path, &stat))?,
             };
         if stat.change_token() != token || is_known {
             return Ok(());
@@ -212,27 +212,38 @@ impl Applied {
         (ours, theirs): (&Sight, &Sight),
         triple: Triple,
         seen: &mut [bool],
-    ) -> Result<Triple> {
+    ) -> Result<Vec<Triple>> {
         let by_theirs = triple.theirs.as_ref().and_then(|theirs| self.by_theirs.get(&theirs.ino));
         let by_ours = triple.ours.as_ref().and_then(|ours| self.by_ours.get(&ours.ino));
         let Some(number) = by_theirs.or(by_ours) else {
             let is_new = is_moved_away((ours, theirs), &triple)?;
-            return Ok(if is_new { Triple { base: None, ..triple } } else { triple });
+            return Ok(vec![if is_new { Triple { base: None, ..triple } } else { triple }]);
         };
         if triple.theirs.as_ref().is_some_and(|theirs| self.twins.contains_key(&theirs.ino)) {
-            return Ok(triple);
+            return Ok(vec![triple]);
         }
         if let Some(seen) = seen.get_mut(*number) {
             *seen = true;
         }
-        let Some(file) = self.files.get(*number) else { return Ok(triple) };
+        let Some(file) = self.files.get(*number) else { return Ok(vec![triple]) };
         if file.is_before_base && (triple.ours.is_some() || file.ours.is_none()) {
-            return Ok(triple);
+            return Ok(vec![triple]);
         }
         let corrected = file.triple(ours, theirs)?;
+        let mut triples = Vec::new();
+        // What was where the other has moved it to, and was taken for it, is gone.
+        let is_replaced = triple.base.as_ref().is_some_and(|base| {
+            let is_it =
+                |theirs: &Node| theirs.inode.identities(theirs.ino).any(|identity| identity == base.ino);
+            base.ino != file.base.ino && !triple.theirs.as_ref().is_none_or(is_it)
+        });
+        if is_replaced && triple.ours.as_ref().is_some_and(|ours| Some(ours.ino) != file.ours) {
+            triples.push(Triple { theirs: None, ..triple.clone() });
+        }
         // Another file of the source may be where this one was.
         let theirs = triple.theirs.or(corrected.theirs);
-        Ok(Triple { theirs, ..corrected })
+        triples.push(Triple { theirs, ..corrected });
+        Ok(triples)
     }
 
     /// Finds what ours has twice, by how it differs from the base: what it has itself goes on, and takes the other's place.
@@ -331,8 +342,7 @@ pub fn is_applied(of: &Sight, lower: &Lower, path: &Arc<[u8]>, written: LowerEnt
         (LowerEntry::Absent, found) => Ok(found.is_none()),
         (LowerEntry::Directory { copy_of: Some(_) }, Some((_, stat))) => Ok(stat.kind == FileKind::Directory),
         (LowerEntry::File { token, copy_of: Some(copy) }, Some((found, stat))) => {
-            let is_gone = of.version.get(copy.ino).is_none();
-            let is_new = found != copy.ino || !is_gone && !is_taken_over(of, lower, copy, path)?;
+            let is_new = found != copy.ino || !is_taken_over(of, lower, copy, (path, &stat))?;
             Ok(is_new && stat.change_token() == token)
         }
         _ => Ok(false),
@@ -348,9 +358,14 @@ fn shows_at(of: &Sight, below: InodeId, path: &Arc<[u8]>) -> Result<bool> {
 }
 
 /// Did a version only take over what lies at a path below, and has that file still?
-fn is_taken_over(of: &Sight, lower: &Lower, copy: CopySource, path: &Arc<[u8]>) -> Result<bool> {
+fn is_taken_over(
+    of: &Sight,
+    lower: &Lower,
+    copy: CopySource,
+    (path, stat): (&Arc<[u8]>, &LowerStat),
+) -> Result<bool> {
     let Some(origin) = of.version.get(copy.ino).and_then(|own| own.lower.as_ref()) else { return Ok(false) };
-    if origin.since != Some(copy.changed) {
+    if copy.changed != stat.ctime {
         return Ok(false);
     }
     // Files of a directory that is moved are not changed by that; and it may have several names.

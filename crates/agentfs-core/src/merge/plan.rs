@@ -183,7 +183,9 @@ pub fn plan(core: &FsCore, request: &Request<'_>, theirs: &[Pair]) -> Result<Pla
     for pair in theirs {
         step()?;
         let Some(triple) = triple(request, &ours, pair)? else { continue };
-        settled.extend(merging.decide(applied.correct(sides, triple, &mut seen)?)?);
+        for triple in applied.correct(sides, triple, &mut seen)? {
+            settled.extend(merging.decide(triple)?);
+        }
     }
     for (before, triple) in applied.others(sides, &seen)? {
         step()?;
