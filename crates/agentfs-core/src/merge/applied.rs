@@ -1,7 +1,7 @@
 //! What `apply` has made common: a file that one side wrote out to the lower directory is, to a side that shows that
 //! directory, the very file, as it was when it was written.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::decide::{Keys, Triple};
@@ -65,14 +65,15 @@ impl Applied {
     /// What the host answers.
     pub(super) fn between(base: &Sight, ours: &Sight, theirs: &Sight) -> Result<Applied> {
         let mut applied = Applied::default();
-        for (writer, written, shown) in [(Writer::Theirs, theirs, ours), (Writer::Ours, ours, theirs)] {
-            for (path, entry) in written.version.lower_entries() {
+        let (ours, theirs) = (Side::of(ours), Side::of(theirs));
+        for (writer, written, shown) in [(Writer::Theirs, &theirs, &ours), (Writer::Ours, &ours, &theirs)] {
+            for (path, entry) in written.sight.version.lower_entries() {
                 match entry {
                     LowerEntry::File { token, copy_of: Some(copy) } => {
                         applied.add_file(writer, (base, written, shown), (path, token), copy)?;
                     }
                     LowerEntry::Directory { copy_of: Some(copy) } => {
-                        applied.add_directory(writer, (written, shown), path, copy)?;
+                        applied.add_directory(writer, (written.sight, shown.sight), path, copy)?;
                     }
                     _ => {}
                 }
@@ -92,17 +93,17 @@ impl Applied {
     fn add_file(
         &mut self,
         writer: Writer,
-        (base, written, shown): (&Sight, &Sight, &Sight),
+        (base, written, shown): (&Sight, &Side<'_>, &Side<'_>),
         (path, token): (&Arc<[u8]>, u64),
         copy: CopySource,
     ) -> Result<()> {
-        let own = written.version.get(copy.ino);
-        let Some(lower) = shown.lower() else { return Ok(()) };
+        let own = written.sight.version.get(copy.ino);
+        let Some(lower) = shown.sight.lower() else { return Ok(()) };
         let Some((below, stat)) = lower.find(path)? else { return Ok(()) };
         // What is known by its number still: not moved below, or taken over only.
         let is_known = below == copy.ino
             && match own {
-                Some(_) => is_taken_over(written, lower, copy, (path, &stat))?,
+                Some(_) => is_taken_over(written.sight, lower, copy, (path, &stat))?,
                 // It had it there when they were the same.
                 None if base.version.get(below).is_none() => shows_at(base, below, path)?,
                 None => is_taken_over(base, lower, copy, (path, &stat))?,
@@ -113,13 +114,13 @@ impl Applied {
         let Some(shows) = shown_of((base, shown), (path, token), below)? else { return Ok(()) };
         let (writers, is_same) = match own {
             Some(own) => (Some(copy.ino), own.meta.times.ctime == copy.changed),
-            None => (successor((base, written), path)?.map(|node| node.ino), false),
+            None => (written.successor(base, path)?.map(|node| node.ino), false),
         };
         self.add(
             writer,
             (path, below, &stat),
             (writers, shows),
-            is_same && shown.version.get(below).is_none(),
+            is_same && shown.sight.version.get(below).is_none(),
             lower,
         )
     }
@@ -397,19 +398,19 @@ fn is_moved_away((ours, theirs): (&Sight, &Sight), triple: &Triple) -> Result<bo
 /// seen that one.
 #[allow(clippy::option_option, reason = "gone, and not seen")]
 fn shown_of(
-    (base, side): (&Sight, &Sight),
+    (base, side): (&Sight, &Side<'_>),
     (path, token): (&Arc<[u8]>, u64),
     below: InodeId,
 ) -> Result<Option<Option<Node>>> {
-    let shown = match side.node(below, Some(path)) {
+    let shown = match side.sight.node(below, Some(path)) {
         Err(FsError::Changed(_)) => None, // it relies on what was there before
         node => node?,
     };
-    if shown.is_some() && side.version.get(below).is_none() {
+    if shown.is_some() && side.sight.version.get(below).is_none() {
         return Ok(Some(shown));
     }
     // It has taken it over, or has merged what was written out.
-    let Some(LowerEntry::File { token: known, copy_of }) = side.version.lower_entry(path) else {
+    let Some(LowerEntry::File { token: known, copy_of }) = side.sight.version.lower_entry(path) else {
         return Ok(None);
     };
     if known != token {
@@ -418,14 +419,34 @@ fn shown_of(
     Ok(Some(match shown.filter(|_| copy_of.is_some_and(|copy| copy.ino == below)) {
         Some(shown) => Some(shown),
         // It has put something in its place, or has removed it.
-        None => successor((base, side), path)?,
+        None => side.successor(base, path)?,
     }))
 }
 
-/// What lies where a file was, made since the two were the same: the file, saved as editors do.
-fn successor((base, side): (&Sight, &Sight), path: &Arc<[u8]>) -> Result<Option<Node>> {
-    let is_new = |node: &Node| !node.ino.is_lower() && base.version.get(node.ino).is_none();
-    Ok(side.at(path)?.filter(|node| !node.is_directory() && is_new(node)))
+/// A side, and what of it was written out and it has still.
+struct Side<'a> {
+    sight: &'a Sight,
+    written: HashSet<InodeId>,
+}
+
+impl Side<'_> {
+    fn of(sight: &Sight) -> Side<'_> {
+        let copied = sight.version.lower_entries().filter_map(|(_, entry)| match entry {
+            LowerEntry::File { copy_of, .. } => copy_of.map(|copy| copy.ino),
+            LowerEntry::Absent | LowerEntry::Directory { .. } => None,
+        });
+        Side { sight, written: copied.collect() }
+    }
+
+    /// What lies where a file was, made since the side and the base were the same: the file, saved as editors do.
+    fn successor(&self, base: &Sight, path: &Arc<[u8]>) -> Result<Option<Node>> {
+        let is_new = |node: &Node| {
+            // Nor was it written out itself, elsewhere.
+            let is_known = node.ino.is_lower() || self.written.contains(&node.ino);
+            !is_known && base.version.get(node.ino).is_none()
+        };
+        Ok(self.sight.at(path)?.filter(|node| !node.is_directory() && is_new(node)))
+    }
 }
 
 impl File {

@@ -156,7 +156,7 @@ impl Merging<'_> {
     }
 
     /// What a name leads to when the plan is carried out so far.
-    fn occupant(&self, plan: &Plan, place: &Place) -> Result<Option<Entry>> {
+    pub(super) fn occupant(&self, plan: &Plan, place: &Place) -> Result<Option<Entry>> {
         if let Some(entry) = plan.added.get(place) {
             return Ok(Some(*entry));
         }

@@ -43,7 +43,7 @@ pub fn plan_paths(core: &FsCore, request: &Request<'_>, paths: &[Vec<u8>]) -> Re
     }
     let mut settled = merging.directories(&ours, &theirs)?;
     settled.extend(merging.files(&ours, &theirs)?);
-    merging.finish(settled)
+    merging.plan_of(settled)
 }
 
 /// The places of a file at these paths.

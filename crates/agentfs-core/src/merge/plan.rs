@@ -13,7 +13,7 @@ use crate::fs_core::FsCore;
 use crate::progress::Progress;
 use crate::store::Content;
 use crate::tree::{Entry, Inode, Meta, Replaces, Xattrs};
-use crate::types::{InodeId, ObjectId};
+use crate::types::{InodeId, Name, ObjectId};
 
 /// Is a path one of those?
 pub type Chosen<'a> = &'a dyn Fn(&[u8]) -> bool;
@@ -164,14 +164,32 @@ pub(super) struct Merging<'a> {
 pub fn plan(core: &FsCore, request: &Request<'_>, theirs: &[Pair]) -> Result<Plan> {
     let step = || request.progress.step();
     let ours = compare(request.base, request.ours, &step)?;
-    let our_of = ours.iter().filter_map(|pair| Some((pair.a.as_ref()?.ino, pair.b.as_ref().map(|b| b.ino))));
-    let mut applied = match request.is_base || request.keeps_times {
+    let applied = match request.is_base || request.keeps_times {
         true => Applied::default(),
         false => Applied::between(request.base, request.ours, request.theirs)?,
     };
-    applied.find_twins(request.ours, &ours);
+    if applied.len() > 0
+        && let Some(plan) = plan_from(core, request, (&ours, theirs), applied)?
+    {
+        return Ok(plan);
+    }
+    let plan = plan_from(core, request, (&ours, theirs), Applied::default())?;
+    Ok(plan.unwrap_or_default())
+}
+
+/// Plans a merge, with what was `applied` as a past that the two have in common. `None` when a file of the other would be missing
+/// afterwards, of which nothing tells that it should: nothing is relied on then that was applied.
+fn plan_from(
+    core: &FsCore,
+    request: &Request<'_>,
+    (ours, theirs): (&[Pair], &[Pair]),
+    mut applied: Applied,
+) -> Result<Option<Plan>> {
+    let step = || request.progress.step();
+    let our_of = ours.iter().filter_map(|pair| Some((pair.a.as_ref()?.ino, pair.b.as_ref().map(|b| b.ino))));
+    applied.find_twins(request.ours, ours);
     let our_of = our_of.chain(applied.our_directories()).collect();
-    let mut shared = SharedKeys { base: Keys::new(), ours: keys(&ours), theirs: keys(theirs) };
+    let mut shared = SharedKeys { base: Keys::new(), ours: keys(ours), theirs: keys(theirs) };
     applied.add_keys(&mut shared);
     let SharedKeys { base: base_keys, ours: our_keys, theirs: their_keys } = shared;
     let twins = applied.twins.clone();
@@ -199,7 +217,13 @@ pub fn plan(core: &FsCore, request: &Request<'_>, theirs: &[Pair]) -> Result<Pla
     for Pair { a, b } in whole(request)? {
         settled.extend(merging.decide(Triple { base: a.clone(), ours: a, theirs: b })?);
     }
-    Ok(Plan { learnt: applied.learnt(sides), ..merging.finish(settled)? })
+    let is_checked = applied.len() > 0;
+    let mut plan = merging.plan_of(settled)?;
+    if is_checked && plan.conflicts.is_empty() && !merging.has_all_of(request, theirs, &plan)? {
+        return Ok(None);
+    }
+    plan.learnt = applied.learnt(sides);
+    Ok(Some(plan))
 }
 
 /// Where the two differ, of what is taken as the other has it.
@@ -278,18 +302,55 @@ impl<'a> Merging<'a> {
     }
 
     /// Gives all that was decided its names, and makes it a plan.
-    pub(super) fn finish(self, settled: Vec<Settled>) -> Result<Plan> {
+    pub(super) fn plan_of(&self, settled: Vec<Settled>) -> Result<Plan> {
         let mut plan = Plan::default();
         let taken: HashSet<InodeId> =
             settled.iter().filter_map(|settled| Some(settled.ours.as_ref()?.ino)).collect();
         self.name(settled, &mut plan)?;
         self.guard(&taken, &mut plan)?;
-        plan.conflicts = self.conflicts.into_inner();
+        plan.conflicts = self.conflicts.take();
         plan.conflicts.sort();
         plan.conflicts.dedup();
         plan.steps.sort();
         plan.steps.dedup();
         Ok(plan)
+    }
+
+    /// Is there something after a plan wherever the other has something that it changed, or that the plan takes away?
+    fn has_all_of(&self, request: &Request<'_>, theirs: &[Pair], plan: &Plan) -> Result<bool> {
+        let mut paths = HashSet::new();
+        for pair in theirs {
+            let Some(node) = &pair.b else { continue };
+            let before =
+                pair.a.as_ref().map(|node| request.base.paths(node)).transpose()?.unwrap_or_default();
+            let after = self.theirs.paths(node)?;
+            let changed = Changed { before, after: after.clone(), pair };
+            if (request.wanted)(&changed)? != Wanted::Nothing {
+                paths.extend(after);
+            }
+        }
+        for place in plan.removed.keys() {
+            let path = self.ours.path_at(place)?;
+            paths.extend(self.theirs.walk(&path)?.map(|_| path));
+        }
+        for path in paths {
+            if !self.is_there(plan, &path)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Does a path lead to something after a plan?
+    fn is_there(&self, plan: &Plan, path: &[u8]) -> Result<bool> {
+        let mut at = InodeId::ROOT;
+        for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
+            match self.occupant(plan, &(at, Name::new(part)?))? {
+                Some(entry) => at = entry.ino(),
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
     }
 
     /// What the plan relies on.
