@@ -43,6 +43,13 @@ pub(super) struct Applied {
     pub(super) twins: HashMap<InodeId, InodeId>,
 }
 
+/// A file that was written out and of which the other has changed nothing since the base.
+pub(super) struct Other {
+    /// Where it was written out to.
+    pub(super) paths: Vec<Arc<[u8]>>,
+    pub(super) triple: Triple,
+}
+
 /// By what number a directory goes that each side has by another.
 #[derive(Default)]
 pub(super) struct SharedKeys {
@@ -312,11 +319,7 @@ impl Applied {
     ///
     /// # Errors
     /// What the host answers.
-    pub(super) fn others(
-        &self,
-        (ours, theirs): (&Sight, &Sight),
-        seen: &[bool],
-    ) -> Result<Vec<(Vec<Arc<[u8]>>, Triple)>> {
+    pub(super) fn others(&self, (ours, theirs): (&Sight, &Sight), seen: &[bool]) -> Result<Vec<Other>> {
         let mut found = Vec::new();
         for (file, seen) in self.files.iter().zip(seen) {
             let is_twin = file.theirs.is_some_and(|theirs| self.twins.contains_key(&theirs));
@@ -327,7 +330,7 @@ impl Applied {
                 false if *seen || file.is_unchanged || file.is_before_base => continue,
                 false => file.triple(ours, theirs)?,
             };
-            found.push((file.paths.clone(), triple));
+            found.push(Other { paths: file.paths.clone(), triple });
         }
         Ok(found)
     }

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use super::applied::{Applied, SharedKeys};
+use super::applied::{Applied, Other, SharedKeys};
 use super::decide::{Data, Keys, Settled, Triple};
 use super::{Conflict, ConflictKind, Labels, Policy, Step, Verb};
 use crate::compare::{Node, Pair, Place, Sight, compare};
@@ -205,7 +205,7 @@ fn plan_from(
             settled.extend(merging.decide(triple)?);
         }
     }
-    for (before, triple) in applied.others(sides, &seen)? {
+    for Other { paths: before, triple } in applied.others(sides, &seen)? {
         step()?;
         let pair = Pair { a: triple.base.clone(), b: triple.theirs.clone() };
         let after = triple.theirs.as_ref().map(|node| request.theirs.paths(node)).transpose()?;

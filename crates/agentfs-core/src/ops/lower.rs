@@ -331,6 +331,13 @@ impl Draft<'_> {
         match self.inode(ino) {
             // It has lost its names here, and is open still.
             Ok(_) if self.version().get(ino).is_none() => return Err(FsError::Stale),
+            Ok(_) if known.is_none() && inode.directory().is_none() => {
+                // Others have given it this name in the lower directory since it was copied up.
+                let names = self.version().places(ino).len() as u32 + 1;
+                if self.inode(ino)?.meta.nlink < names {
+                    self.meta(ino)?.nlink = names;
+                }
+            }
             Ok(_) => {}
             Err(_) => self.put(ino, inode),
         }
