@@ -73,9 +73,10 @@ fn tree(root: &Path) -> BTreeMap<PathBuf, (u32, Vec<u8>)> {
 /// This repository's sources, in a volume with a git repository.
 fn sources(v: &Volume) {
     let top = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    for name in ["crates", "specs", "scripts", "README.md", "Cargo.toml", "Justfile"] {
-        run(&top, "cp", &["-r", name, v.root().to_str().unwrap()]);
-    }
+    // Not what was built of the crates that are no members of the workspace.
+    let copy =
+        "tar --exclude=target -c crates specs scripts README.md Cargo.toml Justfile | tar -x -C \"$0\"";
+    run(&top, "sh", &["-c", copy, v.root().to_str().unwrap()]);
     commit(&v.root(), true);
 }
 
