@@ -950,3 +950,62 @@ fn what_is_changed_while_it_is_applied_is_still_to_be_applied() {
         assert_eq!(fs::read_to_string(project.path(path)).unwrap(), "second", "{path}");
     }
 }
+
+/// A snapshot that can be read whole is restored and merged, whatever became of what it was made over.
+#[test]
+fn what_reads_well_is_restored_and_merged_whatever_happens_below() {
+    if !can_mount() {
+        return;
+    }
+    let nothing = |_: &Path| {};
+    let replaced = |at: &Path| {
+        fs::write(at.join("new"), "of others").unwrap();
+        fs::rename(at.join("new"), at.join("d/a")).unwrap();
+    };
+    let touched = |at: &Path| {
+        drop(
+            fs::File::options()
+                .append(true)
+                .open(at.join("d/a"))
+                .unwrap()
+                .set_modified(std::time::SystemTime::now()),
+        )
+    };
+    let removed = |at: &Path| fs::remove_file(at.join("d/a")).unwrap();
+    let moved = |at: &Path| {
+        fs::rename(at.join("d"), at.join("../elsewhere")).unwrap();
+        fs::create_dir(at.join("d")).unwrap();
+        fs::write(at.join("d/a"), "of others").unwrap();
+    };
+    for below in [&nothing as &dyn Fn(&Path), &replaced, &touched, &removed, &moved] {
+        for is_applied in [false, true] {
+            let project = Project::new();
+            fs::create_dir(project.path("d")).unwrap();
+            fs::write(project.path("d/a"), "old").unwrap();
+            let v = project.mount();
+            v.grow_branch("main", "b");
+            v.grow_branch("main", "c");
+            let b = v.branch("b");
+            fs::write(b.join("d/a"), "first").unwrap();
+            fs::write(b.join("d/n"), "first").unwrap();
+            if is_applied {
+                succeeds(&v, &["apply", "b"]);
+            }
+            below(&project.root());
+            let before = files(&b);
+            v.take_snapshot("b", "s");
+            assert_same(&files(&v.snapshot("s")), &before, "the snapshot");
+            fs::write(b.join("d/a"), "second").unwrap();
+            fs::remove_file(b.join("d/n")).unwrap();
+            succeeds(&v, &["restore", "b", "--from", "s"]);
+            assert_same(&files(&b), &before, "what was restored");
+            if !is_applied {
+                continue; // the other branch relies on what is gone, and says so
+            }
+            succeeds(&v, &["merge", "s", "--into", "c"]);
+            for name in ["d/a", "d/n"] {
+                assert_eq!(fs::read_to_string(v.branch("c").join(name)).unwrap(), "first", "{name}");
+            }
+        }
+    }
+}

@@ -80,6 +80,13 @@ impl FsCore {
         (dir, name): Named<'_>,
         (path, ino, stat): Below<'_>,
     ) -> Result<InodeId> {
+        // What it says of the name itself, it says whatever is below now.
+        let known = tree.own_inode(dir).and_then(|(inode, _)| inode.directory()?.get_any(name));
+        match known {
+            Some(known) if known != Entry::new(ino, stat.kind) => return Err(FsError::Stale),
+            Some(_) if tree.own_inode(ino).is_some() => return Ok(ino),
+            _ => {}
+        }
         check_lower(path, stat, since)?;
         let mut inode = lower.face(path, stat, dir)?;
         lower.dress(&mut inode, path);
