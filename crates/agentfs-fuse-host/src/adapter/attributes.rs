@@ -36,9 +36,9 @@ impl Adapter {
         match self.tree(req, ino) {
             Ok((view, inode)) => self.as_shown(ino, view, self.core.getattr(view, inode)?),
             // A directory that the branch of who asks does not have, and in which a process of it stands all the same, is as
-            // one that was removed: there is nothing in it, and a way out.
+            // one that was removed: there is nothing in it, nothing can be made in it, and there is a way out.
             Err(FsError::NotFound) => {
-                Ok((node, Attr { mode: 0o555, ..reply::plain(InodeId::ROOT, FileKind::Directory) }))
+                Ok((node, Attr { mode: 0o777, ..reply::plain(InodeId::ROOT, FileKind::Directory) }))
             }
             Err(error) => Err(error),
         }
@@ -100,7 +100,8 @@ impl Adapter {
     /// The value of an extended attribute; the volume's own directories have none.
     pub(super) fn xattr(&self, req: &fuser::Request, ino: INodeNo, name: &OsStr) -> Result<Arc<[u8]>> {
         let (view, inode) = match self.tree(req, ino) {
-            Err(FsError::NotPermitted) => return Err(FsError::NoAttribute),
+            // Of a directory that the branch does not have the kernel asks this before it lets anybody but root look.
+            Err(FsError::NotPermitted | FsError::NotFound) => return Err(FsError::NoAttribute),
             found => found?,
         };
         let common = NodeId::from(ino) == NodeId::MOUNT_POINT && is_acl(name.as_bytes());
@@ -110,7 +111,7 @@ impl Adapter {
     /// The names of all extended attributes that the caller may see.
     pub(super) fn xattr_names(&self, req: &fuser::Request, ino: INodeNo) -> Result<Vec<u8>> {
         let (view, inode) = match self.tree(req, ino) {
-            Err(FsError::NotPermitted) => return Ok(Vec::new()),
+            Err(FsError::NotPermitted | FsError::NotFound) => return Ok(Vec::new()),
             found => found?,
         };
         Ok(name_list(self.core.listxattr(view, inode)?, caller(req)))
