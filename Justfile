@@ -136,6 +136,10 @@ fuzz *ARGS:
 test-faults:
     scripts/test-faults
 
+# Tests of mounted volumes as an ordinary user: `just test-as-user [TEST...]`; needs root, to become one
+test-as-user *ARGS:
+    scripts/test-as-user {{ARGS}}
+
 # The core's races under a schedule explorer: `just schedules [COUNT]`
 schedules *ARGS:
     scripts/schedules {{ARGS}}

@@ -241,6 +241,7 @@ fn ranges_are_copied_between_branches_and_whole_files_share_what_does_not_change
         file.write_all_at(b"CHANGED", 100).unwrap();
         fs::write(v.path(name), "rewritten").unwrap();
     }
+    assert!(v.terminate().success());
     v.remount();
     for (name, bytes) in [("small", &small), ("large", &large)] {
         let changed = fs::read(v.branch("b").join(format!("{name}-copy"))).unwrap();

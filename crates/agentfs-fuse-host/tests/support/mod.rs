@@ -210,6 +210,7 @@ impl Volume {
     /// Mounts the store of a volume that has ended again, at the same place. What a kill left is covered; only root
     /// can do that: others take it away first.
     pub fn remount(&mut self) {
+        assert!(self.daemon.try_wait().unwrap().is_some(), "the daemon of before has not ended");
         if self.is_mounted() && !rustix::process::geteuid().is_root() {
             let status = Command::new("fusermount3").args(["-u", "-z"]).arg(self.root()).status();
             assert!(status.unwrap().success());
