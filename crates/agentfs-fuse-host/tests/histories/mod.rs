@@ -112,7 +112,10 @@ impl Act {
             Act::Remove(path) => remove(&at(path))?,
             Act::Remake(path) => remake(&at(path))?,
             Act::Mode(path, mode) => {
-                if !fs::symlink_metadata(at(path))?.is_symlink() {
+                let meta = fs::symlink_metadata(at(path))?;
+                // Only root enters a directory that its owner may not.
+                let is_closed = meta.is_dir() && mode & 0o100 == 0 && !rustix::process::geteuid().is_root();
+                if !meta.is_symlink() && !is_closed {
                     fs::set_permissions(at(path), fs::Permissions::from_mode(*mode))?;
                 }
             }
