@@ -378,3 +378,35 @@ fn the_file_of_what_is_left_out_is_a_regular_file() {
         names.contains(&"kept".into()) && !names.contains(&"left".into()) && !names.contains(&"a.o".into())
     );
 }
+
+/// Several commands read one branch at once, each its own moment; what a killed one froze goes with the next of any branch.
+#[test]
+fn one_branch_is_exported_several_times_at_once() {
+    if !can_mount() {
+        return;
+    }
+    let (v, to) = (Volume::mount(), tempfile::tempdir().unwrap());
+    v.grow_branch("main", "b");
+    v.grow_branch("main", "c");
+    bulk(&v.branch("b"), "some text");
+    let before = left(&v, to.path()).0;
+    let places: Vec<PathBuf> = (0..4).map(|n| to.path().join(n.to_string())).collect();
+    let exports: Vec<Child> =
+        places.iter().map(|place| spawn(&v, &["export", "b", "--dir", place.to_str().unwrap()])).collect();
+    for (mut export, place) in exports.into_iter().zip(&places) {
+        assert!(export.wait().unwrap().success(), "{}", place.display());
+        same(place, &v.branch("b"), "an export beside others");
+    }
+    assert_eq!(left(&v, to.path()).0, before, "what was frozen is gone");
+    let begun = Instant::now();
+    let mut killed = spawn(&v, &["export", "b", "--dir", to.path().join("killed").to_str().unwrap()]);
+    while left(&v, to.path()).0 == before {
+        assert!(begun.elapsed() < Duration::from_secs(20), "nothing was frozen");
+    }
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    assert_ne!(left(&v, to.path()).0, before, "it was killed before it was done");
+    succeeds(&v, &["export", "c", "--dir", to.path().join("c").to_str().unwrap()]);
+    assert_eq!(left(&v, to.path()).0, before, "what was left is gone");
+    succeeds(&v, &["branch-delete", "b"]);
+}

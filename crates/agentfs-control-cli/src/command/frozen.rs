@@ -1,6 +1,8 @@
 //! A moment of a branch to read from: a snapshot that goes when it has been read, or one that there is.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -8,6 +10,7 @@ use agentfs_proto::Response;
 use agentfs_proto::ids::parse_id;
 use agentfs_proto::record::BranchEntry;
 use agentfs_proto::request::{BranchCreate, BranchDelete, BranchSnapshot, SnapshotDelete};
+use rustix::fs::{FlockOperation, flock};
 
 use super::{branch, snapshot};
 use crate::client::{Client, unexpected};
@@ -25,6 +28,8 @@ pub(super) struct Frozen<'a> {
     pub(super) id: Vec<u8>,
     /// The directory that shows it.
     pub(super) view: PathBuf,
+    /// Locked, so that others know that it is not left.
+    held: Option<File>,
     what: What,
 }
 
@@ -37,15 +42,13 @@ enum What {
 }
 
 impl<'a> Frozen<'a> {
-    /// Freezes a branch, given by its id, `for_what`. What an earlier run left goes.
+    /// Freezes a branch, given by its id, `for_what`. What earlier runs left goes.
     ///
     /// # Errors
-    /// The daemon's; also when somebody does the same with this branch.
+    /// The daemon's.
     fn branch(client: &'a Client, id: &str, for_what: &str) -> Result<Frozen<'a>, Failure> {
-        let name = format!("{for_what}-{id}");
-        if snapshot::all(client)?.iter().any(|entry| entry.name.as_deref() == Some(name.as_bytes())) {
-            delete(client, name.as_bytes(), What::Snapshot)?;
-        }
+        sweep(client, for_what)?;
+        let name = name(for_what, id);
         match client.call(BranchSnapshot { branch: id.into(), name: Some(name.into()) })? {
             Response::BranchSnapshot(reply) => Frozen::at(client, reply.snapshot.id, What::Snapshot),
             _ => Err(unexpected()),
@@ -53,16 +56,13 @@ impl<'a> Frozen<'a> {
     }
 
     /// Grows a branch from another, given by its id, `for_what`: as that one comes to have more of the directory below itself, so
-    /// does this.
+    /// does this. What earlier runs left goes.
     ///
     /// # Errors
-    /// The daemon's; also when somebody does the same with this branch.
+    /// The daemon's.
     pub(super) fn grown(client: &'a Client, id: &str, for_what: &str) -> Result<Frozen<'a>, Failure> {
-        let name = format!("{for_what}-{id}");
-        let is_left = |entry: &BranchEntry| entry.name.as_deref() == Some(name.as_bytes());
-        if branch::all(client)?.iter().any(is_left) {
-            delete(client, name.as_bytes(), What::Branch)?;
-        }
+        sweep(client, for_what)?;
+        let name = name(for_what, id);
         match client.call(BranchCreate { from: id.into(), name: Some(name.into()) })? {
             Response::BranchCreate(reply) => Frozen::at(client, reply.branch.id, What::Branch),
             _ => Err(unexpected()),
@@ -93,13 +93,19 @@ impl<'a> Frozen<'a> {
     fn at(client: &'a Client, id: Vec<u8>, what: What) -> Result<Frozen<'a>, Failure> {
         let view = view_of(client, &id);
         // It goes again when it cannot be seen.
-        let frozen = Frozen { client, id, view: view.as_ref().ok().cloned().unwrap_or_default(), what };
-        view.map(|_| frozen)
+        let seen = view.as_ref().ok().cloned().unwrap_or_default();
+        let mut frozen = Frozen { client, id, view: seen, held: None, what };
+        view?;
+        if what != What::Theirs {
+            frozen.held = hold(&frozen.view);
+        }
+        Ok(frozen)
     }
 }
 
 impl Drop for Frozen<'_> {
     fn drop(&mut self) {
+        self.held = None;
         let begun = Instant::now();
         while self.what != What::Theirs
             && delete(self.client, &self.id, self.what).is_err()
@@ -144,24 +150,47 @@ pub(super) fn no_branch(called: &str) -> Failure {
     Failure::with_errno(format!("no branch has the id or the name {called:?}"), rustix::io::Errno::NOENT)
 }
 
-/// After how long something frozen may be one that was left, in milliseconds: who froze it may be seen in another pid namespace.
+/// After how long something frozen may be one that was left though a process has its number, in milliseconds.
 const SURELY_LEFT_MS: u64 = 3600 * 1000;
 
-/// Deletes what commands froze and could not delete as they were killed: `<word><pid>-<id>`.
-pub(super) fn sweep(client: &Client, word: &str) -> Result<(), Failure> {
+/// What a process freezes of a branch for a command: no other has this name.
+fn name(for_what: &str, id: &str) -> String {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    format!("{for_what}-{}.{number}-{id}", std::process::id())
+}
+
+/// Which process froze something for a command, as its name says; `None` for what has another name.
+fn frozen_by(name: &[u8], for_what: &str) -> Option<String> {
+    let rest = name.strip_prefix(for_what.as_bytes())?.strip_prefix(b"-")?;
+    let mut parts = rest.splitn(2, |byte| *byte == b'-');
+    let (numbers, id) = (parts.next()?, parts.next()?);
+    let pid = numbers.split(|byte| *byte == b'.').next()?;
+    let is_ours = parse_id(id).is_some() && numbers.iter().all(|byte| byte.is_ascii_digit() || *byte == b'.');
+    is_ours.then(|| shown(pid))
+}
+
+/// A lock on the directory of something frozen that ends with its process, which may be seen in another pid namespace.
+fn hold(view: &Path) -> Option<File> {
+    let directory = File::open(view).ok()?;
+    flock(&directory, FlockOperation::NonBlockingLockExclusive).is_ok().then_some(directory)
+}
+
+/// Deletes what earlier runs of a command froze and could not delete, as they were killed.
+fn sweep(client: &Client, for_what: &str) -> Result<(), Failure> {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    for entry in snapshot::all(client)? {
-        let name = entry.name.unwrap_or_default();
-        let pid = name.strip_prefix(word.as_bytes()).and_then(|rest| {
-            let end = rest.iter().position(|byte| *byte == b'-')?;
-            let (digits, id) = (rest.get(..end)?, rest.get(end + 1..)?);
-            let is_ours = id == entry.branch.as_slice() && digits.iter().all(u8::is_ascii_digit);
-            is_ours.then(|| shown(digits))
-        });
-        let is_left = pid.is_some_and(|pid| !Path::new("/proc").join(pid).exists());
-        if is_left && (now.as_millis() as u64).saturating_sub(entry.created_ms) > SURELY_LEFT_MS {
+    let snapshots = snapshot::all(client)?.into_iter();
+    let snapshots = snapshots.map(|entry| (entry.id, entry.name, entry.created_ms, What::Snapshot));
+    let branches = branch::all(client)?.into_iter();
+    let branches = branches.map(|entry| (entry.id, entry.name, entry.created_ms, What::Branch));
+    for (id, name, created_ms, what) in snapshots.chain(branches) {
+        let Some(pid) = frozen_by(&name.unwrap_or_default(), for_what) else { continue };
+        let is_old = (now.as_millis() as u64).saturating_sub(created_ms) > SURELY_LEFT_MS;
+        let is_left = is_old || !Path::new("/proc").join(pid).exists();
+        // Where it cannot be seen, nobody reads it.
+        if is_left && view_of(client, &id).map_or(true, |view| hold(&view).is_some()) {
             // Somebody else may do the same.
-            let _ = delete(client, &entry.id, What::Snapshot);
+            let _ = delete(client, &id, what);
         }
     }
     Ok(())

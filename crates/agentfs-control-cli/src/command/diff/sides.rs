@@ -10,7 +10,7 @@ use agentfs_proto::{Request, Response};
 
 use super::files::{Change, File};
 use crate::client::{Client, unexpected};
-use crate::command::frozen::{Frozen, no_branch, sweep};
+use crate::command::frozen::{Frozen, no_branch};
 use crate::failure::Failure;
 use crate::output::shown;
 use crate::patch::{LARGEST_TEXT, Side};
@@ -40,8 +40,7 @@ pub(super) enum Read {
 
 impl Tree<'_> {
     fn open<'a>(client: &'a Client, of: &str) -> Result<Tree<'a>, Failure> {
-        let for_what = format!("diff-{}", std::process::id());
-        match Frozen::find(client, of, &for_what)? {
+        match Frozen::find(client, of, "diff")? {
             Some(frozen) => Ok(Tree::Frozen(frozen)),
             None if of == LOWER => {
                 let Response::Lower(lower) = client.call(Request::Lower)? else { return Err(unexpected()) };
@@ -68,7 +67,6 @@ impl Tree<'_> {
 
 impl<'a> Sides<'a> {
     pub(super) fn open(client: &'a Client, a: &str, b: &str) -> Result<Sides<'a>, Failure> {
-        sweep(client, "diff-")?;
         let a_tree = Tree::open(client, a)?;
         let b = if a == b { Tree::open(client, &shown(&a_tree.id()))? } else { Tree::open(client, b)? };
         Ok(Sides { a: a_tree, b })
