@@ -410,3 +410,29 @@ fn one_branch_is_exported_several_times_at_once() {
     assert_eq!(left(&v, to.path()).0, before, "what was left is gone");
     succeeds(&v, &["branch-delete", "b"]);
 }
+
+/// Names of ours are of one form; others that begin so are files as any.
+#[test]
+fn names_that_are_nearly_ours_are_files_as_any() {
+    if !can_mount() {
+        return;
+    }
+    let (v, to) = (Volume::mount(), tempfile::tempdir().unwrap());
+    let (out, back) = (to.path().join("out"), v.grow_branch("main", "back"));
+    for name in [
+        ".agentfs-draft-",
+        ".agentfs-draft-notes",
+        ".agentfs-draft-file-",
+        ".agentfs-draft-file-00112233445566",
+    ] {
+        fs::create_dir_all(v.path("d")).unwrap();
+        fs::write(v.path("d").join(name), name).unwrap();
+    }
+    succeeds(&v, &["export", "main", "--dir", out.to_str().unwrap()]);
+    same(&out, &v.root(), "what was exported");
+    fs::write(v.branch("back").join(".agentfs-draft-of-mine"), "kept").unwrap();
+    succeeds(&v, &["import", out.to_str().unwrap(), "--branch", &back]);
+    assert_eq!(fs::read_to_string(v.branch("back").join(".agentfs-draft-of-mine")).unwrap(), "kept");
+    fs::remove_file(v.branch("back").join(".agentfs-draft-of-mine")).unwrap();
+    same(&out, &v.branch("back"), "what was imported");
+}

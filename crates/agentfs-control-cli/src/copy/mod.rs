@@ -25,8 +25,9 @@ pub(crate) use self::progress::Progress;
 use crate::failure::Failure;
 use crate::interrupt;
 
-/// How names begin under which files are made; what is left of a run that was interrupted goes with the next.
-const DRAFT: &str = ".agentfs-draft-";
+/// How names begin under which files are made, with 16 hexadecimal digits after it; what is left of a run that was interrupted
+/// goes with the next.
+const DRAFT: &str = ".agentfs-draft-file-";
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
 /// A name in a directory.
@@ -101,12 +102,13 @@ pub(crate) fn names(directory: BorrowedFd<'_>) -> Result<Vec<OsString>, Errno> {
 
 /// A name for a file that is not in its place yet. Nobody can guess it.
 pub(crate) fn draft_name() -> String {
-    format!("{DRAFT}file-{:016x}", RandomState::new().build_hasher().finish())
+    format!("{DRAFT}{:016x}", RandomState::new().build_hasher().finish())
 }
 
-/// Is it a file that a run has not put into its place?
+/// Is it a file that a run has not put into its place? Whatever else is called nearly so is somebody's.
 pub(crate) fn is_draft(name: &OsStr) -> bool {
-    name.as_bytes().starts_with(DRAFT.as_bytes())
+    let rest = name.as_bytes().strip_prefix(DRAFT.as_bytes());
+    rest.is_some_and(|rest| rest.len() == 16 && rest.iter().all(u8::is_ascii_hexdigit))
 }
 
 /// The failure of a file, by its path.
@@ -241,10 +243,7 @@ pub(crate) fn sync_all(directory: BorrowedFd<'_>) -> Result<(), Failure> {
 
 /// Removes what a run that was interrupted has not put into its place.
 pub(crate) fn remove_drafts(directory: BorrowedFd<'_>) -> Result<(), Errno> {
-    let is_file = |name: &OsStr| {
-        name.as_bytes().strip_prefix(DRAFT.as_bytes()).is_some_and(|rest| rest.starts_with(b"file-"))
-    };
-    let drafts = names(directory)?.into_iter().filter(|name| is_file(name));
+    let drafts = names(directory)?.into_iter().filter(|name| is_draft(name));
     drafts.into_iter().try_for_each(|name| unlinkat(directory, &name, AtFlags::empty()))
 }
 
