@@ -1,14 +1,13 @@
 //! Whether two files are the same: by their bytes and attributes, never by size and time.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{FileType, Mode, OFlags, Stat, openat, readlinkat};
-use rustix::io::Errno;
+use rustix::fs::{FileType, Mode, OFlags, SeekFrom, Stat, openat, readlinkat, seek};
+use rustix::io::{Errno, pread};
 
 use super::file::xattrs;
 use super::{Place, kind};
+use crate::interrupt;
 
 /// Bytes that are compared at once.
 const CHUNK: usize = 256 << 10;
@@ -65,7 +64,10 @@ fn has_same_mode(a: &Stat, b: &Stat) -> bool {
 pub(crate) fn has_same_content(a: (Place<'_>, &Stat), b: (Place<'_>, &Stat)) -> Result<bool, Errno> {
     match kind(a.1) {
         one if one != kind(b.1) => Ok(false),
-        FileType::RegularFile => Ok(a.1.st_size == b.1.st_size && has_same_bytes(open(a.0)?, open(b.0)?)?),
+        FileType::RegularFile => {
+            let size = u64::try_from(a.1.st_size).unwrap_or(0);
+            Ok(a.1.st_size == b.1.st_size && has_same_bytes(&open(a.0)?, &open(b.0)?, size)?)
+        }
         FileType::Symlink => {
             let target = |place: Place<'_>| readlinkat(place.directory, place.name, Vec::new());
             Ok(target(a.0)? == target(b.0)?)
@@ -79,20 +81,44 @@ fn open(place: Place<'_>) -> Result<OwnedFd, Errno> {
     openat(place.directory, place.name, flags, Mode::empty())
 }
 
-fn has_same_bytes(a: OwnedFd, b: OwnedFd) -> Result<bool, Errno> {
-    let failed = |error: std::io::Error| Errno::from_io_error(&error).unwrap_or(Errno::IO);
-    let reader = |file: OwnedFd| BufReader::with_capacity(CHUNK, File::from(file));
-    let (mut a, mut b) = (reader(a), reader(b));
+fn has_same_bytes(a: &OwnedFd, b: &OwnedFd, size: u64) -> Result<bool, Errno> {
+    let (mut left, mut right) = (vec![0; CHUNK], vec![0; CHUNK]);
+    let mut at = 0;
     loop {
-        let (left, right) = (a.fill_buf().map_err(failed)?, b.fill_buf().map_err(failed)?);
-        let len = left.len().min(right.len());
-        if len == 0 {
-            return Ok(left.is_empty() && right.is_empty());
+        interrupt::check().map_err(|_| Errno::INTR)?;
+        // What is a hole in both is the same.
+        at = next_data(a, at, size)?.min(next_data(b, at, size)?);
+        if at >= size {
+            return Ok(true);
         }
-        if left.get(..len) != right.get(..len) {
+        let want = usize::try_from(size - at).unwrap_or(CHUNK).min(CHUNK);
+        let (left, right) = (read(a, &mut left, want, at)?, read(b, &mut right, want, at)?);
+        if left != right || left.is_empty() {
             return Ok(false);
         }
-        a.consume(len);
-        b.consume(len);
+        at += left.len() as u64;
     }
+}
+
+/// Where the next bytes are that may not be zeros; `size` where there are none.
+fn next_data(file: &OwnedFd, at: u64, size: u64) -> Result<u64, Errno> {
+    match seek(file, SeekFrom::Data(at)) {
+        Ok(data) => Ok(data.min(size)),
+        Err(Errno::NXIO) => Ok(size),
+        Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(at), // it knows of no holes
+        Err(error) => Err(error),
+    }
+}
+
+/// So many bytes, or fewer at the end of the file.
+fn read<'a>(file: &OwnedFd, buffer: &'a mut [u8], want: usize, at: u64) -> Result<&'a [u8], Errno> {
+    let mut filled = 0;
+    while filled < want {
+        let rest = buffer.get_mut(filled..want).unwrap_or_default();
+        match pread(file, rest, at + filled as u64)? {
+            0 => break,
+            read => filled += read,
+        }
+    }
+    Ok(buffer.get(..filled).unwrap_or_default())
 }
