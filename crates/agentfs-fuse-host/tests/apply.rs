@@ -1009,3 +1009,44 @@ fn what_reads_well_is_restored_and_merged_whatever_happens_below() {
         }
     }
 }
+
+/// Pipes, devices and links have permissions of their own, too.
+#[test]
+fn acls_of_what_cannot_be_opened_are_applied_and_exported() {
+    if !can_mount() {
+        return;
+    }
+    let project = Project::new();
+    let v = project.mount();
+    v.grow_branch("main", "b");
+    let b = v.branch("b");
+    for name in ["pipe", "old"] {
+        run(&b, "mkfifo", &[name]);
+    }
+    succeeds(&v, &["apply", "b"]);
+    run(&b, "setfacl", &["-m", "u:12345:rw", "pipe", "old"]);
+    symlink("nowhere", b.join("link")).unwrap();
+    if rustix::process::geteuid().is_root() {
+        run(&b, "mknod", &["device", "c", "1", "3"]);
+        run(&b, "setfacl", &["-m", "u:12345:r", "device"]);
+        run(&b, "setfattr", &["-h", "-n", "trusted.k", "-v", "of-the-link", "link"]);
+    } else {
+        println!("SKIPPED: devices and attributes of links need root");
+    }
+    succeeds(&v, &["apply", "b"]);
+    let exported = project.dir.path().join("exported");
+    succeeds(&v, &["export", "b", "--dir", exported.to_str().unwrap()]);
+    // getfacl follows links.
+    let shown = |root: &Path| {
+        run(
+            root,
+            "sh",
+            &["-c", "getfacl -n * 2>/dev/null | grep -v '^# file: link$'; getfattr -h -d -m - link"],
+        )
+    };
+    let wanted = shown(&b);
+    assert!(wanted.matches("user:12345:").count() >= 2, "{wanted}");
+    assert_eq!(shown(&project.root()), wanted);
+    assert_eq!(shown(&exported), wanted);
+    assert!(succeeds(&v, &["apply", "b"]).contains("PUT=0"), "they are the same now");
+}

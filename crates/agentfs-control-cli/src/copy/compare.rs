@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags, SeekFrom, Stat, openat, readlinkat, seek};
 use rustix::io::{Errno, pread};
 
-use super::file::xattrs;
+use super::file::{Subject, xattrs};
 use super::{Place, kind};
 use crate::interrupt;
 
@@ -30,11 +30,15 @@ pub(crate) fn compare(a: (Place<'_>, &Stat), b: (Place<'_>, &Stat)) -> Result<Sa
     if !has_same_mode(a.1, b.1) || !has_same_content(a, b)? {
         return Ok(Sameness::Different);
     }
-    if kind(a.1) == FileType::RegularFile {
-        let (left, right) = (open(a.0)?, open(b.0)?);
-        if xattrs(left.as_fd())? != xattrs(right.as_fd())? {
-            return Ok(Sameness::Different);
+    let has_same_xattrs = match kind(a.1) {
+        FileType::RegularFile => {
+            let (left, right) = (open(a.0)?, open(b.0)?);
+            xattrs(Subject::Open(left.as_fd()))? == xattrs(Subject::Open(right.as_fd()))?
         }
+        _ => xattrs(Subject::Named(a.0))? == xattrs(Subject::Named(b.0))?,
+    };
+    if !has_same_xattrs {
+        return Ok(Sameness::Different);
     }
     let times = |stat: &Stat| (stat.st_mtime, stat.st_mtime_nsec);
     Ok(if times(a.1) == times(b.1) { Sameness::Same } else { Sameness::ButTime })
@@ -48,7 +52,7 @@ pub(crate) fn has_same_attributes(
     (a, a_stat): (BorrowedFd<'_>, &Stat),
     (b, b_stat): (BorrowedFd<'_>, &Stat),
 ) -> Result<bool, Errno> {
-    Ok(has_same_mode(a_stat, b_stat) && xattrs(a)? == xattrs(b)?)
+    Ok(has_same_mode(a_stat, b_stat) && xattrs(Subject::Open(a))? == xattrs(Subject::Open(b))?)
 }
 
 /// Returns whether two files have the same kind, permissions and, as far as we may set it, owner.

@@ -1,12 +1,13 @@
 //! One file: its bytes, holes left out, and what is known of it.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 
 use rustix::buffer::spare_capacity;
 use rustix::fs::{
     AtFlags, Gid, Mode, OFlags, SeekFrom, Stat, Timespec, Timestamps, Uid, XattrFlags, chmodat, chownat,
     copy_file_range, fchmod, fchown, fgetxattr, flistxattr, fremovexattr, fsetxattr, fstat, ftruncate,
-    futimens, ioctl_ficlone, openat, seek, utimensat,
+    futimens, ioctl_ficlone, lgetxattr, llistxattr, lremovexattr, lsetxattr, openat, seek, utimensat,
 };
 use rustix::io::Errno;
 
@@ -93,7 +94,7 @@ fn copy_through(from: &OwnedFd, to: &OwnedFd, start: u64, end: u64) -> Result<()
 fn dress(from: BorrowedFd<'_>, to: BorrowedFd<'_>, stat: &Stat) -> Result<(), Errno> {
     allowed(fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid))))?;
     // Before the permissions: who is not root writes them as long as the file may be written.
-    copy_xattrs(from, to)?;
+    copy_xattrs(Subject::Open(from), Subject::Open(to))?;
     fchmod(to, Mode::from_raw_mode(stat.st_mode))?;
     futimens(to, &times(stat))
 }
@@ -105,10 +106,11 @@ pub(crate) fn dress_directory(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Resul
 }
 
 /// As [`dress`], of what cannot be opened.
-pub(super) fn dress_by_name(place: Place<'_>, stat: &Stat) -> Result<(), Errno> {
+pub(super) fn dress_by_name(source: Place<'_>, place: Place<'_>, stat: &Stat) -> Result<(), Errno> {
     let (uid, gid) = (Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid));
     let nofollow = AtFlags::SYMLINK_NOFOLLOW;
     allowed(chownat(place.directory, place.name, Some(uid), Some(gid), nofollow))?;
+    copy_xattrs(Subject::Named(source), Subject::Named(place))?;
     if super::kind(stat) != rustix::fs::FileType::Symlink {
         // It was just made, under a name of ours.
         chmodat(place.directory, place.name, Mode::from_raw_mode(stat.st_mode), AtFlags::empty())?;
@@ -135,24 +137,68 @@ fn times(stat: &Stat) -> Timestamps {
 /// An extended attribute: its name and its value.
 type Xattr = (Vec<u8>, Vec<u8>);
 
+/// A file whose extended attributes are asked for.
+#[derive(Clone, Copy)]
+pub(super) enum Subject<'a> {
+    Open(BorrowedFd<'a>),
+    /// What cannot be opened: a link, a pipe, a device.
+    Named(Place<'a>),
+}
+
+impl Subject<'_> {
+    /// Where a link in the last place is not followed. The directory is the one that is open, whatever leads there.
+    fn path(place: Place<'_>) -> Vec<u8> {
+        let directory = format!("/proc/self/fd/{}/", place.directory.as_raw_fd());
+        [directory.as_bytes(), place.name.as_bytes()].concat()
+    }
+
+    fn list(self, names: &mut Vec<u8>) -> Result<usize, Errno> {
+        match self {
+            Subject::Open(file) => flistxattr(file, spare_capacity(names)),
+            Subject::Named(place) => llistxattr(Self::path(place), spare_capacity(names)),
+        }
+    }
+
+    fn get(self, name: &[u8], value: &mut Vec<u8>) -> Result<usize, Errno> {
+        match self {
+            Subject::Open(file) => fgetxattr(file, name, spare_capacity(value)),
+            Subject::Named(place) => lgetxattr(Self::path(place), name, spare_capacity(value)),
+        }
+    }
+
+    fn set(self, name: &[u8], value: &[u8]) -> Result<(), Errno> {
+        match self {
+            Subject::Open(file) => fsetxattr(file, name, value, XattrFlags::empty()),
+            Subject::Named(place) => lsetxattr(Self::path(place), name, value, XattrFlags::empty()),
+        }
+    }
+
+    fn remove(self, name: &[u8]) -> Result<(), Errno> {
+        match self {
+            Subject::Open(file) => fremovexattr(file, name),
+            Subject::Named(place) => lremovexattr(Self::path(place), name),
+        }
+    }
+}
+
 /// The extended attributes of a file that a copy of it is to have, in the order of their names.
-pub(super) fn xattrs(file: BorrowedFd<'_>) -> Result<Vec<Xattr>, Errno> {
+pub(super) fn xattrs(file: Subject<'_>) -> Result<Vec<Xattr>, Errno> {
     let mut names = xattr_names(file)?.unwrap_or_default();
     names.retain(|name| !name.starts_with(SELINUX));
     names.sort();
     names.into_iter().map(|name| xattr(file, &name).map(|value| (name, value))).collect()
 }
 
-fn xattr(file: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<u8>, Errno> {
+fn xattr(file: Subject<'_>, name: &[u8]) -> Result<Vec<u8>, Errno> {
     let mut value = Vec::with_capacity(MOST_XATTR);
-    fgetxattr(file, name, spare_capacity(&mut value))?;
+    file.get(name, &mut value)?;
     Ok(value)
 }
 
 /// `None` where there are none.
-fn xattr_names(file: BorrowedFd<'_>) -> Result<Option<Vec<Vec<u8>>>, Errno> {
+fn xattr_names(file: Subject<'_>) -> Result<Option<Vec<Vec<u8>>>, Errno> {
     let mut names = Vec::with_capacity(MOST_XATTR);
-    match flistxattr(file, spare_capacity(&mut names)) {
+    match file.list(&mut names) {
         Err(Errno::OPNOTSUPP) => return Ok(None),
         listed => listed?,
     };
@@ -160,20 +206,19 @@ fn xattr_names(file: BorrowedFd<'_>) -> Result<Option<Vec<Vec<u8>>>, Errno> {
     Ok(Some(names.map(<[u8]>::to_vec).collect()))
 }
 
-fn copy_xattrs(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<(), Errno> {
+fn copy_xattrs(from: Subject<'_>, to: Subject<'_>) -> Result<(), Errno> {
     let Some(names) = xattr_names(from)? else { return Ok(()) };
     // What it has from its directory, or had.
     for name in xattr_names(to)?.unwrap_or_default() {
         if !names.contains(&name) && !name.starts_with(SELINUX) {
-            match fremovexattr(to, &name[..]) {
+            match to.remove(&name) {
                 Err(Errno::OPNOTSUPP | Errno::PERM | Errno::NODATA) => {}
                 removed => removed?,
             }
         }
     }
     for name in &names {
-        let value = xattr(from, name)?;
-        match fsetxattr(to, &name[..], &value, XattrFlags::empty()) {
+        match to.set(name, &xattr(from, name)?) {
             // The other filesystem has none such, or it is root's to give.
             Err(Errno::OPNOTSUPP | Errno::PERM) => {}
             set => set?,

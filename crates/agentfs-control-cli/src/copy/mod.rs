@@ -221,12 +221,12 @@ pub(crate) fn make(source: Place<'_>, place: Place<'_>, stat: &Stat) -> Result<(
         FileType::Symlink => {
             let to = readlinkat(source.directory, source.name, Vec::new())?;
             symlinkat(to, place.directory, place.name)?;
-            file::dress_by_name(place, stat)
+            file::dress_by_name(source, place, stat)
         }
         other => {
             let mode = Mode::from_raw_mode(stat.st_mode);
             mknodat(place.directory, place.name, other, mode, stat.st_rdev)?;
-            file::dress_by_name(place, stat)
+            file::dress_by_name(source, place, stat)
         }
     }
 }

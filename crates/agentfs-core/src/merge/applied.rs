@@ -66,7 +66,7 @@ enum Writer {
 }
 
 impl Applied {
-    /// Between two sides.
+    /// Finds what one of two sides wrote out and the other shows, or has seen; `base` is the state that they were merged at last.
     ///
     /// # Errors
     /// What the host answers.
@@ -211,7 +211,8 @@ impl Applied {
         self.add(writer, (path, below, &stat), (written, Some(shows)), is_same, lower)
     }
 
-    /// A file with its three states, where it was written out: from the state that was.
+    /// Returns the three states of a file with the state that was written out as their base, where there was one; also what it
+    /// was taken for till then, if that is gone. Files that were met are marked in `seen`.
     ///
     /// # Errors
     /// What the host answers.
@@ -287,13 +288,13 @@ impl Applied {
         }
     }
 
-    /// What ours has of the directories that it wrote out, by their numbers below.
+    /// Returns what ours has of the directories that it wrote out, by their numbers below.
     pub(super) fn our_directories(&self) -> impl Iterator<Item = (InodeId, Option<InodeId>)> {
         self.our_directories.iter().map(|(ours, below)| (*below, Some(*ours)))
     }
 
-    /// Files that ours has itself, and that are one with those of the other from now on: wherever they go, and whatever is
-    /// written out after that.
+    /// Returns the files that ours has itself and that are one with files of the other from now on, wherever they go and
+    /// whatever is written out after that.
     pub(super) fn learnt(&self, (ours, theirs): (&Sight, &Sight)) -> Vec<(InodeId, Replaces)> {
         let mut learnt = Vec::new();
         for file in &self.files {
@@ -310,12 +311,12 @@ impl Applied {
         learnt
     }
 
-    /// How many files there are.
+    /// Returns the number of files.
     pub(super) fn len(&self) -> usize {
         self.files.len()
     }
 
-    /// Files that one of the sides has changed since they were written out, and that were not `seen`, with their paths.
+    /// Returns the files that one of the sides has changed since they were written out and that were not `seen`.
     ///
     /// # Errors
     /// What the host answers.
@@ -353,7 +354,7 @@ pub fn is_applied(of: &Sight, lower: &Lower, path: &Arc<[u8]>, written: LowerEnt
     }
 }
 
-/// Does a version show this file of the lower directory from this path?
+/// Returns whether a version shows this file of the lower directory from this path.
 fn shows_at(of: &Sight, below: InodeId, path: &Arc<[u8]>) -> Result<bool> {
     match of.node(below, Some(path)) {
         Err(FsError::Changed(_)) => Ok(false), // it relies on what was there before
@@ -361,7 +362,7 @@ fn shows_at(of: &Sight, below: InodeId, path: &Arc<[u8]>) -> Result<bool> {
     }
 }
 
-/// Did a version only take over what lies at a path below, and has that file still?
+/// Returns whether a version has only taken over what lies at a path below, and has that file still.
 fn is_taken_over(
     of: &Sight,
     lower: &Lower,
@@ -376,7 +377,7 @@ fn is_taken_over(
     Ok(origin.path == *path || lower.find(&origin.path)?.is_some_and(|(found, _)| found == copy.ino))
 }
 
-/// Is a file missing in ours for the only reason that the other wrote something else out where ours showed it?
+/// Returns whether a file is missing in ours for the only reason that the other wrote something else out where ours showed it.
 fn is_moved_away((ours, theirs): (&Sight, &Sight), triple: &Triple) -> Result<bool> {
     let (Some(base), None, Some(_), Some(lower)) = (&triple.base, &triple.ours, &triple.theirs, ours.lower())
     else {
@@ -453,7 +454,7 @@ impl Side<'_> {
 }
 
 impl File {
-    /// Does the other have it at one of the paths still where it was written out?
+    /// Returns whether the other has it still at one of the paths where it was written out.
     fn is_where_it_was(&self, theirs: &Sight) -> Result<bool> {
         for path in &self.paths {
             if theirs.walk(path)?.is_some_and(|(_, ino)| Some(ino) == self.theirs) {

@@ -316,7 +316,8 @@ impl<'a> Merging<'a> {
         Ok(plan)
     }
 
-    /// Is there something after a plan wherever the other has something that it changed, or that the plan takes away?
+    /// Returns whether there is something after a plan wherever the other has something that it changed, or that the plan takes
+    /// away from the branch.
     fn has_all_of(&self, request: &Request<'_>, theirs: &[Pair], plan: &Plan) -> Result<bool> {
         let mut paths = HashSet::new();
         for pair in theirs {
@@ -341,7 +342,7 @@ impl<'a> Merging<'a> {
         Ok(true)
     }
 
-    /// Does a path lead to something after a plan?
+    /// Returns whether a path leads to something after a plan.
     fn is_there(&self, plan: &Plan, path: &[u8]) -> Result<bool> {
         let mut at = InodeId::ROOT;
         for part in path.split(|byte| *byte == b'/').filter(|part| !part.is_empty()) {
