@@ -957,19 +957,13 @@ fn what_reads_well_is_restored_and_merged_whatever_happens_below() {
     if !can_mount() {
         return;
     }
-    let nothing = |_: &Path| {};
     let replaced = |at: &Path| {
         fs::write(at.join("new"), "of others").unwrap();
         fs::rename(at.join("new"), at.join("d/a")).unwrap();
     };
     let touched = |at: &Path| {
-        drop(
-            fs::File::options()
-                .append(true)
-                .open(at.join("d/a"))
-                .unwrap()
-                .set_modified(std::time::SystemTime::now()),
-        )
+        let file = fs::File::options().append(true).open(at.join("d/a")).unwrap();
+        file.set_modified(std::time::SystemTime::now()).unwrap();
     };
     let removed = |at: &Path| fs::remove_file(at.join("d/a")).unwrap();
     let moved = |at: &Path| {

@@ -105,6 +105,11 @@ impl Applied {
         copy: CopySource,
     ) -> Result<()> {
         let own = written.sight.version.get(copy.ino);
+        // What was taken over and not written out is known without a look below: that is most of it.
+        let origin = own.and_then(|own| own.lower.as_ref());
+        if origin.is_some_and(|origin| origin.path == *path && origin.since == Some(copy.changed)) {
+            return Ok(());
+        }
         let Some(lower) = shown.sight.lower() else { return Ok(()) };
         let Some((below, stat)) = lower.find(path)? else { return Ok(()) };
         // What is known by its number still: not moved below, or taken over only.

@@ -217,9 +217,8 @@ fn plan_from(
     for Pair { a, b } in whole(request)? {
         settled.extend(merging.decide(Triple { base: a.clone(), ours: a, theirs: b })?);
     }
-    let is_checked = applied.len() > 0;
     let mut plan = merging.plan_of(settled)?;
-    if is_checked && plan.conflicts.is_empty() && !merging.has_all_of(request, theirs, &plan)? {
+    if applied.len() > 0 && plan.conflicts.is_empty() && !merging.has_all_of(request, theirs, &plan)? {
         return Ok(None);
     }
     plan.learnt = applied.learnt(sides);

@@ -157,11 +157,7 @@ impl FsCore {
         let is_taken = |path: &[u8], is_directory| {
             (wish.with_git || git_root(path).is_none()) && !(wish.left_out)(path, is_directory)
         };
-        let learnt = match is_done {
-            true => self.learn_applied(&Tree::Branch(branch.clone()), &theirs, &is_taken),
-            false => Ok(()),
-        };
-        if let Err(error) = learnt {
+        if is_done && let Err(error) = self.learn_applied(&Tree::Branch(branch.clone()), &theirs, &is_taken) {
             tracing::warn!(%error, "an apply of the branch will refuse what the merged one has written out");
         }
         Ok(merged)

@@ -158,11 +158,8 @@ pub fn assert_each_fails_when_nobody_is_bound(names: &[&str]) {
     }
     for name in names {
         let mut run = Command::new("timeout");
-        run.args(["-s", "KILL", "100"]).arg(std::env::current_exe().unwrap()).args([
-            "--exact",
-            "--show-output",
-            name,
-        ]);
+        run.args(["-s", "KILL", "100"]).arg(std::env::current_exe().unwrap());
+        run.args(["--exact", "--show-output", name]);
         let (passed, said) = told(run.env(UNBOUND, "1").env("AGENTFS_STRESS_SECONDS", "2"));
         assert!(said.contains("running 1 test"), "there is no {name}");
         let skipped = said.contains("SKIPPED");
